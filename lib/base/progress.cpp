@@ -1,0 +1,89 @@
+#include "base/progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace elastify {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::atomic<bool> interrupted{false};
+
+void on_signal(int signal) {
+  if (interrupted.exchange(true)) std::_Exit(128 + signal);
+}
+
+double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+std::string clock_text(double total_seconds) {
+  const auto whole = static_cast<int64_t>(total_seconds + 0.5);
+  if (whole >= 3600) return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+  return fmt::format("{}:{:02}", whole / 60, whole % 60);
+}
+
+}  // namespace
+
+void install_interrupt_handler() {
+  struct sigaction action = {};
+  action.sa_handler = on_signal;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+void check_interrupt() {
+  if (interrupted.load()) throw Interrupted();
+}
+
+Progress::Progress(std::string label, int64_t total, std::string unit)
+    : label_(std::move(label)),
+      unit_(std::move(unit)),
+      total_(total),
+      terminal_(isatty(STDERR_FILENO) == 1),
+      start_(Clock::now()),
+      last_drawn_(start_) {}
+
+Progress::~Progress() {
+  if (log::level() != log::Level::kQuiet && terminal_ && done_ > 0) draw(true);
+}
+
+void Progress::advance(int64_t n) {
+  check_interrupt();
+  done_ += n;
+  if (log::level() == log::Level::kQuiet) return;
+  const double interval = terminal_ ? 0.1 : 10.0;
+  const auto now = Clock::now();
+  if (seconds(now - last_drawn_) < interval) return;
+  last_drawn_ = now;
+  draw(false);
+}
+
+void Progress::draw(bool final) {
+  const double elapsed = std::max(seconds(Clock::now() - start_), 1e-9);
+  const double rate = static_cast<double>(done_) / elapsed;
+  const double share = total_ > 0 ? std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_)) : 1;
+  const double left = rate > 0 ? static_cast<double>(total_ - done_) / rate : 0;
+  const std::string line =
+      fmt::format("{}: {}/{} {} ({:.0f}%), {:.0f} {}/s, {} {}", label_, done_, total_, unit_, 100 * share, rate, unit_,
+                  clock_text(final ? elapsed : left), final ? "in all" : "left");
+  if (!terminal_) {
+    log::write_info(line);
+    return;
+  }
+  constexpr int kBarWidth = 24;
+  const auto filled = static_cast<size_t>(share * kBarWidth);
+  const std::string bar = std::string(filled, '#') + std::string(kBarWidth - filled, '.');
+  fmt::print(stderr, "\r\x1b[K[{}] {}{}", bar, line, final ? "\n" : "");
+  std::fflush(stderr);
+}
+
+}  // namespace elastify

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace elastify {
+
+/// Progress of long work on stderr: a bar with rate and time left on a terminal, a plain line every few
+/// seconds elsewhere. Also the place where an interrupt (SIGINT, SIGTERM) is noticed.
+class Progress {
+ public:
+  /// \param unit  what is counted, for the rate: "tokens", "tensors"
+  Progress(std::string label, int64_t total, std::string unit);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  /// \throws Interrupted  after SIGINT or SIGTERM
+  void advance(int64_t n);
+
+ private:
+  void draw(bool final);
+
+  std::string label_;
+  std::string unit_;
+  int64_t total_;
+  int64_t done_ = 0;
+  bool terminal_;
+  std::chrono::steady_clock::time_point start_;
+  std::chrono::steady_clock::time_point last_drawn_;
+};
+
+/// Makes SIGINT and SIGTERM set a flag instead of ending the process, so that work stops between steps and
+/// temporary files are removed. A second signal ends the process at once.
+void install_interrupt_handler();
+/// \throws Interrupted  if a signal arrived
+void check_interrupt();
+
+}  // namespace elastify

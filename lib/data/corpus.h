@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "data/tokenizer.h"
+
+namespace elastify {
+
+/// Documents of plain text. A .txt (or any other) file is one document, split at lines that hold only
+/// "<|endoftext|>"; a .jsonl file is one document a line (field `text`; else the fields of
+/// instruction data joined: instruction/input/output, prompt/response). A .json file is an array of such objects.
+/// \throws Error  naming file and line: unreadable, not UTF-8, no text field, empty
+std::vector<std::string> load_documents(const std::vector<fs::path>& files);
+
+/// Token sequences of equal length, ready for a forward pass.
+struct TokenBatches {
+  std::vector<std::vector<int32_t>> sequences;  ///< each of `seq_len` ids
+  int64_t seq_len = 0;
+  int64_t n_bytes = 0;  ///< of UTF-8 text that the predicted tokens (all but each sequence's first) stand for
+  std::string digest;   ///< SHA-256 of the ids
+  int64_t n_tokens() const { return static_cast<int64_t>(sequences.size()) * seq_len; }
+};
+
+/// Cuts documents into sequences of `seq_len` tokens, documents joined (an eos/bos token between them where
+/// the vocabulary has one), and keeps up to `max_tokens` (0: all). With `seed` the kept sequences are drawn at random
+/// over the whole text; without, they are the first ones.
+/// \throws Error  if the text is shorter than one sequence
+TokenBatches make_batches(const Tokenizer& tokenizer, const std::vector<std::string>& documents, int64_t seq_len,
+                          int64_t max_tokens, std::optional<uint64_t> seed);
+
+}  // namespace elastify

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "io/tensor.h"
+
+// GGUF, versions 2 and 3, little-endian:
+//
+//   "GGUF" | u32 version | u64 n_tensors | u64 n_keys
+//   n_keys    x { string key | u32 value_type | value }
+//   n_tensors x { string name | u32 n_dims | u64 ne[n_dims] (innermost first) | u32 ggml_type | u64 offset }
+//   padding to general.alignment (32)
+//   tensor data; every offset is the running sum of the padded sizes before it, in record order
+//
+//   string = u64 length | bytes; array value = u32 element_type | u64 count | elements
+//
+// Source: ggml/docs/gguf.md, ggml/src/gguf.cpp
+
+namespace elastify {
+
+struct GgufArray {
+  std::variant<std::vector<uint8_t>, std::vector<int8_t>, std::vector<uint16_t>, std::vector<int16_t>,
+               std::vector<uint32_t>, std::vector<int32_t>, std::vector<float>, std::vector<bool>,
+               std::vector<std::string>, std::vector<uint64_t>, std::vector<int64_t>, std::vector<double>>
+      values;
+  size_t size() const;
+};
+
+/// A metadata value with its exact stored type: runtimes reject a right number of the wrong type.
+using GgufValue = std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, float, bool, std::string,
+                               GgufArray, uint64_t, int64_t, double>;
+
+/// Metadata in file order.
+class GgufMetadata {
+ public:
+  const std::vector<std::pair<std::string, GgufValue>>& entries() const { return entries_; }
+  const GgufValue* find(std::string_view key) const;
+  bool contains(std::string_view key) const { return find(key) != nullptr; }
+  /// Adds the key, or replaces its value in place.
+  void set(std::string key, GgufValue value);
+  void erase(std::string_view key);
+
+  // Typed look-ups. Integers of any width are accepted where the value fits. nullopt if the key is absent.
+  // \throws Error naming key, expected and found type
+  std::optional<int64_t> integer(std::string_view key) const;
+  std::optional<double> number(std::string_view key) const;
+  std::optional<bool> boolean(std::string_view key) const;
+  std::optional<std::string> string(std::string_view key) const;
+  const std::vector<std::string>* strings(std::string_view key) const;
+  std::optional<std::vector<int64_t>> integers(std::string_view key) const;  ///< array of any integer type
+  const std::vector<float>* floats(std::string_view key) const;
+
+  // The same, for keys that must be there. \throws Error
+  int64_t require_integer(std::string_view key) const;
+  double require_number(std::string_view key) const;
+  std::string require_string(std::string_view key) const;
+
+ private:
+  std::vector<std::pair<std::string, GgufValue>> entries_;
+  std::map<std::string, size_t, std::less<>> index_;
+};
+
+/// An open GGUF file: header parsed and checked against the file's size, data mapped.
+class GgufFile {
+ public:
+  /// \throws Error naming the file, the place in it, what was expected and what was found
+  static GgufFile open(const fs::path& path);
+  static bool has_magic(const fs::path& path);
+
+  uint32_t version() const { return version_; }
+  const GgufMetadata& metadata() const { return metadata_; }
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }  ///< shapes outermost first
+  bool contains(std::string_view name) const;
+  /// A view into the map. \throws Error if there is no such tensor
+  HostTensor tensor(std::string_view name) const;
+  const fs::path& path() const { return file_->path(); }
+
+ private:
+  std::shared_ptr<const MappedFile> file_;
+  uint32_t version_ = 3;
+  GgufMetadata metadata_;
+  std::vector<TensorInfo> tensors_;
+  std::vector<std::span<const std::byte>> data_;
+  std::map<std::string, size_t, std::less<>> index_;
+};
+
+/// Writes a GGUF v3 file in one pass, atomically, with the data of the tensors given in order.
+class GgufWriter {
+ public:
+  GgufWriter(const fs::path& path, const GgufMetadata& metadata, std::vector<TensorInfo> tensors);
+
+  /// Bytes of the current tensor, whole or in parts; padding between tensors is added here.
+  void write(std::span<const std::byte> bytes);
+  /// \throws Error if bytes are missing. \returns the file's SHA-256
+  std::string finish();
+  uint64_t size() const { return file_.size(); }
+
+ private:
+  void put(std::span<const std::byte> bytes);
+
+  AtomicFile file_;
+  Sha256 digest_;
+  std::vector<TensorInfo> tensors_;
+  size_t current_ = 0;
+  uint64_t left_ = 0;  ///< bytes still missing of the current tensor
+};
+
+}  // namespace elastify

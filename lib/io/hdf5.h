@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/file.h"
+
+namespace elastify {
+
+/// A small HDF5 file, read or written in one go, through the C API. Paths are absolute inside the file
+/// ("/layers/removal_loss"); missing groups are made. Written atomically and without time stamps, so that
+/// the same content gives the same bytes.
+class Hdf5Writer {
+ public:
+  explicit Hdf5Writer(const fs::path& path);
+  ~Hdf5Writer();
+  Hdf5Writer(const Hdf5Writer&) = delete;
+  Hdf5Writer& operator=(const Hdf5Writer&) = delete;
+
+  void write(std::string_view path, std::span<const float> values);
+  void write(std::string_view path, std::span<const double> values);
+  void write(std::string_view path, std::span<const int64_t> values);
+  /// Attributes of the root group.
+  void attribute(std::string_view name, std::string_view value);
+  void attribute(std::string_view name, int64_t value);
+  void attribute(std::string_view name, double value);
+  void commit();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+class Hdf5Reader {
+ public:
+  /// \throws Error naming the file if it is absent, truncated or not HDF5
+  explicit Hdf5Reader(const fs::path& path);
+  ~Hdf5Reader();
+  Hdf5Reader(const Hdf5Reader&) = delete;
+  Hdf5Reader& operator=(const Hdf5Reader&) = delete;
+
+  bool contains(std::string_view path) const;
+  std::vector<std::string> list(std::string_view group) const;  ///< child names, sorted
+  // \throws Error naming path, expected and found type or rank
+  std::vector<float> floats(std::string_view path) const;
+  std::vector<double> doubles(std::string_view path) const;
+  std::vector<int64_t> integers(std::string_view path) const;
+  bool has_attribute(std::string_view name) const;
+  std::string string_attribute(std::string_view name) const;
+  int64_t integer_attribute(std::string_view name) const;
+  double number_attribute(std::string_view name) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace elastify

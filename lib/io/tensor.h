@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io/dtype.h"
+
+namespace elastify {
+
+/// Outermost axis first, as in PyTorch: a linear layer's weight is [out, in]. (GGUF files list the axes the
+/// other way round; its reader and writer turn them.)
+using Shape = std::vector<int64_t>;
+
+int64_t n_elements(const Shape& shape);
+/// Rows are the runs of the innermost axis: quantised types encode them block by block.
+int64_t n_rows(const Shape& shape);
+uint64_t n_bytes(DType dtype, const Shape& shape);
+std::string to_string(const Shape& shape);  ///< "[576, 1536]"
+
+/// Name and type of a stored tensor.
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::kF32;
+  Shape shape;
+};
+
+/// The bytes of a tensor, row-major and contiguous, and whatever keeps them alive (a file map, a buffer).
+struct HostTensor {
+  DType dtype = DType::kF32;
+  Shape shape;
+  std::span<const std::byte> bytes;
+  std::shared_ptr<const void> owner;
+
+  /// A tensor that owns zeroed memory; `bytes_of()` gives it for filling.
+  static HostTensor allocate(DType dtype, Shape shape);
+  std::span<std::byte> writable();  ///< only for tensors made by allocate()
+};
+
+/// The tensor in another float type (decoded if quantised); the tensor itself if it is already in it.
+/// Rows are converted in parallel. \throws Error if `dtype` has no encoder
+HostTensor convert(const HostTensor& tensor, DType dtype);
+
+}  // namespace elastify

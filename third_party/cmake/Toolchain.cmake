@@ -1,0 +1,35 @@
+# How everything is compiled: compiler cache, fast linker, warnings as errors, sanitizers.
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM)
+  # Precompiled headers are cacheable only when ccache may ignore their time stamps and defines.
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      ${CCACHE_PROGRAM})
+endif()
+
+find_program(MOLD_PROGRAM mold)
+if(MOLD_PROGRAM)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+# Ours alone: dependencies come in as SYSTEM.
+add_library(elastify_warnings INTERFACE)
+target_compile_options(elastify_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
+                                                   -Woverloaded-virtual)
+if(ELASTIFY_WERROR)
+  target_compile_options(elastify_warnings INTERFACE -Werror)
+endif()
+
+if(ELASTIFY_SANITIZE)
+  add_compile_options(-fsanitize=${ELASTIFY_SANITIZE} -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${ELASTIFY_SANITIZE})
+endif()
+
+# elastify_library(name SOURCES... DEPENDS targets...): the library of one folder.
+function(elastify_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  add_library(elastify_${name} STATIC ${ARG_SOURCES})
+  target_include_directories(elastify_${name} PUBLIC ${CMAKE_SOURCE_DIR}/lib)
+  target_link_libraries(elastify_${name} PUBLIC ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS} elastify_warnings)
+endfunction()
