@@ -17,7 +17,8 @@ namespace {
   const int code = errno;
   std::string hint;
   if (code == ENOSPC) hint = "free some space or choose another output directory";
-  if (code == EACCES || code == EROFS || code == EPERM) hint = "choose an output directory that you may write to";
+  if (code == EACCES || code == EROFS || code == EPERM)
+    hint = "choose an output directory that you may write to";
   throw Error(fmt::format("{}: cannot {}: {}", path.string(), action, std::strerror(code)), hint);
 }
 
@@ -40,7 +41,8 @@ void sync_directory(const fs::path& directory) {
 }  // namespace
 
 std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // O_NONBLOCK: opening a named pipe would otherwise wait for a writer before it could be refused.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) fail_errno(path, "open");
   struct stat status = {};
   if (::fstat(fd, &status) != 0) {
@@ -61,7 +63,8 @@ std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
     }
   }
   ::close(fd);
-  return std::shared_ptr<const MappedFile>(new MappedFile(path, {static_cast<const std::byte*>(address), size}));
+  return std::shared_ptr<const MappedFile>(
+      new MappedFile(path, {static_cast<const std::byte*>(address), size}));
 }
 
 MappedFile::~MappedFile() {
@@ -78,7 +81,8 @@ void MappedFile::release(std::span<const std::byte> part) const {
 std::string read_text(const fs::path& path, uint64_t max_bytes) {
   const auto file = MappedFile::open(path);
   if (file->bytes().size() > max_bytes)
-    fail("{}: {} bytes, more than the {} that a file of this kind may have", path.string(), file->bytes().size(), max_bytes);
+    fail("{}: {} bytes, more than the {} that a file of this kind may have", path.string(),
+         file->bytes().size(), max_bytes);
   return {reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()};
 }
 
@@ -160,7 +164,11 @@ void AtomicDirectory::commit() {
     old += "-old";
     fs::rename(target_, old, error);
   }
-  if (!error) fs::rename(temporary_, target_, error);
+  if (!error) {
+    fs::rename(temporary_, target_, error);
+    std::error_code ignored;
+    if (error && !old.empty()) fs::rename(old, target_, ignored);
+  }
   if (error) {
     errno = error.value();
     fail_errno(target_, "write");
@@ -172,7 +180,8 @@ void AtomicDirectory::commit() {
 
 void require_absent(const fs::path& path, bool force) {
   if (!force && fs::exists(path))
-    throw UsageError(fmt::format("{}: exists already", path.string()), "--force replaces it, or choose another -o");
+    throw UsageError(fmt::format("{}: exists already", path.string()),
+                     "--force replaces it, or choose another -o");
 }
 
 }  // namespace elastify

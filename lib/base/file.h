@@ -47,6 +47,7 @@ class AtomicFile {
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
   uint64_t size() const { return size_; }
+  const fs::path& path() const { return path_; }
   void commit();
   /// Where the bytes are until commit(), for writers that need a path of their own.
   const fs::path& temporary() const { return temporary_; }

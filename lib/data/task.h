@@ -9,7 +9,8 @@
 namespace elastify {
 
 /// A multiple-choice question scored by log-likelihood. Each choice has a context (usually the same) and a
-/// continuation whose log-probability counts.
+/// continuation whose log-probability counts. Texts are as in the file: a space belongs between the two when
+/// neither side brings one.
 struct TaskItem {
   std::vector<std::string> contexts;       ///< one per choice
   std::vector<std::string> continuations;  ///< one per choice

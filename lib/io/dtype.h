@@ -23,7 +23,9 @@ const DTypeInfo& info(DType dtype);
 std::span<const DTypeInfo> all_dtypes();
 /// \throws Error  for an unknown name; lists the known ones
 DType dtype_from_name(std::string_view name);
-inline bool is_float(DType dtype) { return dtype <= DType::kBF16; }
+inline bool is_float(DType dtype) {
+  return dtype <= DType::kBF16;
+}
 
 /// Bytes of `n_elements` consecutive elements of one row.
 /// \throws Error  if `n_elements` is not a multiple of the block size

@@ -38,8 +38,8 @@ struct GgufArray {
 };
 
 /// A metadata value with its exact stored type: runtimes reject a right number of the wrong type.
-using GgufValue = std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, float, bool, std::string,
-                               GgufArray, uint64_t, int64_t, double>;
+using GgufValue = std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, float, bool,
+                               std::string, GgufArray, uint64_t, int64_t, double>;
 
 /// Metadata in file order.
 class GgufMetadata {
@@ -87,6 +87,8 @@ class GgufFile {
   const fs::path& path() const { return file_->path(); }
 
  private:
+  void parse();
+
   std::shared_ptr<const MappedFile> file_;
   uint32_t version_ = 3;
   GgufMetadata metadata_;
@@ -98,6 +100,8 @@ class GgufFile {
 /// Writes a GGUF v3 file in one pass, atomically, with the data of the tensors given in order.
 class GgufWriter {
  public:
+  /// \throws Error  for what stock runtimes refuse: names of 64 bytes or more or given twice, no or more than
+  ///                four dimensions, empty tensors, rows that are not whole blocks, alignments below 32
   GgufWriter(const fs::path& path, const GgufMetadata& metadata, std::vector<TensorInfo> tensors);
 
   /// Bytes of the current tensor, whole or in parts; padding between tensors is added here.
@@ -112,6 +116,7 @@ class GgufWriter {
   AtomicFile file_;
   Sha256 digest_;
   std::vector<TensorInfo> tensors_;
+  uint64_t alignment_ = 32;
   size_t current_ = 0;
   uint64_t left_ = 0;  ///< bytes still missing of the current tensor
 };

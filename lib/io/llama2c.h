@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,7 +29,7 @@ class Llama2cFile {
  public:
   /// \throws Error naming the file, the field, the size expected and the size found
   static Llama2cFile open(const fs::path& path);
-  /// True if the file starts like either version and its size fits the header.
+  /// True if the file starts with version 2's magic, or has exactly the size that its first 28 bytes ask for.
   static bool matches(const fs::path& path);
 
   const Llama2cHeader& header() const { return header_; }
@@ -36,6 +38,8 @@ class Llama2cFile {
   HostTensor tensor(std::string_view name) const;
 
  private:
+  void parse();
+
   struct Place {
     uint64_t offset = 0;        ///< of the float32 or int8 values
     uint64_t scale_offset = 0;  ///< of the group scales (version 2 matrices)
@@ -45,6 +49,7 @@ class Llama2cFile {
   Llama2cHeader header_;
   std::vector<TensorInfo> tensors_;
   std::vector<Place> places_;
+  std::map<std::string, size_t, std::less<>> index_;
 };
 
 }  // namespace elastify

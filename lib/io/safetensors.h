@@ -24,17 +24,23 @@ class SafetensorsFile {
   /// Maps the file and reads its header. \throws Error naming the file and the entry at fault
   static SafetensorsFile open(const fs::path& path);
 
-  const std::vector<TensorInfo>& tensors() const { return tensors_; }  ///< in file order
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }  ///< F32, F16 and BF16, in file order
+  /// Name and type of the tensors of other types (index buffers, say), which are not among tensors().
+  const std::map<std::string, std::string, std::less<>>& skipped() const { return skipped_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool contains(std::string_view name) const;
-  /// A view into the map. \throws Error if there is no such tensor
+  /// A view into the map, or a copy where the file has the data unaligned. \throws Error if there is no such
+  /// tensor
   HostTensor tensor(std::string_view name) const;
 
  private:
+  void parse();
+
   std::shared_ptr<const MappedFile> file_;
   std::vector<TensorInfo> tensors_;
   std::vector<std::span<const std::byte>> data_;
   std::map<std::string, size_t, std::less<>> index_;
+  std::map<std::string, std::string, std::less<>> skipped_;
   std::map<std::string, std::string> metadata_;
 };
 
@@ -42,6 +48,7 @@ class SafetensorsFile {
 /// Deterministic: the same tensors give the same bytes. The data section starts at a multiple of 64.
 class SafetensorsWriter {
  public:
+  /// \throws Error  for names given twice and types other than f32, f16 and bf16
   SafetensorsWriter(const fs::path& path, std::vector<TensorInfo> tensors,
                     const std::map<std::string, std::string>& metadata);
 
@@ -51,11 +58,14 @@ class SafetensorsWriter {
   std::string finish();
 
  private:
+  void put(std::span<const std::byte> bytes);
+  void next();
+
   AtomicFile file_;
   Sha256 digest_;
   std::vector<TensorInfo> tensors_;
-  uint64_t expected_ = 0;
-  uint64_t written_ = 0;
+  size_t current_ = 0;
+  uint64_t left_ = 0;  ///< bytes still missing of the current tensor
 };
 
 }  // namespace elastify

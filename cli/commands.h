@@ -1,0 +1,89 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "pipeline/config.h"
+#include "pipeline/verify.h"
+
+namespace CLI {
+class App;
+}
+
+namespace elastify::cli {
+
+/// Flags that every command has.
+struct Globals {
+  bool json = false, force = false, quiet = false, verbose = false;
+  int threads = 0;
+  nn::DecoderOptions compute;
+  int64_t seed = 0;
+  fs::path tokenizer;
+};
+
+/// What a command says at its end: `text` for people, or `json` with --json. `ok` false: exit status 1.
+struct Report {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  std::string text;
+  bool ok = true;
+};
+
+/// The command that the command line asks for; set while it is parsed, run afterwards.
+using Action = std::function<Report()>;
+
+// One per subcommand: declares its flags and sets `action` when it is chosen.
+void add_inspect(CLI::App& app, const Globals& globals, Action& action);
+void add_profile(CLI::App& app, const Globals& globals, Action& action);
+void add_reorder(CLI::App& app, const Globals& globals, Action& action);
+void add_plan(CLI::App& app, const Globals& globals, Action& action);
+void add_export(CLI::App& app, const Globals& globals, Action& action);
+void add_verify(CLI::App& app, const Globals& globals, Action& action);
+void add_eval(CLI::App& app, const Globals& globals, Action& action);
+void add_run(CLI::App& app, const Globals& globals, Action& action);
+
+struct ProfileCommand {
+  fs::path model, output;
+  profile::ProfileOptions options;
+};
+struct ReorderCommand {
+  fs::path model, profile, output;
+  profile::ProfileOptions profiling;
+  pipeline::ReorderSection options;
+};
+struct ExportCommand {
+  fs::path reordered, output;
+  exporter::ExportOptions options;
+};
+struct VerifyCommand {
+  fs::path path, against;
+  pipeline::VerifyOptions options;
+};
+struct EvalCommand {
+  fs::path path, task;
+  std::optional<double> level;
+  pipeline::EvalOptions options;
+};
+struct RunCommand {
+  fs::path config;
+  std::vector<std::string> overrides;
+};
+
+// The commands that need LibTorch, whose start-up alone takes most of a second. `elastify` itself is linked without it: there, each of
+// these replaces the process by `elastify-torch` with the same arguments (hand_over.cpp); in elastify-torch they do the work (torch/).
+Report run_system(const Globals& globals);
+Report run_profile(const Globals& globals, const ProfileCommand& command);
+Report run_reorder(const Globals& globals, const ReorderCommand& command);
+Report run_export(const Globals& globals, const ExportCommand& command);
+Report run_verify(const Globals& globals, const VerifyCommand& command);
+Report run_eval(const Globals& globals, const EvalCommand& command);
+Report run_run(const Globals& globals, const RunCommand& command);
+
+/// The arguments the process was started with, for hand_over.cpp.
+extern char** arguments;
+
+}  // namespace elastify::cli

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "export/export_model.h"
+#include "plan/make_plan.h"
+#include "profile/options.h"
+
+namespace CLI {
+class App;
+}
+
+namespace elastify::cli {
+
+inline constexpr const char* kModelHelp = "Hugging Face directory, .gguf or llama2.c .bin";
+
+// Flags that several commands share.
+void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bool with_metrics = true);
+void add_plan_options(CLI::App& command, plan::PlanOptions& options);
+void add_levels_option(CLI::App& command, std::vector<double>& levels, const std::string& help);
+void add_metric_option(CLI::App& command, Metric& metric);
+
+}  // namespace elastify::cli

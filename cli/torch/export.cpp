@@ -1,0 +1,28 @@
+#include "base/error.h"
+#include "cli/commands.h"
+#include "nn/decoder.h"
+#include "pipeline/steps.h"
+
+namespace elastify::cli {
+
+Report run_export(const Globals& globals, const ExportCommand& command) {
+  nn::set_threads(globals.threads);
+  const auto files = pipeline::write_artifact(command.reordered, command.options, {{"export", pipeline::to_json(command.options)}},
+                                              command.output, globals.force);
+  Report report;
+  report.json = {{"output", command.output.string()}, {"files", nlohmann::ordered_json::array()}};
+  for (const auto& file : files) {
+    report.json["files"].push_back({{"name", file.name},
+                                    {"level", file.nominal},
+                                    {"architecture", file.architecture},
+                                    {"n_params", file.n_params},
+                                    {"bytes", file.bytes},
+                                    {"sha256", file.sha256}});
+    report.text += fmt::format("{:<16} {:>6.3g} {:<8} {:>12} parameters {:>9.1f} MB\n", file.name, file.nominal, file.architecture,
+                               file.n_params, static_cast<double>(file.bytes) / 1e6);
+  }
+  report.text += fmt::format("{} files, {} -> {}\n", files.size(), info(command.options.type).name, command.output.string());
+  return report;
+}
+
+}  // namespace elastify::cli

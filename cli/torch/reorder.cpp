@@ -1,0 +1,36 @@
+#include "base/error.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/plan_text.h"
+#include "nn/decoder.h"
+#include "pipeline/steps.h"
+
+namespace elastify::cli {
+
+Report run_reorder(const Globals& globals, const ReorderCommand& command) {
+  require_absent(command.output, globals.force);
+  nn::set_threads(globals.threads);
+  const pipeline::OpenModel model = pipeline::open_model(command.model, globals.tokenizer);
+  const ModelSpec& spec = model.checkpoint.spec();
+  std::optional<Profile> profile;
+  if (!command.profile.empty()) {
+    profile = load_profile(command.profile, spec);
+  } else if (!command.profiling.data.empty()) {
+    nn::warn_if_blas_is_slow();
+    profile::ProfileOptions profiling = command.profiling;
+    profiling.metrics = {command.options.metric};
+    if (command.options.plan.method == plan::Method::kUniform) profiling.removal_tokens = 0;
+    profile = pipeline::measure_profile(model, globals.compute, profiling).profile;
+  } else if (command.options.metric == Metric::kTaylor || command.options.plan.method == plan::Method::kAnchors) {
+    throw UsageError("neither a profile nor calibration text", "--data FILE... (or self), or --profile of an earlier `elastify profile`");
+  }
+  const ElasticPlan plan =
+      pipeline::write_reordered(model, profile ? &*profile : nullptr, command.options, globals.seed, command.output, globals.force);
+  Report report = describe(plan, spec);
+  report.json["metric"] = name_of(command.options.metric);
+  report.json["output"] = command.output.string();
+  report.text += fmt::format("reordered by {}, {} levels -> {}\n", name_of(command.options.metric), plan.levels.size(), command.output.string());
+  return report;
+}
+
+}  // namespace elastify::cli

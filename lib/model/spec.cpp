@@ -1,0 +1,346 @@
+#include "model/spec.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include <fmt/ranges.h>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "model/families/families.h"
+
+namespace elastify {
+namespace {
+
+// Far above every model there is, and low enough that no product or sum of sizes below overflows int64.
+constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kMaxWidth = int64_t{1} << 24;
+constexpr int64_t kMaxVocab = int64_t{1} << 28;
+constexpr int64_t kMaxTokens = int64_t{1} << 40;
+
+using Problems = std::vector<std::string>;
+
+void require_range(Problems& problems, std::string_view what, int64_t value, int64_t low, int64_t high) {
+  if (value < low || value > high)
+    problems.push_back(fmt::format("{} is {}, expected {} to {}", what, value, low, high));
+}
+
+void require_positive(Problems& problems, std::string_view what, double value) {
+  if (!std::isfinite(value) || value <= 0)
+    problems.push_back(fmt::format("{} is {}, expected a positive number", what, value));
+}
+
+void check_layers(Problems& problems, const ModelSpec& spec, std::string_view what,
+                  const std::vector<int64_t>& values, int64_t high) {
+  if (static_cast<int64_t>(values.size()) != spec.n_layers) {
+    problems.push_back(
+        fmt::format("{} is given for {} layers, expected {}", what, values.size(), spec.n_layers));
+    return;
+  }
+  for (size_t layer = 0; layer < values.size(); ++layer) {
+    if (values[layer] >= 1 && values[layer] <= high) continue;
+    problems.push_back(
+        fmt::format("{} of layer {} is {}, expected 1 to {}", what, layer, values[layer], high));
+    return;  // one layer says it
+  }
+}
+
+void check_rope(Problems& problems, const ModelSpec& spec) {
+  const RopeScaling& rope = spec.rope;
+  require_positive(problems, "rope theta", spec.rope_theta);
+  if (rope.kind == RopeScaling::Kind::kLinear || rope.kind == RopeScaling::Kind::kLlama3)
+    require_positive(problems, "rope scaling factor", rope.factor);
+  if (rope.kind == RopeScaling::Kind::kLlama3) {
+    require_positive(problems, "rope low_freq_factor", rope.low_freq_factor);
+    require_positive(problems, "rope high_freq_factor", rope.high_freq_factor);
+    if (!(rope.original_max_seq >= 1 && rope.original_max_seq <= static_cast<double>(kMaxTokens)))
+      problems.push_back(fmt::format("rope original_max_position_embeddings is {}, expected 1 to {}",
+                                     rope.original_max_seq, kMaxTokens));
+    if (!(rope.high_freq_factor > rope.low_freq_factor))
+      problems.push_back(fmt::format("rope high_freq_factor is {}, expected more than low_freq_factor ({})",
+                                     rope.high_freq_factor, rope.low_freq_factor));
+  }
+  if (rope.kind == RopeScaling::Kind::kFactors) {
+    if (static_cast<int64_t>(rope.factors.size()) != spec.head_dim / 2)
+      problems.push_back(fmt::format("there are {} rope factors, expected head_dim / 2 = {}",
+                                     rope.factors.size(), spec.head_dim / 2));
+    for (const float factor : rope.factors) {
+      if (std::isfinite(factor) && factor > 0) continue;
+      problems.push_back(fmt::format("a rope factor is {}, expected a positive number", factor));
+      break;
+    }
+  }
+}
+
+bool is_present(Present present, const ModelSpec& spec) {
+  switch (present) {
+    case Present::kAlways:
+      return true;
+    case Present::kUntied:
+      return !spec.tied;
+    case Present::kQkvBias:
+      return spec.qkv_bias;
+    case Present::kAttnOutBias:
+      return spec.attn_out_bias;
+    case Present::kMlpBias:
+      return spec.mlp_bias;
+    case Present::kQkNorm:
+      return spec.qk_norm;
+  }
+  return false;
+}
+
+void check_flags(Problems& problems, const ModelSpec& spec, const Family& family) {
+  const std::pair<Present, std::string_view> flags[] = {{Present::kQkvBias, "biases on q, k and v"},
+                                                        {Present::kAttnOutBias, "a bias on o"},
+                                                        {Present::kMlpBias, "biases in the mlp"},
+                                                        {Present::kQkNorm, "norms on q and k"}};
+  for (const auto& [present, what] : flags) {
+    if (!is_present(present, spec)) continue;
+    const bool known = std::any_of(family.tensors.begin(), family.tensors.end(),
+                                   [&](const TensorRow& row) { return row.present == present; });
+    if (!known) problems.push_back(fmt::format("{} models have no {}", family.name, what));
+  }
+}
+
+void check_dimensions(const ModelSpec& spec, const Family& family) {
+  Problems problems;
+  require_range(problems, "number of layers", spec.n_layers, 1, kMaxLayers);
+  require_range(problems, "model width", spec.d_model, 1, kMaxWidth);
+  require_range(problems, "vocabulary size", spec.n_vocab, 1, kMaxVocab);
+  require_range(problems, "context length", spec.max_seq, 1, kMaxTokens);
+  require_range(problems, "head_dim", spec.head_dim, 2, 1 << 16);
+  if (spec.head_dim % 2 != 0)
+    problems.push_back(fmt::format("head_dim is {}, expected an even number", spec.head_dim));
+  require_range(problems, "query heads per kv head", spec.heads_per_group, 1, 1 << 16);
+  if (problems.empty()) {
+    const int64_t most_groups = kMaxWidth / (spec.head_dim * spec.heads_per_group);
+    check_layers(problems, spec, "number of kv heads", spec.layer_kv_heads, most_groups);
+    check_layers(problems, spec, "mlp width", spec.layer_d_ff, kMaxWidth);
+  }
+  require_range(problems, "sliding window", spec.sliding_window, 0, kMaxTokens);
+  require_positive(problems, "norm epsilon", spec.norm_eps);
+  check_rope(problems, spec);
+  check_flags(problems, spec, family);
+  if (!problems.empty()) fail("model dimensions make no sense: {}", fmt::join(problems, "; "));
+}
+
+struct Axis {
+  int64_t size;
+  AxisUse use;
+};
+
+Axis axis_of(Extent extent, const ModelSpec& spec, int64_t layer) {
+  const auto in_space = [&](size_t space, int64_t units, int64_t block) {
+    return Axis{units * block, {static_cast<int64_t>(space), block}};
+  };
+  const auto index = static_cast<size_t>(std::max<int64_t>(layer, 0));
+  switch (extent) {
+    case Extent::kModel:
+      return {spec.d_model, {}};
+    case Extent::kVocab:
+      return {spec.n_vocab, {}};
+    case Extent::kHeadDim:
+      return {spec.head_dim, {}};
+    case Extent::kQueryHeads:
+      return in_space(spec.attention_space(layer), spec.layer_kv_heads[index],
+                      spec.heads_per_group * spec.head_dim);
+    case Extent::kKeyValueHeads:
+      return in_space(spec.attention_space(layer), spec.layer_kv_heads[index], spec.head_dim);
+    case Extent::kFeedForward:
+      return in_space(spec.mlp_space(layer), spec.layer_d_ff[index], 1);
+    case Extent::kNone:
+      break;
+  }
+  return {1, {}};
+}
+
+bool is_layer_row(const TensorRow& row) {
+  return std::string_view(row.hf_name).find("{}") != std::string_view::npos;
+}
+
+void add_tensor(ModelSpec& spec, const TensorRow& row, int64_t layer) {
+  if (!is_present(row.present, spec)) return;
+  TensorSpec tensor{.role = row.role,
+                    .layer = layer,
+                    .name = fmt::format(fmt::runtime(row.hf_name), layer),
+                    .gguf_name = fmt::format(fmt::runtime(row.gguf_name), layer),
+                    .shape = {},
+                    .axes = {}};
+  for (const Extent extent : {row.rows, row.columns}) {
+    if (extent == Extent::kNone) continue;
+    const Axis axis = axis_of(extent, spec, layer);
+    tensor.shape.push_back(axis.size);
+    tensor.axes.push_back(axis.use);
+  }
+  spec.tensors.push_back(std::move(tensor));
+}
+
+int64_t count_params(const ModelSpec& spec, const Widths& widths, bool decoder_only) {
+  int64_t sum = 0;
+  for (const TensorSpec& tensor : spec.tensors) {
+    if (!decoder_only || tensor.layer >= 0) sum += n_elements(shape_at(tensor, widths));
+  }
+  return sum;
+}
+
+int64_t widest(const std::vector<int64_t>& values) {
+  return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+}
+
+bool all_equal(const std::vector<int64_t>& values) {
+  return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
+}
+
+}  // namespace
+
+int64_t ModelSpec::n_kv_heads() const {
+  return widest(layer_kv_heads);
+}
+int64_t ModelSpec::d_ff() const {
+  return widest(layer_d_ff);
+}
+bool ModelSpec::is_uniform() const {
+  return all_equal(layer_kv_heads) && all_equal(layer_d_ff);
+}
+
+int64_t ModelSpec::find(Role role, int64_t layer) const {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].role == role && tensors[i].layer == layer) return static_cast<int64_t>(i);
+  }
+  return -1;
+}
+
+int64_t ModelSpec::find(std::string_view name) const {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].name == name) return static_cast<int64_t>(i);
+  }
+  return -1;
+}
+
+void complete_spec(ModelSpec& spec) {
+  const Family& family = family_named(spec.family);
+  check_dimensions(spec, family);
+
+  spec.spaces.clear();
+  for (int64_t layer = 0; layer < spec.n_layers; ++layer) {
+    const auto index = static_cast<size_t>(layer);
+    spec.spaces.push_back(
+        {fmt::format("layers.{}.attn", layer), SpaceKind::kAttention, layer, spec.layer_kv_heads[index]});
+    spec.spaces.push_back(
+        {fmt::format("layers.{}.mlp", layer), SpaceKind::kMlp, layer, spec.layer_d_ff[index]});
+  }
+
+  spec.tensors.clear();
+  const auto& rows = family.tensors;
+  for (auto row = rows.begin(); row != rows.end();) {
+    if (!is_layer_row(*row)) {
+      add_tensor(spec, *row++, -1);
+      continue;
+    }
+    const auto end = std::find_if_not(row, rows.end(), is_layer_row);
+    for (int64_t layer = 0; layer < spec.n_layers; ++layer) {
+      for (auto of_layer = row; of_layer != end; ++of_layer) add_tensor(spec, *of_layer, layer);
+    }
+    row = end;
+  }
+}
+
+Widths full_widths(const ModelSpec& spec) {
+  Widths widths;
+  for (const AxisSpace& space : spec.spaces) widths.push_back(space.n_units);
+  return widths;
+}
+
+Shape shape_at(const TensorSpec& tensor, const Widths& widths) {
+  Shape shape = tensor.shape;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    const AxisUse& use = tensor.axes[i];
+    if (use.space >= 0) shape[i] = widths.at(static_cast<size_t>(use.space)) * use.block;
+  }
+  return shape;
+}
+
+void check_widths(const ModelSpec& spec, const Widths& widths) {
+  if (widths.size() != spec.spaces.size())
+    fail("widths are given for {} spaces, expected {}", widths.size(), spec.spaces.size());
+  for (size_t i = 0; i < widths.size(); ++i) {
+    const AxisSpace& space = spec.spaces[i];
+    if (widths[i] < 1 || widths[i] > space.n_units)
+      fail("{}: width is {}, expected 1 to {}", space.name, widths[i], space.n_units);
+  }
+}
+
+ModelSpec narrowed(const ModelSpec& spec, const Widths& widths) {
+  check_widths(spec, widths);
+  ModelSpec narrow = spec;
+  for (int64_t layer = 0; layer < spec.n_layers; ++layer) {
+    const auto index = static_cast<size_t>(layer);
+    narrow.layer_kv_heads[index] = widths[spec.attention_space(layer)];
+    narrow.layer_d_ff[index] = widths[spec.mlp_space(layer)];
+  }
+  complete_spec(narrow);
+  return narrow;
+}
+
+int64_t n_params(const ModelSpec& spec, const Widths& widths) {
+  return count_params(spec, widths, false);
+}
+
+int64_t n_decoder_params(const ModelSpec& spec, const Widths& widths) {
+  return count_params(spec, widths, true);
+}
+
+int64_t params_per_unit(const ModelSpec& spec, size_t space) {
+  int64_t sum = 0;
+  for (const TensorSpec& tensor : spec.tensors) {
+    for (size_t i = 0; i < tensor.axes.size(); ++i) {
+      if (tensor.axes[i].space != static_cast<int64_t>(space)) continue;
+      sum += n_elements(tensor.shape) / spec.spaces[space].n_units;
+    }
+  }
+  return sum;
+}
+
+// Numbers that sources round differently (epsilon, theta) and the family's name stay out: a profile measured
+// on the safetensors of a model serves its GGUF file, too.
+std::string spec_hash(const ModelSpec& spec) {
+  Sha256 digest;
+  digest.update(fmt::format("elastify.spec 1\nlayers {} head_dim {} heads_per_group {} tied {}\n",
+                            spec.n_layers, spec.head_dim, spec.heads_per_group, spec.tied));
+  for (const AxisSpace& space : spec.spaces) digest.update(fmt::format("{} {}\n", space.name, space.n_units));
+  for (const TensorSpec& tensor : spec.tensors) {
+    digest.update(fmt::format("{}", tensor.name));
+    for (size_t i = 0; i < tensor.shape.size(); ++i)
+      digest.update(fmt::format(" {}:{}:{}", tensor.shape[i], tensor.axes[i].space, tensor.axes[i].block));
+    digest.update("\n");
+  }
+  return digest.finish();
+}
+
+std::vector<float> rope_frequency_divisors(const ModelSpec& spec) {
+  const RopeScaling& rope = spec.rope;
+  if (rope.kind == RopeScaling::Kind::kFactors) return rope.factors;
+  std::vector<float> divisors(static_cast<size_t>(spec.head_dim / 2), 1.0F);
+  if (rope.kind == RopeScaling::Kind::kNone) return divisors;
+  for (size_t i = 0; i < divisors.size(); ++i) {
+    if (rope.kind == RopeScaling::Kind::kLinear) {
+      divisors[i] = static_cast<float>(rope.factor);
+      continue;
+    }
+    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(spec.head_dim);
+    const double wavelength = 2 * std::numbers::pi * std::pow(spec.rope_theta, exponent);
+    const double turns = rope.original_max_seq / wavelength;  // within the context of the first training
+    if (turns > rope.high_freq_factor) continue;
+    if (turns < rope.low_freq_factor) {
+      divisors[i] = static_cast<float>(rope.factor);
+      continue;
+    }
+    const double smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+    divisors[i] = static_cast<float>(1 / ((1 - smooth) / rope.factor + smooth));
+  }
+  return divisors;
+}
+
+}  // namespace elastify

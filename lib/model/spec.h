@@ -1,0 +1,133 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/tensor.h"
+
+namespace elastify {
+
+/// What a tensor does in the decoder.
+enum class Role : uint8_t {
+  kTokenEmbedding,
+  kOutputNorm,
+  kOutput,
+  kAttnNorm,
+  kQuery,
+  kKey,
+  kValue,
+  kAttnOut,
+  kQueryBias,
+  kKeyBias,
+  kValueBias,
+  kAttnOutBias,
+  kQueryNorm,
+  kKeyNorm,
+  kFfnNorm,
+  kGate,
+  kUp,
+  kDown,
+  kGateBias,
+  kUpBias,
+  kDownBias,
+};
+
+enum class SpaceKind : uint8_t { kAttention, kMlp };
+
+/// A named set of interchangeable units that several tensor axes share: the KV groups or the MLP neurons of
+/// one layer. Permuting the units of a space in all its tensors leaves the model's function unchanged.
+struct AxisSpace {
+  std::string name;  ///< "layers.3.attn", "layers.3.mlp"
+  SpaceKind kind;
+  int64_t layer;
+  int64_t n_units;
+};
+
+/// How one axis of a tensor is made of units: `block` consecutive elements per unit of `space`.
+struct AxisUse {
+  int64_t space = -1;  ///< index into ModelSpec::spaces; -1: none, the axis never moves
+  int64_t block = 1;
+};
+
+struct TensorSpec {
+  Role role;
+  int64_t layer;     ///< -1 outside the layers
+  std::string name;  ///< Hugging Face's, the project's own
+  std::string gguf_name;
+  Shape shape;                ///< [out, in] for matrices
+  std::vector<AxisUse> axes;  ///< one per axis of `shape`
+};
+
+/// Rotary scaling of the frequencies. Source: transformers, modeling_rope_utils.py; llama3: Llama 3.1.
+struct RopeScaling {
+  enum class Kind : uint8_t { kNone, kLinear, kLlama3, kFactors };
+  Kind kind = Kind::kNone;
+  double factor = 1;
+  double low_freq_factor = 1, high_freq_factor = 4;  ///< kLlama3
+  double original_max_seq = 0;                       ///< kLlama3, tokens
+  std::vector<float> factors;  ///< kFactors: [head_dim / 2], divisors of the frequencies
+};
+
+/// Dimensions and tensor table of a decoder. Widths may differ by layer (a sub-model's file is a model too).
+/// Letters: D = d_model, H = n_heads, K = n_kv_heads, F = d_ff, V = n_vocab.
+struct ModelSpec {
+  std::string family;  ///< a row of families(): "llama", "mistral", "qwen2", "qwen3"
+  int64_t n_layers = 0, d_model = 0, n_vocab = 0;
+  int64_t max_seq = 0;  ///< tokens
+  int64_t head_dim = 0;
+  int64_t heads_per_group = 1;          ///< query heads that share one K/V head: H / K
+  std::vector<int64_t> layer_kv_heads;  ///< [n_layers]
+  std::vector<int64_t> layer_d_ff;      ///< [n_layers]
+  double norm_eps = 1e-5;
+  double rope_theta = 10000;
+  RopeScaling rope;
+  int64_t sliding_window = 0;  ///< tokens; 0: full attention
+  bool tied = false;
+  bool qkv_bias = false, attn_out_bias = false, mlp_bias = false, qk_norm = false;
+
+  // Made from the above by complete_spec().
+  std::vector<AxisSpace> spaces;    ///< attention and MLP of layer 0, of layer 1, ...
+  std::vector<TensorSpec> tensors;  ///< in file order: embedding, layers, norm, output
+
+  // The widest layer's: what a file with uniform widths states.
+  int64_t n_kv_heads() const;
+  int64_t n_heads() const { return n_kv_heads() * heads_per_group; }
+  int64_t d_ff() const;
+  bool is_uniform() const;  ///< all layers equally wide
+
+  size_t attention_space(int64_t layer) const { return static_cast<size_t>(2 * layer); }
+  size_t mlp_space(int64_t layer) const { return static_cast<size_t>(2 * layer + 1); }
+  /// Index into `tensors`, or -1 where this model has no such tensor.
+  int64_t find(Role role, int64_t layer = -1) const;
+  int64_t find(std::string_view name) const;
+};
+
+/// How many leading units of every space are kept: [spaces].
+using Widths = std::vector<int64_t>;
+
+Widths full_widths(const ModelSpec& spec);
+Shape shape_at(const TensorSpec& tensor, const Widths& widths);
+/// \throws Error  naming the space, unless every width is 1 to n_units
+void check_widths(const ModelSpec& spec, const Widths& widths);
+/// The spec of the sub-model with these widths, tensor table included.
+ModelSpec narrowed(const ModelSpec& spec, const Widths& widths);
+
+int64_t n_params(const ModelSpec& spec, const Widths& widths);  ///< all tensors, tied output counted once
+/// Weights inside decoder layers: what ratios are measured in unless said otherwise.
+int64_t n_decoder_params(const ModelSpec& spec, const Widths& widths);
+/// Weights that one unit of the space brings along.
+int64_t params_per_unit(const ModelSpec& spec, size_t space);
+
+/// SHA-256 over everything that makes two models interchangeable in shape; in every file we write.
+std::string spec_hash(const ModelSpec& spec);
+
+/// Fills `spaces` and `tensors` from the dimensions and the family's table.
+/// \throws Error listing every dimension that makes no sense
+void complete_spec(ModelSpec& spec);
+
+/// Divisors of the rotary frequencies, [head_dim / 2]; all 1 without scaling.
+std::vector<float> rope_frequency_divisors(const ModelSpec& spec);
+
+}  // namespace elastify

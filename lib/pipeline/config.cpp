@@ -1,0 +1,305 @@
+#include "pipeline/config.h"
+
+#include <fmt/ranges.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <set>
+
+#include "base/error.h"
+
+namespace elastify::pipeline {
+namespace {
+
+using nlohmann::ordered_json;
+
+// Every option is listed once, in a fields() function; the visitors below read it from YAML and write it as
+// JSON.
+
+template <typename V>
+void fields(V& visit, profile::ProfileOptions& o) {
+  visit("data", o.data);
+  visit("metrics", o.metrics);
+  visit("tokens", o.tokens, 0);
+  visit("seq", o.seq, 2);
+  visit("batch", o.batch, 1);
+  visit("removal_tokens", o.removal_tokens, 0);
+}
+
+template <typename V>
+void fields(V& visit, ReorderSection& o) {
+  visit("metric", o.metric);
+  visit("plan", o.plan.method);
+  visit("levels", o.plan.levels);
+  visit("grid", o.plan.grid, 1);
+  visit("anchor_share", o.plan.anchor_share);
+  visit("storage", o.reorder.dtype);
+}
+
+template <typename V>
+void fields(V& visit, exporter::ExportOptions& o) {
+  visit("type", o.type);
+  visit("levels", o.levels);
+}
+
+template <typename V>
+void fields(V& visit, EvalOptions& o) {
+  visit("data", o.data);
+  visit("tokens", o.tokens, 0);
+  visit("seq", o.seq, 2);
+  visit("batch", o.batch, 1);
+  visit("baseline", o.baseline);
+}
+
+template <typename V>
+void fields(V& visit, RunConfig& o) {
+  visit("model", o.model);
+  visit("tokenizer", o.tokenizer);
+  visit("output", o.output);
+  visit("seed", o.seed, 0);
+  visit("threads", o.threads, 0);
+  visit("device", o.compute.device);
+  visit("dtype", o.compute.dtype);
+  visit.section("profile", o.profile);
+  visit.section("reorder", o.reorder);
+  visit.section("export", o.export_);
+  visit.section("eval", o.eval);
+}
+
+std::string_view method_name(plan::Method method) { return method == plan::Method::kUniform ? "uniform" : "anchors"; }
+
+class JsonWriter {
+ public:
+  template <typename T>
+  void operator()(const char* key, const T& value, int64_t = 0) {
+    json_[key] = encode(value);
+  }
+  template <typename T>
+  void section(const char* key, T& options) {
+    JsonWriter inner;
+    fields(inner, options);
+    json_[key] = inner.json_;
+  }
+  ordered_json json_ = ordered_json::object();
+
+ private:
+  template <typename T>
+  static ordered_json encode(const T& value) { return value; }
+  static ordered_json encode(Metric metric) { return name_of(metric); }
+  static ordered_json encode(plan::Method method) { return method_name(method); }
+  static ordered_json encode(DType dtype) { return info(dtype).name; }
+  static ordered_json encode(const std::vector<Metric>& metrics) {
+    auto names = ordered_json::array();
+    for (const Metric metric : metrics) names.push_back(name_of(metric));
+    return names;
+  }
+};
+
+template <typename T>
+ordered_json json_of(const T& options) {
+  JsonWriter writer;
+  T copy = options;
+  fields(writer, copy);
+  return writer.json_;
+}
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t above = row[j];
+      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+class YamlReader {
+ public:
+  YamlReader(std::string file, std::string path, const YAML::Node& node)
+      : file_(std::move(file)), path_(std::move(path)), node_(node) {
+    if (node_.IsDefined() && !node_.IsNull() && !node_.IsMap()) reject(node_, path_, "a section with keys");
+  }
+
+  template <typename T>
+  void operator()(const char* key, T& value) {
+    const YAML::Node found = take(key);
+    if (found.IsDefined()) read(found, full(key), value);
+  }
+  void operator()(const char* key, int64_t& value, int64_t minimum) {
+    const YAML::Node found = take(key);
+    if (!found.IsDefined()) return;
+    read(found, full(key), value);
+    if (value < minimum) refuse(found, full(key), fmt::format("expected at least {}, got {}", minimum, value));
+  }
+  template <typename T>
+  void section(const char* key, T& options) {
+    YamlReader inner(file_, full(key), take(key));
+    fields(inner, options);
+    inner.finish();
+  }
+
+  /// \throws UsageError for keys that nobody asked for
+  void finish() const {
+    if (!node_.IsDefined() || !node_.IsMap()) return;
+    std::set<std::string> seen;
+    for (const auto& entry : node_) {
+      const auto key = entry.first.Scalar();
+      if (!seen.insert(key).second) refuse(entry.first, full(key), "stands here twice");
+      if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
+      const auto nearest = std::min_element(known_.begin(), known_.end(), [&](const auto& a, const auto& b) {
+        return edit_distance(a, key) < edit_distance(b, key);
+      });
+      throw UsageError(fmt::format("{}: unknown key '{}'", place(entry.first), full(key)),
+                       fmt::format("did you mean '{}'? known here: {}", *nearest, fmt::join(known_, ", ")));
+    }
+  }
+
+ private:
+  YAML::Node take(const char* key) {
+    known_.emplace_back(key);
+    if (!node_.IsDefined() || !node_.IsMap()) return YAML::Node(YAML::NodeType::Undefined);
+    return static_cast<const YAML::Node&>(node_)[key];
+  }
+  std::string full(const std::string& key) const { return path_.empty() ? key : path_ + "." + key; }
+  std::string place(const YAML::Node& node) const {
+    return node.Mark().is_null() ? file_ : fmt::format("{}:{}", file_, node.Mark().line + 1);
+  }
+  [[noreturn]] void refuse(const YAML::Node& node, const std::string& key, const std::string& what) const {
+    throw UsageError(fmt::format("{}: {}: {}", place(node), key, what));
+  }
+  [[noreturn]] void reject(const YAML::Node& node, const std::string& key, std::string_view expected) const {
+    const std::string found = node.IsScalar() ? fmt::format("'{}'", node.Scalar()) : node.IsSequence() ? "a list" : node.IsMap() ? "a section" : "nothing";
+    refuse(node, key, fmt::format("expected {}, got {}", expected, found));
+  }
+  template <typename T>
+  T scalar(const YAML::Node& node, const std::string& key, std::string_view expected) const {
+    try {
+      return node.as<T>();
+    } catch (const YAML::Exception&) {
+      reject(node, key, expected);
+    }
+  }
+
+  void read(const YAML::Node& node, const std::string& key, std::string& value) const {
+    if (!node.IsScalar()) reject(node, key, "text");
+    value = node.Scalar();
+  }
+  void read(const YAML::Node& node, const std::string& key, int64_t& value) const { value = scalar<int64_t>(node, key, "a whole number"); }
+  void read(const YAML::Node& node, const std::string& key, double& value) const {
+    value = scalar<double>(node, key, "a number");
+    if (!(value > 0 && value <= 1)) refuse(node, key, fmt::format("expected a share above 0 and up to 1, got {}", value));
+  }
+  void read(const YAML::Node& node, const std::string& key, bool& value) const { value = scalar<bool>(node, key, "true or false"); }
+  void read(const YAML::Node& node, const std::string& key, std::vector<std::string>& value) const {
+    value.clear();
+    if (node.IsScalar()) {
+      value.push_back(node.Scalar());
+      return;
+    }
+    if (!node.IsSequence()) reject(node, key, "a list of paths");
+    for (const auto& item : node) value.push_back(scalar<std::string>(item, key, "a path"));
+  }
+  void read(const YAML::Node& node, const std::string& key, std::vector<double>& value) const {
+    if (node.IsScalar()) {
+      named(node, key, [&](const std::string& text) { value = plan::parse_levels(text); });
+      return;
+    }
+    if (!node.IsSequence()) reject(node, key, "levels: a list, or a range such as 0.2:1.0:0.1");
+    value.clear();
+    for (const auto& item : node) read(item, key, value.emplace_back());
+  }
+  void read(const YAML::Node& node, const std::string& key, Metric& value) const {
+    named(node, key, [&](const std::string& text) { value = metric_named(text); });
+  }
+  void read(const YAML::Node& node, const std::string& key, std::vector<Metric>& value) const {
+    std::vector<std::string> names;
+    read(node, key, names);
+    value.clear();
+    for (const auto& name : names) value.push_back(with_context(place(node) + ": " + key, [&] { return metric_named(name); }));
+  }
+  void read(const YAML::Node& node, const std::string& key, plan::Method& value) const {
+    named(node, key, [&](const std::string& text) { value = plan::method_named(text); });
+  }
+  void read(const YAML::Node& node, const std::string& key, DType& value) const {
+    named(node, key, [&](const std::string& text) { value = dtype_from_name(text); });
+  }
+  template <typename Parse>
+  void named(const YAML::Node& node, const std::string& key, Parse parse) const {
+    if (!node.IsScalar()) reject(node, key, "a name");
+    try {
+      parse(node.Scalar());
+    } catch (const Error& error) {
+      throw UsageError(fmt::format("{}: {}: {}", place(node), key, error.what()), error.hint());
+    }
+  }
+
+  std::string file_, path_;
+  YAML::Node node_;
+  std::vector<std::string> known_;
+};
+
+/// Puts the value at "section.key" of the tree.
+void apply_override(YAML::Node root, const std::string& text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0)
+    throw UsageError(fmt::format("--set {}: expected section.key=value", text));
+  YAML::Node value;
+  try {
+    value = YAML::Load(text.substr(equals + 1));
+  } catch (const YAML::Exception& error) {
+    throw UsageError(fmt::format("--set {}: {}", text, error.msg));
+  }
+  const std::string key = text.substr(0, equals);
+  const size_t dot = key.find('.');
+  if (dot == std::string::npos) {
+    root[key] = value;
+    return;
+  }
+  YAML::Node section = root[key.substr(0, dot)];
+  if (section.IsDefined() && !section.IsNull() && !section.IsMap())
+    throw UsageError(fmt::format("--set {}: '{}' is not a section", text, key.substr(0, dot)));
+  section[key.substr(dot + 1)] = value;
+}
+
+}  // namespace
+
+RunConfig load_config(const fs::path& file, const std::vector<std::string>& overrides) {
+  const std::string text = read_text(file, uint64_t{1} << 20);
+  YAML::Node root;
+  try {
+    root = YAML::Load(text);
+  } catch (const YAML::Exception& error) {
+    throw UsageError(fmt::format("{}:{}: {}", file.string(), error.mark.line + 1, error.msg));
+  }
+  for (const std::string& override : overrides) apply_override(root, override);
+
+  RunConfig config;
+  YamlReader reader(file.string(), "", root);
+  fields(reader, config);
+  reader.finish();
+  for (const auto& [key, value] : {std::pair{"model", &config.model}, std::pair{"output", &config.output}})
+    if (value->empty()) throw UsageError(fmt::format("{}: {} is missing", file.string(), key));
+  if (config.profile.data.empty()) config.profile.data = {"self"};
+  if (config.eval.data.empty())
+    throw UsageError(fmt::format("{}: eval.data is missing", file.string()), "name a text file that is not calibrated on");
+  config.profile.seed = config.seed;
+  auto& metrics = config.profile.metrics;
+  if (std::find(metrics.begin(), metrics.end(), config.reorder.metric) == metrics.end()) metrics.push_back(config.reorder.metric);
+  return config;
+}
+
+ordered_json to_json(const RunConfig& config) { return json_of(config); }
+ordered_json to_json(const profile::ProfileOptions& options) { return json_of(options); }
+ordered_json to_json(const ReorderSection& options) { return json_of(options); }
+ordered_json to_json(const exporter::ExportOptions& options) { return json_of(options); }
+ordered_json to_json(const EvalOptions& options) { return json_of(options); }
+
+}  // namespace elastify::pipeline

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "export/export_model.h"
+#include "nn/options.h"
+#include "plan/make_plan.h"
+#include "profile/options.h"
+#include "reorder/reorder_model.h"
+
+namespace elastify::pipeline {
+
+struct ReorderSection {
+  Metric metric = Metric::kTaylor;
+  plan::PlanOptions plan;
+  reorder::ReorderOptions reorder;
+};
+
+struct EvalOptions {
+  std::vector<std::string> data;  ///< text files; for a run, text that was not calibrated on
+  int64_t tokens = 8192;          ///< 0: all of the data
+  int64_t seq = 256;              ///< tokens per sequence
+  int64_t batch = 8;              ///< sequences per forward pass
+  bool baseline = true;           ///< also measure a random order at every level (runs only)
+};
+
+/// A run, as its YAML file states it: one section per command.
+struct RunConfig {
+  std::string model;      ///< Hugging Face directory, .gguf or llama2.c .bin
+  std::string tokenizer;  ///< where the model does not carry one
+  std::string output;     ///< directory of everything the run makes
+  int64_t seed = 0;
+  int64_t threads = 0;  ///< 0: all cores
+  nn::DecoderOptions compute;
+  profile::ProfileOptions profile;
+  ReorderSection reorder;
+  exporter::ExportOptions export_;
+  EvalOptions eval;
+};
+
+/// Reads a run's YAML. Relative paths in it are relative to the working directory.
+/// \param overrides  "section.key=value", applied over the file
+/// \throws UsageError  naming file, line and key: unknown (with the nearest known one), duplicate, of the wrong type, out of range
+RunConfig load_config(const fs::path& file, const std::vector<std::string>& overrides = {});
+
+// The resolved options, every field present, in the spelling of the YAML file.
+nlohmann::ordered_json to_json(const RunConfig& config);
+nlohmann::ordered_json to_json(const profile::ProfileOptions& options);
+nlohmann::ordered_json to_json(const ReorderSection& options);
+nlohmann::ordered_json to_json(const exporter::ExportOptions& options);
+nlohmann::ordered_json to_json(const EvalOptions& options);
+
+}  // namespace elastify::pipeline

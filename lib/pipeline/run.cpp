@@ -1,0 +1,216 @@
+#include "pipeline/run.h"
+
+#include <chrono>
+#include <fmt/ranges.h>
+
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/svg_chart.h"
+#include "base/version.h"
+#include "model/permutation.h"
+#include "pipeline/steps.h"
+#include "pipeline/verify.h"
+#include "profile/profile_model.h"
+
+namespace elastify::pipeline {
+namespace {
+
+using nlohmann::ordered_json;
+
+std::string content_hash(const std::vector<fs::path>& files) {
+  Sha256 digest;
+  for (const fs::path& file : files) digest.update(sha256_file(file) + "\n");
+  return digest.finish();
+}
+
+/// Runs steps that are not up to date. A step's key covers its inputs, options and the tool's version; it is
+/// written when the step is complete, so an interrupted step runs again.
+class Steps {
+ public:
+  Steps(fs::path output, bool force) : output_(std::move(output)), force_(force) {}
+
+  /// \returns the step's key, an input of the steps after it
+  std::string operator()(const std::string& name, const fs::path& product, const ordered_json& inputs,
+                         const std::function<void()>& work) const {
+    const std::string key = sha256_hex(ordered_json{{"step", name}, {"version", kVersion}, {"inputs", inputs}}.dump());
+    const fs::path stamp = output_ / ".steps" / name;
+    if (!force_ && fs::exists(product) && fs::exists(stamp) && read_text(stamp) == key) {
+      log::info("{}: up to date", name);
+      return key;
+    }
+    std::error_code ignored;
+    fs::remove(stamp, ignored);
+    log::info("{}: {}", name, product.string());
+    const auto start = std::chrono::steady_clock::now();
+    with_context(name, work);
+    log::info("{}: done in {:.1f} s", name, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    write_text(stamp, key);
+    return key;
+  }
+
+ private:
+  fs::path output_;
+  bool force_;
+};
+
+/// Perplexity at every level of the plan, and the same for a random order of the same model.
+ordered_json evaluate_levels(const fs::path& model_path, const fs::path& tokenizer, const fs::path& reordered, const RunConfig& config) {
+  const OpenModel elastic = open_model(reordered, tokenizer);
+  const nn::Decoder decoder(elastic.checkpoint, config.compute);
+  const TokenBatches batches = load_batches(elastic, decoder, config.eval.data, config.eval.seq, config.eval.tokens, std::nullopt);
+
+  ordered_json levels = ordered_json::array();
+  for (const Level& level : elastic.plan->levels) {
+    const auto result = eval::perplexity(decoder, batches, &level.widths, config.eval.batch);
+    levels.push_back({{"level", level.nominal},
+                      {"perplexity", result.perplexity},
+                      {"bits_per_byte", result.bits_per_byte},
+                      {"tokens", result.tokens},
+                      {"tokens_per_second", result.tokens_per_second}});
+  }
+  if (!config.eval.baseline) return levels;
+
+  const Checkpoint source = open_model(model_path, tokenizer).checkpoint;
+  Profile noise;
+  noise.spec_hash = spec_hash(source.spec());
+  profile::add_data_free_metric(noise, source, Metric::kRandom, config.seed);
+  const Permutation random = rank_units(noise, source.spec(), Metric::kRandom);
+  const Checkpoint shuffled = source.transformed([&](size_t i, HostTensor tensor) {
+    return permute(convert(tensor, DType::kF32), source.spec().tensors[i], random);
+  });
+  const nn::Decoder baseline(shuffled, config.compute);
+  for (size_t i = 0; i < elastic.plan->levels.size(); ++i) {
+    const auto result = eval::perplexity(baseline, batches, &elastic.plan->levels[i].widths, config.eval.batch);
+    levels[i]["perplexity_random_order"] = result.perplexity;
+  }
+  return levels;
+}
+
+ordered_json make_report(const RunConfig& config, const ElasticPlan& plan, const ModelSpec& spec, const ordered_json& artifact,
+                         const ordered_json& evaluated) {
+  ordered_json report{{"tool", {{"name", "elastify"}, {"version", kVersion}}},
+                      {"model", config.model},
+                      {"metric", name_of(config.reorder.metric)},
+                      {"plan", plan.method},
+                      {"type", info(config.export_.type).name},
+                      {"notes", plan.notes},
+                      {"levels", ordered_json::array()}};
+  for (size_t i = 0; i < plan.levels.size(); ++i) {
+    const Level& level = plan.levels[i];
+    ordered_json row{{"level", level.nominal},
+                     {"true_ratio", level.decoder_ratio},
+                     {"total_ratio", level.total_ratio},
+                     {"n_params", n_params(spec, level.widths)}};
+    for (const auto& file : artifact.at("files"))
+      if (file.at("level") == level.nominal) {
+        row["file"] = file.at("name");
+        row["architecture"] = file.at("architecture");
+        row["bytes"] = file.at("bytes");
+      }
+    for (const auto& [key, value] : evaluated.at(i).items())
+      if (key != "level") row[key] = value;
+    report["levels"].push_back(row);
+  }
+  return report;
+}
+
+std::string chart(const ordered_json& report) {
+  ChartSeries ordered{"reordered by " + report.at("metric").get<std::string>(), {}, {}};
+  ChartSeries random{"random order", {}, {}};
+  for (const auto& level : report.at("levels")) {
+    if (!level.contains("bytes")) continue;
+    const double megabytes = level.at("bytes").get<double>() / 1e6;
+    ordered.x.push_back(megabytes);
+    ordered.y.push_back(level.at("perplexity"));
+    if (!level.contains("perplexity_random_order")) continue;
+    random.x.push_back(megabytes);
+    random.y.push_back(level.at("perplexity_random_order"));
+  }
+  Chart picture{fs::path(report.at("model").get<std::string>()).stem().string(), "size of the level's file, MB",
+                "perplexity on held-out text", true, {ordered}};
+  if (!random.x.empty()) picture.series.push_back(random);
+  return to_svg(picture);
+}
+
+}  // namespace
+
+ordered_json run(const RunConfig& config, bool force) {
+  const fs::path output = config.output, reordered = output / "reordered", artifact = output / "artifact";
+  const fs::path profile_file = output / "profile.h5";
+  const Steps step(output, force);
+  const auto open_source = [&] { return open_model(config.model, config.tokenizer); };
+
+  ordered_json source;
+  ModelSpec spec;
+  {
+    const OpenModel model = open_source();
+    spec = model.checkpoint.spec();
+    source = {{"model", content_hash(model.checkpoint.files())},
+              {"tokenizer", model.vocabulary ? sha256_hex(fmt::format("{}|{}", fmt::join(model.vocabulary->tokens, "\n"),
+                                                                      fmt::join(model.vocabulary->merges, "\n")))
+                                             : ""}};
+  }
+  const auto text_hash = [](const std::vector<std::string>& data) {
+    std::vector<fs::path> files;
+    for (const auto& name : data)
+      if (name != "self") files.emplace_back(name);
+    return content_hash(files);
+  };
+  const ordered_json compute{{"device", config.compute.device}, {"dtype", config.compute.dtype}, {"threads", config.threads}};
+  write_text(output / "config.json", to_json(config).dump(2) + "\n");
+
+  const std::string profiled =
+      step("profile", profile_file,
+           {source, to_json(config.profile), text_hash(config.profile.data), compute, config.seed}, [&] {
+             const OpenModel model = open_source();
+             save_profile(measure_profile(model, config.compute, config.profile).profile, spec, profile_file);
+           });
+  const std::string arranged = step("reorder", reordered, {profiled, to_json(config.reorder), config.seed}, [&] {
+    const Profile profile = load_profile(profile_file, spec);
+    write_reordered(open_source(), &profile, config.reorder, config.seed, reordered, true);
+  });
+  const std::string exported = step("export", artifact, {arranged, to_json(config.export_)}, [&] {
+    write_artifact(reordered, config.export_, to_json(config), artifact, true);
+  });
+  step("verify", output / "verify.json", {exported, compute}, [&] {
+    ordered_json findings = ordered_json::array();
+    for (const fs::path& made : {reordered, artifact})
+      for (const Finding& finding : verify(made, config.model, {}, config.compute)) {
+        if (!finding.holds) throw Error(fmt::format("{}: refuted: {}: {}", made.string(), finding.claim, finding.detail));
+        log::info("{}: {}: {}", made.filename().string(), finding.claim, finding.detail);
+        findings.push_back({{"path", made.string()}, {"claim", finding.claim}, {"detail", finding.detail}});
+      }
+    write_text(output / "verify.json", findings.dump(2) + "\n");
+  });
+  step("eval", output / "eval.json", {arranged, to_json(config.eval), text_hash(config.eval.data), compute}, [&] {
+    write_text(output / "eval.json", evaluate_levels(config.model, config.tokenizer, reordered, config).dump(2) + "\n");
+  });
+
+  const ordered_json report = make_report(config, load_plan(reordered / "plan.json", spec), spec,
+                                          ordered_json::parse(read_text(artifact / "manifest.json")),
+                                          ordered_json::parse(read_text(output / "eval.json")));
+  write_text(output / "report.json", report.dump(2) + "\n");
+  write_text(output / "report.svg", chart(report));
+  return report;
+}
+
+std::string table(const ordered_json& report) {
+  const bool baseline = report.at("levels").at(0).contains("perplexity_random_order");
+  std::string text = fmt::format("{:>6} {:>10} {:>10} {:>12} {:>10} {:>11} {:>12} {:>9}  {}\n", "level", "true ratio", "all ratio", "parameters",
+                                 "file MB", "perplexity", baseline ? "random order" : "", "tokens/s", "file");
+  for (const auto& level : report.at("levels")) {
+    text += fmt::format("{:>6.2f} {:>10.4f} {:>10.4f} {:>12} {:>10} {:>11.2f} {:>12} {:>9.0f}  {}\n", level.at("level").get<double>(),
+                        level.at("true_ratio").get<double>(), level.at("total_ratio").get<double>(), level.at("n_params").get<int64_t>(),
+                        level.contains("bytes") ? fmt::format("{:.1f}", level.at("bytes").get<double>() / 1e6) : "-",
+                        level.at("perplexity").get<double>(),
+                        baseline ? fmt::format("{:.2f}", level.at("perplexity_random_order").get<double>()) : "",
+                        level.at("tokens_per_second").get<double>(), level.value("file", "-"));
+  }
+  return text;
+}
+
+}  // namespace elastify::pipeline

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "eval/evaluate.h"
+#include "model/plan.h"
+#include "model/profile.h"
+#include "pipeline/config.h"
+
+namespace elastify::pipeline {
+
+/// A model with whatever its text needs, opened.
+struct OpenModel {
+  Checkpoint checkpoint;
+  std::optional<Vocabulary> vocabulary;
+  std::optional<ElasticPlan> plan;  ///< of a reordered directory, or read out of an artifact
+};
+
+/// Opens a model, a reordered directory, or one file of an artifact (its full model, or the level asked for).
+/// \throws Error  if `level` is asked of something without levels
+OpenModel open_model(const fs::path& path, const fs::path& tokenizer, std::optional<double> level = {});
+
+/// Sequences from text files, or sampled from the model where `data` is "self".
+/// \param seed  draws sequences over the whole text; none: the first ones
+TokenBatches load_batches(const OpenModel& model, const nn::Decoder& decoder, const std::vector<std::string>& data,
+                          int64_t seq, int64_t tokens, std::optional<uint64_t> seed);
+
+struct Measured {
+  Profile profile;
+  double seconds = 0;  ///< of measuring, loading left out
+};
+Measured measure_profile(const OpenModel& model, const nn::DecoderOptions& compute,
+                         const profile::ProfileOptions& options);
+
+/// Ranks, plans and writes the reordered directory; returns the plan.
+/// \param profile  may be null if neither the metric nor the plan needs measurements
+ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const ReorderSection& options, int64_t seed,
+                            const fs::path& output, bool replace);
+
+/// Exports a reordered directory.
+std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered, const exporter::ExportOptions& options,
+                                                   const nlohmann::ordered_json& configuration, const fs::path& output,
+                                                   bool replace);
+
+/// Share of the decoder weights that a level keeps, from the plan beside it; 1 where there are no levels.
+double true_ratio(const fs::path& path, std::optional<double> level);
+
+/// True for a directory with an artifact's manifest.json.
+bool is_artifact(const fs::path& path);
+
+/// The largest resident set of this process so far, bytes.
+int64_t peak_rss_bytes();
+
+}  // namespace elastify::pipeline

@@ -1,0 +1,241 @@
+#include "pipeline/verify.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/progress.h"
+#include "eval/evaluate.h"
+#include "model/permutation.h"
+#include "model/plan.h"
+#include "pipeline/steps.h"
+
+namespace elastify::pipeline {
+namespace {
+
+using nlohmann::json;
+
+/// A claim that does not hold, with the first difference.
+struct Refuted {
+  std::string detail;
+};
+
+template <typename... Args>
+[[noreturn]] void refute(fmt::format_string<Args...> format, Args&&... args) {
+  throw Refuted{fmt::format(format, std::forward<Args>(args)...)};
+}
+
+/// Where two tensors of the same type and shape first differ, with both values.
+void require_equal(const std::string& place, const HostTensor& expected, const HostTensor& found) {
+  if (expected.shape != found.shape)
+    refute("{}: expected shape {}, got {}", place, to_string(expected.shape), to_string(found.shape));
+  if (expected.dtype != found.dtype)
+    refute("{}: expected type {}, got {}", place, info(expected.dtype).name, info(found.dtype).name);
+  if (expected.bytes.size() == found.bytes.size() &&
+      std::memcmp(expected.bytes.data(), found.bytes.data(), expected.bytes.size()) == 0)
+    return;
+  const auto [a, b] = std::mismatch(expected.bytes.begin(), expected.bytes.end(), found.bytes.begin());
+  const auto byte = static_cast<uint64_t>(a - expected.bytes.begin());
+  const int64_t columns = expected.shape.back();
+  const uint64_t row = byte / row_bytes(expected.dtype, columns);
+  const DTypeInfo& type = info(expected.dtype);
+  const uint64_t first = (byte % row_bytes(expected.dtype, columns)) / static_cast<uint64_t>(type.block_bytes) *
+                         static_cast<uint64_t>(type.block_size);
+  std::vector<float> left(static_cast<size_t>(type.block_size)), right(left.size());
+  const uint64_t block = byte / static_cast<uint64_t>(type.block_bytes) * static_cast<uint64_t>(type.block_bytes);
+  decode_row(expected.dtype, expected.bytes.data() + block, left.data(), type.block_size);
+  decode_row(found.dtype, found.bytes.data() + block, right.data(), type.block_size);
+  size_t at = 0;
+  while (at + 1 < left.size() && std::memcmp(&left[at], &right[at], sizeof(float)) == 0) ++at;
+  refute("{}: row {}, column {} (byte {}): expected {}, got {}", place, row, first + at, byte, left[at], right[at]);
+}
+
+void require_same_tensors(const ModelSpec& source, const ModelSpec& found, const std::string& place) {
+  for (const TensorSpec& tensor : source.tensors)
+    if (found.find(tensor.name) < 0) refute("{}: tensor {} of the source is missing", place, tensor.name);
+  for (const TensorSpec& tensor : found.tensors)
+    if (source.find(tensor.name) < 0) refute("{}: tensor {} is not in the source", place, tensor.name);
+}
+
+/// Hyperparameters that a file states besides its widths. GGUF holds the numbers as float32.
+void require_same_numbers(const ModelSpec& expected, const ModelSpec& found, const std::string& place) {
+  const auto near = [&](const char* name, double a, double b) {
+    if (std::abs(a - b) > 1e-6 * std::abs(a)) refute("{}: {}: expected {}, got {}", place, name, a, b);
+  };
+  near("norm_eps", expected.norm_eps, found.norm_eps);
+  near("rope_theta", expected.rope_theta, found.rope_theta);
+  near("head_dim", static_cast<double>(expected.head_dim), static_cast<double>(found.head_dim));
+  const auto a = rope_frequency_divisors(expected), b = rope_frequency_divisors(found);
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) near("rotary frequency divisor", a[i], b[i]);
+}
+
+class Verifier {
+ public:
+  Verifier(fs::path output, const fs::path& model, const VerifyOptions& options, const nn::DecoderOptions& compute)
+      : output_(std::move(output)),
+        artifact_(is_artifact(output_)),
+        source_(Checkpoint::open(model)),
+        spec_(source_.spec()),
+        options_(options),
+        compute_(compute) {}
+
+  std::vector<Finding> run() {
+    bool go_on = true;
+    const auto claim = [&](std::string text, auto&& body) {
+      if (!go_on) return;
+      check_interrupt();
+      try {
+        findings_.push_back({text, true, body()});
+      } catch (const Refuted& refuted) {
+        findings_.push_back({text, false, refuted.detail});
+        go_on = false;
+      }
+    };
+    if (artifact_) claim("every file has the hash that the manifest states", [&] { return check_hashes(); });
+    claim("it was made from a model of this shape", [&] { return check_provenance(); });
+    claim(undoable() ? "undoing the permutation gives the source tensors, bit for bit"
+                     : "reordering and encoding the source again gives the same tensors, bit for bit",
+          [&] { return check_tensors(); });
+    claim("every level is a prefix of the full model, bytewise, and of the next level", [&] { return check_levels(); });
+    claim("float32 logits before and after agree", [&] { return check_logits(); });
+    return std::move(findings_);
+  }
+
+ private:
+  bool undoable() const { return !artifact_ || is_float(dtype_from_name(manifest().at("type").get<std::string>())); }
+
+  json manifest() const {
+    const fs::path file = output_ / "manifest.json";
+    try {
+      return json::parse(read_text(file));
+    } catch (const json::exception& error) {
+      fail("{}: {}", file.string(), error.what());
+    }
+  }
+
+  std::string check_hashes() const {
+    const json listed = manifest();
+    size_t n = 0;
+    for (const auto& file : listed.at("files")) {
+      const auto name = file.at("name").get<std::string>();
+      const fs::path path = output_ / name;
+      if (!fs::exists(path)) refute("{}: listed in manifest.json, but not there", name);
+      const auto size = fs::file_size(path);
+      if (size != file.at("bytes").get<uint64_t>())
+        refute("{}: expected {} bytes, got {}", name, file.at("bytes").get<uint64_t>(), size);
+      const std::string digest = sha256_file(path);
+      if (digest != file.at("sha256").get<std::string>())
+        refute("{}: expected sha256 {}, got {}", name, file.at("sha256").get<std::string>(), digest);
+      ++n;
+    }
+    return fmt::format("{} files", n);
+  }
+
+  std::string check_provenance() {
+    const std::string hash = spec_hash(spec_);
+    if (artifact_ && manifest().at("spec_hash").get<std::string>() != hash)
+      refute("manifest.json: made from a model with spec hash {}, the source has {}",
+             manifest().at("spec_hash").get<std::string>().substr(0, 12), hash.substr(0, 12));
+    try {
+      permutation_ = load_permutation(output_ / "permutation.h5", spec_);
+      plan_ = load_plan(output_ / "plan.json", spec_);
+    } catch (const Error& error) {
+      refute("{}", error.what());
+    }
+    full_ = std::make_unique<Checkpoint>(Checkpoint::open(artifact_ ? output_ / "full.gguf" : output_));
+    require_same_tensors(spec_, full_->spec(), full_->path().filename().string());
+    require_same_numbers(spec_, full_->spec(), full_->path().filename().string());
+    return fmt::format("spec {}, {} spaces, {} levels", hash.substr(0, 12), spec_.spaces.size(), plan_.levels.size());
+  }
+
+  HostTensor full_tensor(size_t index) const {
+    return full_->load(static_cast<size_t>(full_->spec().find(spec_.tensors[index].name)));
+  }
+
+  std::string check_tensors() const {
+    const DType storage = artifact_ ? dtype_from_name(manifest().at("configuration").at("storage").get<std::string>())
+                                    : full_->lossless_dtype();
+    const Permutation undo = inverse(permutation_);
+    Progress progress("verify tensors", static_cast<int64_t>(spec_.tensors.size()), "tensors");
+    for (size_t i = 0; i < spec_.tensors.size(); ++i) {
+      const TensorSpec& tensor = spec_.tensors[i];
+      const HostTensor found = full_tensor(i);
+      const HostTensor source = source_.load(i, storage);
+      if (is_float(found.dtype)) {
+        require_equal(tensor.name, convert(source, found.dtype), permute(found, tensor, undo));
+      } else {
+        require_equal(tensor.name, convert(permute(source, tensor, permutation_), found.dtype), found);
+      }
+      progress.advance(1);
+    }
+    return fmt::format("{} tensors{}", spec_.tensors.size(),
+                       storage == source_.lossless_dtype() ? "" : fmt::format(", the source rounded to {}", info(storage).name));
+  }
+
+  std::string check_levels() const {
+    try {
+      check(plan_, spec_);
+    } catch (const Error& error) {
+      refute("plan.json: {}", error.what());
+    }
+    if (!artifact_) return fmt::format("{} nested levels", plan_.levels.size());
+    const json listed = manifest();
+    size_t n = 0;
+    for (const auto& file : listed.at("files")) {
+      const auto name = file.at("name").get<std::string>();
+      const auto nominal = file.at("level").get<double>();
+      if (fs::path(name).extension() != ".gguf" || nominal >= 1) continue;
+      const Level& level = find_level(plan_, nominal);
+      const Checkpoint sub = Checkpoint::open(output_ / name);
+      require_same_tensors(spec_, sub.spec(), name);
+      require_same_numbers(spec_, sub.spec(), name);
+      Progress progress(fmt::format("verify {}", name), static_cast<int64_t>(spec_.tensors.size()), "tensors");
+      for (size_t i = 0; i < spec_.tensors.size(); ++i) {
+        const HostTensor found = sub.load(static_cast<size_t>(sub.spec().find(spec_.tensors[i].name)));
+        require_equal(fmt::format("{}: {}", name, spec_.tensors[i].name), slice(full_tensor(i), spec_.tensors[i], level.widths), found);
+        progress.advance(1);
+      }
+      ++n;
+    }
+    return fmt::format("{} level files", n);
+  }
+
+  std::string check_logits() const {
+    // The source's own spec with the output's weights moved back: proves weights and stated numbers at once.
+    const Permutation undo = inverse(permutation_);
+    const Checkpoint before = source_.transformed([&](size_t i, const HostTensor&) {
+      return permute(convert(full_tensor(i), DType::kF32), spec_.tensors[i], undo);
+    });
+    const nn::Decoder a(before, compute_), b(*full_, compute_);
+    const double difference = eval::logit_difference(a, b, options_.tokens, static_cast<uint64_t>(options_.seed));
+    if (!(difference <= options_.tolerance))
+      refute("largest difference {:.2e} of their standard deviation, tolerance {:.0e}", difference, options_.tolerance);
+    return fmt::format("largest difference {:.2e} of their standard deviation (tolerance {:.0e})", difference, options_.tolerance);
+  }
+
+  fs::path output_;
+  bool artifact_;
+  Checkpoint source_;
+  const ModelSpec& spec_;
+  VerifyOptions options_;
+  nn::DecoderOptions compute_;
+  Permutation permutation_;
+  ElasticPlan plan_;
+  std::unique_ptr<Checkpoint> full_;
+  std::vector<Finding> findings_;
+};
+
+}  // namespace
+
+std::vector<Finding> verify(const fs::path& output, const fs::path& model, const VerifyOptions& options,
+                            const nn::DecoderOptions& compute) {
+  if (!is_artifact(output) && !reorder::is_reordered(output))
+    throw UsageError(fmt::format("{}: neither a reordered directory nor an artifact", output.string()),
+                     "give what `elastify reorder` or `elastify export` wrote");
+  return Verifier(output, model, options, compute).run();
+}
+
+}  // namespace elastify::pipeline

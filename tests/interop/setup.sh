@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Installs the stock runtimes of the interop tests and builds llama_oracle against them.
+#   tests/interop/setup.sh [OUTPUT_FOLDER]        default: build/interop
+# Needs node >= 18, npm, git, a C++20 compiler, linux-x64 with glibc. Does nothing when all is in
+# place; downloads about 90 MB otherwise. Exit code 77: this machine cannot run the prebuilt
+# libraries, tests may skip.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+out=${1:-$root/build/interop}
+modules=$here/node_modules
+bins=$modules/@node-llama-cpp/linux-x64/bins/linux-x64
+bundle=$modules/node-llama-cpp/llama/gitRelease.bundle
+
+fail() {
+  echo "interop setup: $1" >&2
+  exit "${2:-1}"
+}
+
+[[ "$(uname -sm)" == "Linux x86_64" ]] || fail "only linux-x64 has a pinned prebuilt llama.cpp" 77
+for tool in node npm git; do
+  command -v "$tool" > /dev/null || fail "$tool is missing"
+done
+node_major=$(node -p 'process.versions.node.split(".")[0]')
+((node_major >= 18)) || fail "node 18 or newer is needed, this is $(node --version)"
+
+# `npm ci` insists on a lock entry for every optional package, and those are the prebuilt variants
+# (CUDA, Vulkan, other machines: 700 MB) that we never want. `npm install` takes the same versions
+# and checks the same hashes, but lets them be absent.
+pins=$(cat "$here/package.json" "$here/package-lock.json" | sha256sum | cut -d ' ' -f 1)
+stamp=$modules/.elastify-pins
+if [[ ! -f $stamp || $(< "$stamp") != "$pins" ]]; then
+  echo "interop setup: installing node packages" >&2
+  rm -f "$stamp"
+  (cd "$here" && npm install --ignore-scripts --omit=optional --no-save --no-audit --no-fund \
+    --loglevel=error > /dev/null)
+  echo "$pins" > "$stamp"
+fi
+[[ -f $bundle ]] || fail "node-llama-cpp does not carry llama.cpp's sources: $bundle"
+libllama=$(find "$bins" -name 'libllama.v*.so' -print -quit)
+libggml=$(find "$bins" -name 'libggml.v*.so' -print -quit)
+[[ -n $libllama && -n $libggml ]] || fail "no libllama in $bins"
+
+# The headers must be those of the libraries, so they come out of the bundle shipped with them.
+mkdir -p "$out"
+headers=$out/llama-headers
+if [[ ! -f $headers/.pins || $(< "$headers/.pins") != "$pins" ]]; then
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  git clone --quiet --bare "$bundle" "$scratch/llama.git"
+  rm -rf "$headers"
+  mkdir -p "$headers"
+  for folder in include ggml/include; do
+    git -C "$scratch/llama.git" archive "HEAD:$folder" | tar -x -C "$headers"
+  done
+  echo "$pins" > "$headers/.pins"
+fi
+
+oracle=$out/llama_oracle
+if [[ ! -x $oracle || $here/llama_oracle.cpp -nt $oracle || $headers/.pins -nt $oracle ]]; then
+  "${CXX:-g++}" -std=c++20 -O2 -Wall -Wextra -I "$headers" "$here/llama_oracle.cpp" \
+    -o "$oracle.tmp-$$" "$libllama" "$libggml" "$bins/libggml-base.so" -ldl "-Wl,-rpath,$bins"
+  mv "$oracle.tmp-$$" "$oracle"
+fi
+echo "$oracle"

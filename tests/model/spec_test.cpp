@@ -1,0 +1,179 @@
+#include "model/spec.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <functional>
+
+#include "base/error.h"
+#include "support/tiny_model.h"
+
+using namespace elastify;
+using elastify::test::make_tiny_spec;
+using elastify::test::TinyVariant;
+
+namespace {
+
+std::string message_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST_CASE("spec: spaces and tensors come in file order") {
+  const ModelSpec spec = make_tiny_spec("llama");
+  REQUIRE(spec.spaces.size() == 4);
+  CHECK(spec.spaces[0].name == "layers.0.attn");
+  CHECK(spec.spaces[1].name == "layers.0.mlp");
+  CHECK(spec.spaces[3].name == "layers.1.mlp");
+  CHECK(spec.spaces[spec.attention_space(1)].name == "layers.1.attn");
+  CHECK(spec.spaces[spec.mlp_space(1)].n_units == 64);
+  CHECK(spec.tensors.front().name == "model.embed_tokens.weight");
+  CHECK(spec.tensors[1].name == "model.layers.0.input_layernorm.weight");
+  CHECK(spec.tensors[10].name == "model.layers.1.input_layernorm.weight");
+  CHECK(spec.tensors[spec.tensors.size() - 2].name == "model.norm.weight");
+  CHECK(spec.tensors.back().name == "lm_head.weight");
+}
+
+TEST_CASE("spec: tensors are found by role and by name, absent ones are not") {
+  const ModelSpec spec = make_tiny_spec("qwen2", {.tied = true});
+  const int64_t query_bias = spec.find(Role::kQueryBias, 1);
+  REQUIRE(query_bias >= 0);
+  CHECK(spec.tensors[static_cast<size_t>(query_bias)].name == "model.layers.1.self_attn.q_proj.bias");
+  CHECK(spec.find("model.layers.1.self_attn.q_proj.bias") == query_bias);
+  CHECK(spec.find(Role::kOutput) == -1);
+  CHECK(spec.find(Role::kQueryNorm, 0) == -1);
+  CHECK(spec.find(Role::kQuery, 2) == -1);
+  CHECK(spec.find("lm_head.weight") == -1);
+}
+
+TEST_CASE("spec: weights are counted whole, per layer and per unit") {
+  const ModelSpec spec = make_tiny_spec("llama");
+  const Widths full = full_widths(spec);
+  const int64_t layer = 32 * 32 + 2 * 16 * 32 + 32 * 32 + 3 * 64 * 32 + 2 * 32;
+  CHECK(n_decoder_params(spec, full) == 2 * layer);
+  CHECK(n_params(spec, full) == 2 * layer + 2 * 96 * 32 + 32);
+  CHECK(n_params(make_tiny_spec("llama", {.tied = true}), full) == 2 * layer + 96 * 32 + 32);
+  CHECK(params_per_unit(spec, spec.mlp_space(0)) == 3 * 32);
+  CHECK(params_per_unit(spec, spec.attention_space(0)) == 2 * 16 * 32 + 2 * 8 * 32);
+}
+
+TEST_CASE("spec: a narrower sub-model loses exactly its units' weights") {
+  for (const TinyVariant& variant : test::tiny_variants()) {
+    CAPTURE(variant.name);
+    const ModelSpec& spec = variant.spec;
+    Widths widths = full_widths(spec);
+    const int64_t all = n_params(spec, widths);
+    widths[spec.attention_space(1)] -= 1;
+    widths[spec.mlp_space(0)] -= 10;
+    const int64_t lost = params_per_unit(spec, spec.attention_space(1)) + 10 * params_per_unit(spec, spec.mlp_space(0));
+    CHECK(n_params(spec, widths) == all - lost);
+
+    const ModelSpec narrow = narrowed(spec, widths);
+    CHECK_FALSE(narrow.is_uniform());
+    CHECK(narrow.n_kv_heads() == spec.n_kv_heads());
+    CHECK(full_widths(narrow) == widths);
+    CHECK(n_params(narrow, full_widths(narrow)) == all - lost);
+    REQUIRE(narrow.tensors.size() == spec.tensors.size());
+    for (size_t i = 0; i < spec.tensors.size(); ++i) CHECK(narrow.tensors[i].shape == shape_at(spec.tensors[i], widths));
+  }
+}
+
+TEST_CASE("spec: widths out of range are refused by name") {
+  const ModelSpec spec = make_tiny_spec("llama");
+  CHECK(message_of([&] { narrowed(spec, {2, 64, 2}); }) == "widths are given for 3 spaces, expected 4");
+  CHECK(message_of([&] { narrowed(spec, {2, 64, 3, 64}); }) == "layers.1.attn: width is 3, expected 1 to 2");
+  CHECK(message_of([&] { narrowed(spec, {2, 0, 2, 64}); }) == "layers.0.mlp: width is 0, expected 1 to 64");
+}
+
+TEST_CASE("spec: the hash tells shapes apart and nothing else") {
+  const ModelSpec spec = make_tiny_spec("llama");
+  CHECK(spec_hash(spec).size() == 64);
+  ModelSpec same = spec;
+  same.norm_eps = 9.99999974e-06;
+  same.rope_theta = 500000;
+  CHECK(spec_hash(same) == spec_hash(spec));
+  CHECK(spec_hash(make_tiny_spec("mistral")) == spec_hash(spec));
+  CHECK(spec_hash(make_tiny_spec("llama", {.d_ff = 63})) != spec_hash(spec));
+  CHECK(spec_hash(make_tiny_spec("llama", {.tied = true})) != spec_hash(spec));
+  CHECK(spec_hash(make_tiny_spec("llama", {.n_kv_heads = 1, .heads_per_group = 4})) != spec_hash(spec));
+  CHECK(spec_hash(make_tiny_spec("llama", {.head_dim = 4, .n_kv_heads = 4})) != spec_hash(spec));
+  CHECK(spec_hash(make_tiny_spec("qwen2")) != spec_hash(spec));
+}
+
+TEST_CASE("spec: dimensions that make no sense are listed, all of them") {
+  ModelSpec spec = make_tiny_spec("llama");
+  spec.d_model = 0;
+  spec.head_dim = 7;
+  spec.norm_eps = NAN;
+  CHECK(message_of([&] { complete_spec(spec); }) ==
+        "model dimensions make no sense: model width is 0, expected 1 to 16777216; head_dim is 7, expected an even "
+        "number; norm epsilon is nan, expected a positive number");
+
+  struct Case {
+    std::string message;
+    std::function<void(ModelSpec&)> spoil;
+  };
+  const std::vector<Case> cases{
+      {"number of layers is 0, expected 1 to 1024", [](ModelSpec& s) { s.n_layers = 0; }},
+      {"number of layers is 9223372036854775807, expected 1 to 1024", [](ModelSpec& s) { s.n_layers = INT64_MAX; }},
+      {"number of kv heads is given for 1 layers, expected 2", [](ModelSpec& s) { s.layer_kv_heads = {2}; }},
+      {"number of kv heads of layer 1 is 0, expected 1 to 1048576", [](ModelSpec& s) { s.layer_kv_heads = {2, 0}; }},
+      {"mlp width of layer 0 is -5, expected 1 to 16777216", [](ModelSpec& s) { s.layer_d_ff = {-5, 3}; }},
+      {"mlp width of layer 1 is 9223372036854775807, expected 1 to 16777216",
+       [](ModelSpec& s) { s.layer_d_ff = {1, INT64_MAX}; }},
+      {"vocabulary size is 4611686018427387904, expected 1 to 268435456",
+       [](ModelSpec& s) { s.n_vocab = int64_t{1} << 62; }},
+      {"context length is 0, expected 1 to 1099511627776", [](ModelSpec& s) { s.max_seq = 0; }},
+      {"query heads per kv head is 0, expected 1 to 65536", [](ModelSpec& s) { s.heads_per_group = 0; }},
+      {"sliding window is -1, expected 0 to 1099511627776", [](ModelSpec& s) { s.sliding_window = -1; }},
+      {"rope theta is 0, expected a positive number", [](ModelSpec& s) { s.rope_theta = 0; }},
+      {"rope scaling factor is inf, expected a positive number",
+       [](ModelSpec& s) { s.rope = {.kind = RopeScaling::Kind::kLinear, .factor = INFINITY, .factors = {}}; }},
+      {"there are 3 rope factors, expected head_dim / 2 = 4",
+       [](ModelSpec& s) { s.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, 2, 3}}; }},
+      {"a rope factor is -2, expected a positive number",
+       [](ModelSpec& s) { s.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, -2, 3, 4}}; }},
+      {"llama models have no norms on q and k", [](ModelSpec& s) { s.qk_norm = true; }},
+  };
+  for (const Case& each : cases) {
+    ModelSpec bad = make_tiny_spec("llama");
+    each.spoil(bad);
+    CHECK(message_of([&] { complete_spec(bad); }) == "model dimensions make no sense: " + each.message);
+  }
+}
+
+TEST_CASE("spec: rotary frequencies are divided as transformers does") {
+  ModelSpec spec = make_tiny_spec("llama", {.head_dim = 16});
+  CHECK(rope_frequency_divisors(spec) == std::vector<float>(8, 1.0F));
+  spec.rope.kind = RopeScaling::Kind::kLinear;
+  spec.rope.factor = 4;
+  CHECK(rope_frequency_divisors(spec) == std::vector<float>(8, 4.0F));
+
+  // Llama 3.1's rule in the form of transformers' _compute_llama3_parameters.
+  spec = make_tiny_spec("llama", {.head_dim = 64, .llama3_rope = true});
+  const std::vector<float> divisors = rope_frequency_divisors(spec);
+  REQUIRE(divisors.size() == 32);
+  bool smoothed = false;
+  for (size_t i = 0; i < divisors.size(); ++i) {
+    const double frequency = 1 / std::pow(500000.0, 2.0 * static_cast<double>(i) / 64);
+    const double wavelength = 2 * 3.14159265358979323846 / frequency;
+    double scaled = frequency;
+    if (wavelength > 8192.0 / 1) {
+      scaled = frequency / 8;
+    } else if (wavelength >= 8192.0 / 4) {
+      const double smooth = (8192 / wavelength - 1) / (4 - 1);
+      scaled = (1 - smooth) * frequency / 8 + smooth * frequency;
+      smoothed = true;
+    }
+    CHECK(divisors[i] == doctest::Approx(frequency / scaled).epsilon(1e-6));
+  }
+  CHECK(smoothed);
+  CHECK(divisors.front() == 1);
+  CHECK(divisors.back() == 8);
+}

@@ -1,0 +1,98 @@
+#include "pipeline/config.h"
+
+#include <doctest/doctest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "support/temporary_directory.h"
+
+namespace elastify::pipeline {
+namespace {
+
+RunConfig parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  const test::TemporaryDirectory directory;
+  write_text(directory.path() / "run.yaml", text);
+  return load_config(directory.path() / "run.yaml", overrides);
+}
+
+const std::string kMinimal = "model: m.gguf\noutput: out\neval: {data: held.txt}\n";
+
+TEST_SUITE("pipeline") {
+  TEST_CASE("config: what the file leaves out has the documented default") {
+    const RunConfig config = parse(kMinimal);
+    CHECK(config.profile.data == std::vector<std::string>{"self"});
+    CHECK(config.profile.tokens == 6400);
+    CHECK(config.reorder.plan.levels.size() == 9);
+    CHECK(config.export_.type == DType::kF16);
+  }
+
+  TEST_CASE("config: every option of the resolved form is read back to the same value") {
+    const RunConfig config = parse(kMinimal, {"profile.tokens=77", "reorder.plan=anchors", "reorder.levels=0.5,0.7", "export.type=q8_0",
+                                              "profile.metrics=[taylor, magnitude]", "eval.baseline=false", "seed=3"});
+    // JSON is YAML: the resolved configuration is itself a configuration.
+    const std::string resolved = to_json(config).dump(2);
+    CHECK(to_json(parse(resolved)).dump(2) == resolved);
+    CHECK(config.profile.tokens == 77);
+    CHECK(config.reorder.plan.method == plan::Method::kAnchors);
+    CHECK(config.reorder.plan.levels == std::vector<double>{0.5, 0.7, 1.0});
+  }
+
+  TEST_CASE("config: a bad file is refused with line, key and a way out") {
+    struct Bad {
+      std::string text, message, hint;
+    };
+    const std::vector<Bad> table{
+        {kMinimal + "profile:\n  tokns: 5\n", "run.yaml:5: unknown key 'profile.tokns'", "did you mean 'tokens'?"},
+        {kMinimal + "mode: x\n", "run.yaml:4: unknown key 'mode'", "did you mean 'model'?"},
+        {kMinimal + "seed: 1\nseed: 2\n", "run.yaml:5: seed: stands here twice", ""},
+        {kMinimal + "profile:\n  tokens: many\n", "run.yaml:5: profile.tokens: expected a whole number, got 'many'", ""},
+        {kMinimal + "profile:\n  tokens: 1e3\n", "run.yaml:5: profile.tokens: expected a whole number, got '1e3'", ""},
+        {kMinimal + "profile:\n  seq: 1\n", "run.yaml:5: profile.seq: expected at least 2, got 1", ""},
+        {kMinimal + "profile: 7\n", "run.yaml:4: profile: expected a section with keys, got '7'", ""},
+        {kMinimal + "reorder:\n  metric: tailor\n", "run.yaml:5: reorder.metric: ", ""},
+        {kMinimal + "reorder:\n  plan: best\n", "run.yaml:5: reorder.plan: ", ""},
+        {kMinimal + "reorder:\n  anchor_share: 2\n", "run.yaml:5: reorder.anchor_share: expected a share", ""},
+        {kMinimal + "export:\n  type: q9\n", "run.yaml:5: export.type: ", ""},
+        {kMinimal + "export:\n  levels: [0.5, x]\n", "run.yaml:5: export.levels: expected a number, got 'x'", ""},
+        {"model: [a\n", "run.yaml:", ""},
+        {"just text", "expected a section with keys, got 'just text'", ""},
+        {"output: out\neval: {data: h}\n", "model is missing", ""},
+        {"model: m\noutput: out\n", "eval.data is missing", "name a text file"},
+        {"", "model is missing", ""},
+    };
+    for (const Bad& bad : table) {
+      CAPTURE(bad.text);
+      try {
+        parse(bad.text);
+        FAIL("accepted");
+      } catch (const UsageError& error) {
+        CHECK(std::string(error.what()).find(bad.message) != std::string::npos);
+        CHECK(error.hint().find(bad.hint) != std::string::npos);
+        CAPTURE(error.what());
+      }
+    }
+  }
+
+  TEST_CASE("config: an override that is not section.key=value is refused") {
+    for (const char* text : {"tokens", "=3", "model.x=3"}) {
+      CAPTURE(text);
+      CHECK_THROWS_AS(parse(kMinimal, {text}), UsageError);
+    }
+    CHECK_THROWS_WITH_AS(parse(kMinimal, {"profile.tokns=3"}), doctest::Contains("unknown key 'profile.tokns'"), UsageError);
+  }
+
+  TEST_CASE("config: every file in configs/ loads") {
+    int n = 0;
+    for (const auto& entry : fs::recursive_directory_iterator(fs::path(ELASTIFY_SOURCE_DIR) / "configs")) {
+      if (entry.path().extension() != ".yaml") continue;
+      CAPTURE(entry.path().string());
+      CHECK_NOTHROW(load_config(entry.path()));
+      ++n;
+    }
+    CHECK(n > 0);
+  }
+}
+
+}  // namespace
+}  // namespace elastify::pipeline
