@@ -9,12 +9,14 @@ void add_export(CLI::App& app, const Globals& globals, Action& action) {
   auto* command = app.add_subcommand("export", "write GGUF files, one per level, for stock runtimes");
   auto args = std::make_shared<ExportCommand>();
   command->add_option("OUT", args->reordered, "directory that `elastify reorder` wrote")->required();
-  command->add_option_function<std::string>("--type", [args](const std::string& name) { args->options.type = dtype_from_name(name); },
-                                            "type of the matrices: f32, f16, bf16, q8_0 [f16]");
+  command->add_option_function<std::string>(
+      "--type", [args](const std::string& name) { args->options.type = dtype_from_name(name); },
+      "type of the matrices: f32, f16, bf16, q8_0 [f16]");
   add_levels_option(*command, args->options.levels, "which of the plan's levels [all]");
   command->add_option("-o,--output", args->output, "directory to write")->required();
   command->footer("Example: elastify export reordered --type q8_0 -o artifact");
-  command->callback([args, &globals, &action] { action = [args, &globals] { return run_export(globals, *args); }; });
+  command->callback(
+      [args, &globals, &action] { action = [args, &globals] { return run_export(globals, *args); }; });
 }
 
 }  // namespace elastify::cli

@@ -27,20 +27,29 @@ ordered_json params_by_part(const ModelSpec& spec) {
   for (const TensorSpec& tensor : spec.tensors) {
     const char* part = "attention";
     switch (tensor.role) {
-      case Role::kTokenEmbedding: part = "embedding"; break;
-      case Role::kOutput: part = "output"; break;
+      case Role::kTokenEmbedding:
+        part = "embedding";
+        break;
+      case Role::kOutput:
+        part = "output";
+        break;
       case Role::kAttnNorm:
       case Role::kFfnNorm:
       case Role::kOutputNorm:
       case Role::kQueryNorm:
-      case Role::kKeyNorm: part = "norms"; break;
+      case Role::kKeyNorm:
+        part = "norms";
+        break;
       case Role::kGate:
       case Role::kUp:
       case Role::kDown:
       case Role::kGateBias:
       case Role::kUpBias:
-      case Role::kDownBias: part = "mlp"; break;
-      default: break;
+      case Role::kDownBias:
+        part = "mlp";
+        break;
+      default:
+        break;
     }
     parts[part] = parts[part].get<int64_t>() + n_elements(tensor.shape);
   }
@@ -69,19 +78,23 @@ Report inspect_model(const fs::path& path) {
           {"params", params_by_part(spec)},
           {"spec_hash", spec_hash(spec)}};
   std::map<std::string, int> stored;
-  for (size_t i = 0; i < spec.tensors.size(); ++i) ++stored[std::string(info(checkpoint.stored_dtype(i)).name)];
+  for (size_t i = 0; i < spec.tensors.size(); ++i)
+    ++stored[std::string(info(checkpoint.stored_dtype(i)).name)];
   json["stored_types"] = stored;
   if (!spec.is_uniform()) {
     json["layer_kv_heads"] = spec.layer_kv_heads;
     json["layer_d_ff"] = spec.layer_d_ff;
   }
 
-  report.text = fmt::format("{}: {} decoder, {} layers, {} parameters ({} in decoder layers)\n", path.string(), spec.family, spec.n_layers,
-                            json["n_params"].get<int64_t>(), json["n_decoder_params"].get<int64_t>());
-  report.text += fmt::format("  model width {}, MLP width {}, {} heads of {} in {} KV groups, vocabulary {} ({}), context {}\n", spec.d_model,
-                             spec.d_ff(), spec.n_heads(), spec.head_dim, spec.n_kv_heads(), spec.n_vocab, spec.tied ? "tied" : "untied",
-                             spec.max_seq);
-  for (const auto& [part, count] : json["params"].items()) report.text += fmt::format("  {:<10} {:>14}\n", part, count.get<int64_t>());
+  report.text = fmt::format("{}: {} decoder, {} layers, {} parameters ({} in decoder layers)\n",
+                            path.string(), spec.family, spec.n_layers, json["n_params"].get<int64_t>(),
+                            json["n_decoder_params"].get<int64_t>());
+  report.text += fmt::format(
+      "  model width {}, MLP width {}, {} heads of {} in {} KV groups, vocabulary {} ({}), context {}\n",
+      spec.d_model, spec.d_ff(), spec.n_heads(), spec.head_dim, spec.n_kv_heads(), spec.n_vocab,
+      spec.tied ? "tied" : "untied", spec.max_seq);
+  for (const auto& [part, count] : json["params"].items())
+    report.text += fmt::format("  {:<10} {:>14}\n", part, count.get<int64_t>());
   std::vector<std::string> types;
   for (const auto& [type, count] : stored) types.push_back(fmt::format("{} x{}", type, count));
   report.text += fmt::format("  stored as  {}\n", fmt::join(types, ", "));
@@ -91,18 +104,22 @@ Report inspect_model(const fs::path& path) {
     spaces.push_back({{"name", spec.spaces[i].name},
                       {"n_units", spec.spaces[i].n_units},
                       {"params_per_unit", params_per_unit(spec, i)}});
-  report.text += fmt::format("  spaces     {} attention spaces of {} KV groups, {} parameters each; {} MLP spaces of {} neurons, {} each\n",
-                             spec.n_layers, spec.n_kv_heads(), params_per_unit(spec, spec.attention_space(0)), spec.n_layers, spec.d_ff(),
-                             params_per_unit(spec, spec.mlp_space(0)));
+  report.text += fmt::format(
+      "  spaces     {} attention spaces of {} KV groups, {} parameters each; {} MLP spaces of {} neurons, {} "
+      "each\n",
+      spec.n_layers, spec.n_kv_heads(), params_per_unit(spec, spec.attention_space(0)), spec.n_layers,
+      spec.d_ff(), params_per_unit(spec, spec.mlp_space(0)));
   json["spaces"] = std::move(spaces);
   json["levels"] = ordered_json::array();
   if (artifact) {
     const auto manifest = nlohmann::json::parse(read_text(path / "manifest.json"));
     for (const auto& file : manifest.at("files")) {
-      json["levels"].push_back({{"level", file.at("level")}, {"true_ratio", file.at("decoder_ratio")}, {"file", file.at("name")}});
-      report.text += fmt::format("  {:<16} true ratio {:.4f}, {}, {:.1f} MB\n", file.at("name").get<std::string>(),
-                                 file.at("decoder_ratio").get<double>(), file.at("architecture").get<std::string>(),
-                                 file.at("bytes").get<double>() / 1e6);
+      json["levels"].push_back(
+          {{"level", file.at("level")}, {"true_ratio", file.at("decoder_ratio")}, {"file", file.at("name")}});
+      report.text +=
+          fmt::format("  {:<16} true ratio {:.4f}, {}, {:.1f} MB\n", file.at("name").get<std::string>(),
+                      file.at("decoder_ratio").get<double>(), file.at("architecture").get<std::string>(),
+                      file.at("bytes").get<double>() / 1e6);
     }
   } else if (fs::exists(path / "plan.json")) {
     Report plan = describe(load_plan(path / "plan.json", spec), spec);
@@ -123,17 +140,19 @@ Report inspect_profile(const fs::path& path) {
                  {"tokens", file.integer_attribute("tokens")},
                  {"base_loss", file.number_attribute("base_loss")},
                  {"metrics", file.list("/importance")}};
-  report.text = fmt::format("{}: {} tokens of {}, loss {:.4f} nats per token, metrics {}\n", path.string(),
-                            report.json["tokens"].get<int64_t>(), report.json["corpus"].get<std::string>(),
-                            report.json["base_loss"].get<double>(), fmt::join(file.list("/importance"), ", "));
+  report.text =
+      fmt::format("{}: {} tokens of {}, loss {:.4f} nats per token, metrics {}\n", path.string(),
+                  report.json["tokens"].get<int64_t>(), report.json["corpus"].get<std::string>(),
+                  report.json["base_loss"].get<double>(), fmt::join(file.list("/importance"), ", "));
   if (file.contains("/layers/removal_loss")) {
     const auto losses = file.doubles("/layers/removal_loss");
     report.json["removal_loss"] = losses;
     report.text += "rise of the loss when a layer is left out, nats per token:\n";
     const double most = *std::max_element(losses.begin(), losses.end());
     for (size_t i = 0; i < losses.size(); ++i)
-      report.text += fmt::format("  layer {:>3} {:>9.4f} {}\n", i, losses[i],
-                                 std::string(static_cast<size_t>(std::max(0.0, 50 * losses[i] / std::max(most, 1e-12))), '#'));
+      report.text += fmt::format(
+          "  layer {:>3} {:>9.4f} {}\n", i, losses[i],
+          std::string(static_cast<size_t>(std::max(0.0, 50 * losses[i] / std::max(most, 1e-12))), '#'));
   }
   return report;
 }
@@ -141,16 +160,21 @@ Report inspect_profile(const fs::path& path) {
 }  // namespace
 
 void add_inspect(CLI::App& app, const Globals& globals, Action& action) {
-  auto* command = app.add_subcommand("inspect", "what a model, an output or a profile holds; --system: what this machine has");
+  auto* command = app.add_subcommand(
+      "inspect", "what a model, an output or a profile holds; --system: what this machine has");
   auto args = std::make_shared<InspectCommand>();
   auto* path = command->add_option("PATH", args->path, "model, reordered directory, artifact or profile.h5");
-  auto* system = command->add_flag("--system", args->system, "LibTorch, BLAS, threads, SIMD, CUDA, and a matrix product timed")->excludes(path);
+  auto* system = command
+                     ->add_flag("--system", args->system,
+                                "LibTorch, BLAS, threads, SIMD, CUDA, and a matrix product timed")
+                     ->excludes(path);
   command->footer("Example: elastify inspect models/SmolLM2-135M-Instruct.Q4_1.gguf --json");
   command->callback([args, path, system, &globals, &action] {
     if (path->empty() && system->empty()) throw CLI::RequiredError("PATH or --system");
     action = [args, &globals] {
       if (args->system) return run_system(globals);
-      if (!fs::exists(args->path)) throw UsageError(fmt::format("{}: there is no such file or directory", args->path.string()));
+      if (!fs::exists(args->path))
+        throw UsageError(fmt::format("{}: there is no such file or directory", args->path.string()));
       return args->path.extension() == ".h5" ? inspect_profile(args->path) : inspect_model(args->path);
     };
   });

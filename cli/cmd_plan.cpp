@@ -35,8 +35,10 @@ void add_plan(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("--profile", args->profile, "profile of this model; the plan `anchors` needs it");
   add_plan_options(*command, args->options);
   command->add_option("-o,--output", args->output, "plan to write, .json")->required();
-  command->footer("Example: elastify plan model --profile profile.h5 --plan anchors --levels 0.5,0.8 -o plan.json");
-  command->callback([args, &globals, &action] { action = [args, &globals] { return run_plan(globals, *args); }; });
+  command->footer(
+      "Example: elastify plan model --profile profile.h5 --plan anchors --levels 0.5,0.8 -o plan.json");
+  command->callback(
+      [args, &globals, &action] { action = [args, &globals] { return run_plan(globals, *args); }; });
 }
 
 }  // namespace elastify::cli

@@ -9,15 +9,19 @@ void add_reorder(CLI::App& app, const Globals& globals, Action& action) {
   auto* command = app.add_subcommand("reorder", "put the most important units first, and plan the levels");
   auto args = std::make_shared<ReorderCommand>();
   command->add_option("MODEL", args->model, kModelHelp)->required();
-  auto* profile = command->add_option("--profile", args->profile, "profile of this model; without it, one is measured with --data");
+  auto* profile = command->add_option("--profile", args->profile,
+                                      "profile of this model; without it, one is measured with --data");
   add_profile_options(*command, args->profiling, false);
   command->get_option("--data")->excludes(profile);
   add_metric_option(*command, args->options.metric);
   add_plan_options(*command, args->options.plan);
-  command->add_option("--storage", args->options.reorder.dtype, "type to store tensors in: f32, f16, bf16 [the source's; f32 if quantised]")
+  command
+      ->add_option("--storage", args->options.reorder.dtype,
+                   "type to store tensors in: f32, f16, bf16 [the source's; f32 if quantised]")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}));
   command->add_option("-o,--output", args->output, "directory to write")->required();
-  command->footer("Example: elastify reorder models/SmolLM2-135M-Instruct.Q4_1.gguf --data text.txt -o reordered");
+  command->footer(
+      "Example: elastify reorder models/SmolLM2-135M-Instruct.Q4_1.gguf --data text.txt -o reordered");
   command->callback([args, &globals, &action] {
     args->profiling.seed = globals.seed;
     action = [args, &globals] { return run_reorder(globals, *args); };

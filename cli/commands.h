@@ -1,5 +1,7 @@
 #pragma once
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 
 #include <functional>
@@ -71,10 +73,12 @@ struct EvalCommand {
 struct RunCommand {
   fs::path config;
   std::vector<std::string> overrides;
+  bool resume = true;  ///< what is up to date is never done again, unless --force
 };
 
-// The commands that need LibTorch, whose start-up alone takes most of a second. `elastify` itself is linked without it: there, each of
-// these replaces the process by `elastify-torch` with the same arguments (hand_over.cpp); in elastify-torch they do the work (torch/).
+// The commands that need LibTorch, whose start-up alone takes most of a second. `elastify` itself is linked
+// without it: there, each of these replaces the process by `elastify-torch` with the same arguments
+// (hand_over.cpp); in elastify-torch they do the work (torch/).
 Report run_system(const Globals& globals);
 Report run_profile(const Globals& globals, const ProfileCommand& command);
 Report run_reorder(const Globals& globals, const ReorderCommand& command);

@@ -20,12 +20,26 @@ namespace {
 
 }  // namespace
 
-Report run_system(const Globals&) { hand_over(); }
-Report run_profile(const Globals&, const ProfileCommand&) { hand_over(); }
-Report run_reorder(const Globals&, const ReorderCommand&) { hand_over(); }
-Report run_export(const Globals&, const ExportCommand&) { hand_over(); }
-Report run_verify(const Globals&, const VerifyCommand&) { hand_over(); }
-Report run_eval(const Globals&, const EvalCommand&) { hand_over(); }
-Report run_run(const Globals&, const RunCommand&) { hand_over(); }
+Report run_system(const Globals&) {
+  hand_over();
+}
+Report run_profile(const Globals&, const ProfileCommand&) {
+  hand_over();
+}
+Report run_reorder(const Globals&, const ReorderCommand&) {
+  hand_over();
+}
+Report run_export(const Globals&, const ExportCommand&) {
+  hand_over();
+}
+Report run_verify(const Globals&, const VerifyCommand&) {
+  hand_over();
+}
+Report run_eval(const Globals&, const EvalCommand&) {
+  hand_over();
+}
+Report run_run(const Globals&, const RunCommand&) {
+  hand_over();
+}
 
 }  // namespace elastify::cli

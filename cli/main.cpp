@@ -23,11 +23,17 @@ void add_globals(CLI::App& command, Globals& globals) {
   group->add_flag("--force", globals.force, "replace what exists");
   group->add_flag("-q,--quiet", globals.quiet, "warnings and errors only");
   group->add_flag("-v,--verbose", globals.verbose, "say more");
-  group->add_option("--threads", globals.threads, "threads; 0: all cores")->check(CLI::Range(0, 4096))->capture_default_str();
+  group->add_option("--threads", globals.threads, "threads; 0: all cores")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
   group->add_option("--device", globals.compute.device, "cpu, cuda or cuda:<i>")->capture_default_str();
-  group->add_option("--dtype", globals.compute.dtype, "type to compute in: f32, bf16, f16")->capture_default_str();
-  group->add_option("--seed", globals.seed, "of everything random")->check(CLI::NonNegativeNumber)->capture_default_str();
-  group->add_option("--tokenizer", globals.tokenizer, "tokenizer.json, .model, .bin, .gguf or a directory with one");
+  group->add_option("--dtype", globals.compute.dtype, "type to compute in: f32, bf16, f16")
+      ->capture_default_str();
+  group->add_option("--seed", globals.seed, "of everything random")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  group->add_option("--tokenizer", globals.tokenizer,
+                    "tokenizer.json, .model, .bin, .gguf or a directory with one");
 }
 
 int report_error(const std::string& verb, const Error& error) {
@@ -40,9 +46,11 @@ int report_error(const std::string& verb, const Error& error) {
 
 int run_main(int argc, char** argv) {
   arguments = argv;
-  CLI::App app{"Makes one pretrained language model elastic: orders its heads and neurons by importance, so that every smaller\n"
-               "model is a prefix of the full one, and writes GGUF files that stock runtimes load.",
-               "elastify"};
+  CLI::App app{
+      "Makes one pretrained language model elastic: orders its heads and neurons by importance, so that "
+      "every smaller\n"
+      "model is a prefix of the full one, and writes GGUF files that stock runtimes load.",
+      "elastify"};
   app.set_version_flag("--version", std::string(kVersion));
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::help);
@@ -50,7 +58,9 @@ int run_main(int argc, char** argv) {
 
   Globals globals;
   Action action;
-  for (auto* add : {add_inspect, add_profile, add_reorder, add_plan, add_export, add_verify, add_eval, add_run}) add(app, globals, action);
+  for (auto* add :
+       {add_inspect, add_profile, add_reorder, add_plan, add_export, add_verify, add_eval, add_run})
+    add(app, globals, action);
   for (CLI::App* command : app.get_subcommands({})) add_globals(*command, globals);
 
   std::string verb;
@@ -60,15 +70,17 @@ int run_main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
     const auto chosen = app.get_subcommands();
-    fmt::print(stderr, "elastify{}{}: error: {}\n  hint: see `elastify{}{} --help`\n", chosen.empty() ? "" : " ",
-               chosen.empty() ? "" : chosen.front()->get_name(), error.what(), chosen.empty() ? "" : " ",
-               chosen.empty() ? "" : chosen.front()->get_name());
+    fmt::print(stderr, "elastify{}{}: error: {}\n  hint: see `elastify{}{} --help`\n",
+               chosen.empty() ? "" : " ", chosen.empty() ? "" : chosen.front()->get_name(), error.what(),
+               chosen.empty() ? "" : " ", chosen.empty() ? "" : chosen.front()->get_name());
     return kBadUsage;
   } catch (const Error& error) {  // out of a validator
     return report_error("", error);
   }
 
-  log::set_level(globals.quiet ? log::Level::kQuiet : globals.verbose ? log::Level::kVerbose : log::Level::kNormal);
+  log::set_level(globals.quiet     ? log::Level::kQuiet
+                 : globals.verbose ? log::Level::kVerbose
+                                   : log::Level::kNormal);
   log::set_prefix(verb);
   install_interrupt_handler();
   try {
@@ -88,4 +100,6 @@ int run_main(int argc, char** argv) {
 }  // namespace
 }  // namespace elastify::cli
 
-int main(int argc, char** argv) { return elastify::cli::run_main(argc, argv); }
+int main(int argc, char** argv) {
+  return elastify::cli::run_main(argc, argv);
+}

@@ -5,39 +5,55 @@
 namespace elastify::cli {
 
 void add_levels_option(CLI::App& command, std::vector<double>& levels, const std::string& help) {
-  command.add_option_function<std::string>("--levels", [&levels](const std::string& text) { levels = plan::parse_levels(text); }, help)
+  command
+      .add_option_function<std::string>(
+          "--levels", [&levels](const std::string& text) { levels = plan::parse_levels(text); }, help)
       ->type_name("LIST|FROM:TO:STEP");
 }
 
 void add_metric_option(CLI::App& command, Metric& metric) {
-  command.add_option_function<std::string>("--metric", [&metric](const std::string& name) { metric = metric_named(name); },
-                                           "importance to order by: taylor, magnitude, random [taylor]");
+  command.add_option_function<std::string>(
+      "--metric", [&metric](const std::string& name) { metric = metric_named(name); },
+      "importance to order by: taylor, magnitude, random [taylor]");
 }
 
 void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bool with_metrics) {
-  command.add_option("--data", options.data, "calibration text: .txt, .jsonl files, or self (sampled from the model)");
+  command.add_option("--data", options.data,
+                     "calibration text: .txt, .jsonl files, or self (sampled from the model)");
   if (with_metrics)
-    command.add_option_function<std::vector<std::string>>(
-        "--metrics",
-        [&options](const std::vector<std::string>& names) {
-          options.metrics.clear();
-          for (const auto& name : names) options.metrics.push_back(metric_named(name));
-        },
-        "importances to measure: taylor, magnitude, random [taylor]")
+    command
+        .add_option_function<std::vector<std::string>>(
+            "--metrics",
+            [&options](const std::vector<std::string>& names) {
+              options.metrics.clear();
+              for (const auto& name : names) options.metrics.push_back(metric_named(name));
+            },
+            "importances to measure: taylor, magnitude, random [taylor]")
         ->delimiter(',');
-  command.add_option("--tokens", options.tokens, "calibration tokens; 0: all of the data")->check(CLI::NonNegativeNumber)->capture_default_str();
-  command.add_option("--seq", options.seq, "tokens per sequence")->check(CLI::Range(2, 1 << 20))->capture_default_str();
-  command.add_option("--batch", options.batch, "sequences per forward pass")->check(CLI::PositiveNumber)->capture_default_str();
-  command.add_option("--removal-tokens", options.removal_tokens, "tokens for the layer-removal loss; 0: not measured")
+  command.add_option("--tokens", options.tokens, "calibration tokens; 0: all of the data")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command.add_option("--seq", options.seq, "tokens per sequence")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--batch", options.batch, "sequences per forward pass")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--removal-tokens", options.removal_tokens,
+                  "tokens for the layer-removal loss; 0: not measured")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
 }
 
 void add_plan_options(CLI::App& command, plan::PlanOptions& options) {
-  command.add_option_function<std::string>("--plan", [&options](const std::string& name) { options.method = plan::method_named(name); },
-                                           "how widths are chosen: uniform, anchors [uniform]");
+  command.add_option_function<std::string>(
+      "--plan", [&options](const std::string& name) { options.method = plan::method_named(name); },
+      "how widths are chosen: uniform, anchors [uniform]");
   add_levels_option(command, options.levels, "shares of the decoder weights [0.2:1.0:0.1]");
-  command.add_option("--grid", options.grid, "MLP widths are multiples of this: 32 (q8_0 and kin), 256 (K-quants)")
+  command
+      .add_option("--grid", options.grid,
+                  "MLP widths are multiples of this: 32 (q8_0 and kin), 256 (K-quants)")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command.add_option("--anchor-share", options.anchor_share, "layers that `anchors` keeps at full width")

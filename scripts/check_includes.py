@@ -26,7 +26,7 @@ LAYERS = [
     {"cli"},
 ]
 RANK = {folder: rank for rank, layer in enumerate(LAYERS) for folder in layer}
-TORCH_FREE = {"base", "io", "model", "data", "cli"}
+TORCH_FREE = {"base", "io", "model", "data"}
 TORCH_H = {"nn", "train", "profile", "recover", "tlm", "eval"}  # where a .cpp may include <torch/torch.h>
 TORCH = re.compile(r"(torch|ATen|c10|caffe2)/")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^">]+)[">]', re.M)
@@ -48,20 +48,22 @@ def folder_of(path):
 
 @cache
 def includes(path):
-    """[line, quoted, name, file in this project or None] of every include."""
+    """(line, quoted?, name, file of this project or None) of every include."""
     text = path.read_text(encoding="utf-8")
     found = []
     for match in INCLUDE.finditer(text):
-        name = match[2]
-        places = (ROOT / "lib" / name, ROOT / name, ROOT / "tests" / name, path.parent / name, ROOT / "lib" / f"{name}.in")
+        name, quoted = match[2], match[1] == '"'
+        places = [ROOT / "lib" / name, ROOT / name, ROOT / "lib" / f"{name}.in"]  # .in: made by CMake
+        if quoted and folder_of(path) == "tests":
+            places += [ROOT / "tests" / name, path.parent / name]
         ours = next((place for place in places if place.is_file()), None)
-        found.append((text.count("\n", 0, match.start()) + 1, match[1] == '"', name, ours))
+        found.append((text.count("\n", 0, match.start()) + 1, quoted, name, ours))
     return found
 
 
 @cache
 def reaches_torch(path):
-    return any(TORCH.match(name) or (ours is not None and reaches_torch(ours)) for _, _, name, ours in includes(path))
+    return any(TORCH.match(name) or (ours and reaches_torch(ours)) for _, _, name, ours in includes(path))
 
 
 def allowed(folder, other):

@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 packages=(libtorch-dev libopenblas0-openmp libhdf5-dev libcli11-dev doctest-dev libyaml-cpp-dev
   nlohmann-json3-dev libfmt-dev libspdlog-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libssl-dev
   g++ cmake ninja-build ccache mold pkg-config python3 python3-pip ca-certificates)
-test_packages=(clang-format-14 clang-tidy-14 shellcheck git)
+test_packages=(clang-format-14 clang-tidy-19 shellcheck git)
 
 say() { echo "setup: $*" >&2; }
 fail() {
@@ -59,7 +59,7 @@ missing=()
 for package in "${packages[@]}"; do
   [[ -z $package ]] && continue
   status=$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2> /dev/null || true)
-  [[ $status == ii* ]] || missing+=("$package")
+  [[ $status == ?i* ]] || missing+=("$package")
 done
 
 if ((${#missing[@]} == 0)); then

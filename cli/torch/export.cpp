@@ -7,7 +7,8 @@ namespace elastify::cli {
 
 Report run_export(const Globals& globals, const ExportCommand& command) {
   nn::set_threads(globals.threads);
-  const auto files = pipeline::write_artifact(command.reordered, command.options, {{"export", pipeline::to_json(command.options)}},
+  const auto files = pipeline::write_artifact(command.reordered, command.options,
+                                              {{"export", pipeline::to_json(command.options)}},
                                               command.output, globals.force);
   Report report;
   report.json = {{"output", command.output.string()}, {"files", nlohmann::ordered_json::array()}};
@@ -18,10 +19,12 @@ Report run_export(const Globals& globals, const ExportCommand& command) {
                                     {"n_params", file.n_params},
                                     {"bytes", file.bytes},
                                     {"sha256", file.sha256}});
-    report.text += fmt::format("{:<16} {:>6.3g} {:<8} {:>12} parameters {:>9.1f} MB\n", file.name, file.nominal, file.architecture,
-                               file.n_params, static_cast<double>(file.bytes) / 1e6);
+    report.text +=
+        fmt::format("{:<16} {:>6.3g} {:<8} {:>12} parameters {:>9.1f} MB\n", file.name, file.nominal,
+                    file.architecture, file.n_params, static_cast<double>(file.bytes) / 1e6);
   }
-  report.text += fmt::format("{} files, {} -> {}\n", files.size(), info(command.options.type).name, command.output.string());
+  report.text += fmt::format("{} files, {} -> {}\n", files.size(), info(command.options.type).name,
+                             command.output.string());
   return report;
 }
 

@@ -24,8 +24,9 @@ Report run_profile(const Globals& globals, const ProfileCommand& command) {
                  {"peak_rss_bytes", pipeline::peak_rss_bytes()},
                  {"base_loss", measured.profile.base_loss},
                  {"output", command.output.string()}};
-  report.text = fmt::format("{} tokens in {:.1f} s, {:.0f} tokens/s, peak memory {:.0f} MiB -> {}\n", tokens, measured.seconds, rate,
-                            static_cast<double>(pipeline::peak_rss_bytes()) / (1 << 20), command.output.string());
+  report.text = fmt::format(
+      "{} tokens in {:.1f} s, {:.0f} tokens/s, peak memory {:.0f} MiB -> {}\n", tokens, measured.seconds,
+      rate, static_cast<double>(pipeline::peak_rss_bytes()) / (1 << 20), command.output.string());
   return report;
 }
 

@@ -21,15 +21,18 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
     profiling.metrics = {command.options.metric};
     if (command.options.plan.method == plan::Method::kUniform) profiling.removal_tokens = 0;
     profile = pipeline::measure_profile(model, globals.compute, profiling).profile;
-  } else if (command.options.metric == Metric::kTaylor || command.options.plan.method == plan::Method::kAnchors) {
-    throw UsageError("neither a profile nor calibration text", "--data FILE... (or self), or --profile of an earlier `elastify profile`");
+  } else if (command.options.metric == Metric::kTaylor ||
+             command.options.plan.method == plan::Method::kAnchors) {
+    throw UsageError("neither a profile nor calibration text",
+                     "--data FILE... (or self), or --profile of an earlier `elastify profile`");
   }
-  const ElasticPlan plan =
-      pipeline::write_reordered(model, profile ? &*profile : nullptr, command.options, globals.seed, command.output, globals.force);
+  const ElasticPlan plan = pipeline::write_reordered(model, profile ? &*profile : nullptr, command.options,
+                                                     globals.seed, command.output, globals.force);
   Report report = describe(plan, spec);
   report.json["metric"] = name_of(command.options.metric);
   report.json["output"] = command.output.string();
-  report.text += fmt::format("reordered by {}, {} levels -> {}\n", name_of(command.options.metric), plan.levels.size(), command.output.string());
+  report.text += fmt::format("reordered by {}, {} levels -> {}\n", name_of(command.options.metric),
+                             plan.levels.size(), command.output.string());
   return report;
 }
 

@@ -1,6 +1,6 @@
+#include "pipeline/run.h"
 #include "cli/commands.h"
 #include "nn/decoder.h"
-#include "pipeline/run.h"
 
 namespace elastify::cli {
 
@@ -10,7 +10,8 @@ Report run_run(const Globals& globals, const RunCommand& command) {
   nn::warn_if_blas_is_slow();
   Report report;
   report.json = pipeline::run(config, globals.force);
-  report.text = pipeline::table(report.json) + fmt::format("\n{0}/artifact, {0}/report.json, {0}/report.svg\n", config.output);
+  report.text = pipeline::table(report.json) +
+                fmt::format("\n{0}/artifact, {0}/report.json, {0}/report.svg\n", config.output);
   return report;
 }
 

@@ -7,10 +7,13 @@ Report run_system(const Globals& globals) {
   nn::set_threads(globals.threads);
   const nn::SystemReport system = nn::inspect_system();
   Report report;
-  report.json = {{"torch", system.torch_version}, {"blas", system.blas}, {"simd", system.simd},
-                 {"cuda", system.cuda},           {"threads", system.threads}, {"gemm_gflops", system.gemm_gflops}};
-  report.text = fmt::format("LibTorch  {}\nBLAS      {}\nSIMD      {}\nCUDA      {}\nthreads   {}\nmatmul    {:.0f} GFLOP/s (float32)\n",
-                            system.torch_version, system.blas, system.simd, system.cuda, system.threads, system.gemm_gflops);
+  report.json = {{"torch", system.torch_version}, {"blas", system.blas},
+                 {"simd", system.simd},           {"cuda", system.cuda},
+                 {"threads", system.threads},     {"gemm_gflops", system.gemm_gflops}};
+  report.text = fmt::format(
+      "LibTorch  {}\nBLAS      {}\nSIMD      {}\nCUDA      {}\nthreads   {}\nmatmul    {:.0f} GFLOP/s "
+      "(float32)\n",
+      system.torch_version, system.blas, system.simd, system.cuda, system.threads, system.gemm_gflops);
   return report;
 }
 

@@ -7,11 +7,15 @@ Report run_verify(const Globals& globals, const VerifyCommand& command) {
   nn::set_threads(globals.threads);
   const auto findings = pipeline::verify(command.path, command.against, command.options, globals.compute);
   Report report;
-  report.json = {{"path", command.path.string()}, {"against", command.against.string()}, {"findings", nlohmann::ordered_json::array()}};
+  report.json = {{"path", command.path.string()},
+                 {"against", command.against.string()},
+                 {"findings", nlohmann::ordered_json::array()}};
   for (const auto& finding : findings) {
     report.ok = report.ok && finding.holds;
-    report.json["findings"].push_back({{"claim", finding.claim}, {"holds", finding.holds}, {"detail", finding.detail}});
-    report.text += fmt::format("{:<7} {}\n        {}\n", finding.holds ? "proved" : "REFUTED", finding.claim, finding.detail);
+    report.json["findings"].push_back(
+        {{"claim", finding.claim}, {"holds", finding.holds}, {"detail", finding.detail}});
+    report.text += fmt::format("{:<7} {}\n        {}\n", finding.holds ? "proved" : "REFUTED", finding.claim,
+                               finding.detail);
   }
   report.json["proved"] = report.ok;
   return report;

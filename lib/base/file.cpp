@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/error.h"
@@ -24,6 +26,18 @@ namespace {
 
 fs::path beside(const fs::path& path) {
   return path.parent_path() / fmt::format(".{}.tmp-{}", path.filename().string(), getpid());
+}
+
+/// Temporary files and directories for `path` of processes that were killed.
+void remove_abandoned(const fs::path& path) {
+  const std::string prefix = fmt::format(".{}.tmp-", path.filename().string());
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(path.has_parent_path() ? path.parent_path() : ".", error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.compare(0, prefix.size(), prefix) != 0) continue;
+    const long process = std::strtol(name.c_str() + prefix.size(), nullptr, 10);
+    if (process > 0 && ::kill(static_cast<pid_t>(process), 0) != 0 && errno == ESRCH) fs::remove_all(entry.path(), error);
+  }
 }
 
 fs::path without_trailing_slash(fs::path path) {
@@ -95,6 +109,7 @@ AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), temporary_(besid
       fail_errno(path_.parent_path(), "make the directory");
     }
   }
+  remove_abandoned(path_);
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd_ < 0) fail_errno(path_, "write");
 }
@@ -141,6 +156,7 @@ void write_text(const fs::path& path, std::string_view text) {
 AtomicDirectory::AtomicDirectory(fs::path path, bool replace)
     : target_(without_trailing_slash(std::move(path))), temporary_(beside(target_)) {
   require_absent(target_, replace);
+  remove_abandoned(target_);
   std::error_code error;
   fs::remove_all(temporary_, error);
   fs::create_directories(temporary_, error);

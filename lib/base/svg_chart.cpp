@@ -11,15 +11,20 @@ namespace elastify {
 namespace {
 
 constexpr double kWidth = 720, kHeight = 440, kLeft = 80, kRight = 20, kTop = 50, kBottom = 60;
-constexpr std::array<const char*, 6> kColours{"#1f6fb4", "#c8501e", "#2e8b57", "#7b4fa3", "#8a6d1d", "#444444"};
+constexpr std::array<const char*, 6> kColours{"#1f6fb4", "#c8501e", "#2e8b57",
+                                              "#7b4fa3", "#8a6d1d", "#444444"};
 
 std::string escaped(const std::string& text) {
   std::string out;
   for (const char c : text) {
-    if (c == '<') out += "&lt;";
-    else if (c == '>') out += "&gt;";
-    else if (c == '&') out += "&amp;";
-    else out += c;
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '>')
+      out += "&gt;";
+    else if (c == '&')
+      out += "&amp;";
+    else
+      out += c;
   }
   return out;
 }
@@ -39,12 +44,14 @@ struct Axis {
       const bool wide = high / low > 1000;
       for (double decade = std::pow(10, std::floor(std::log10(low))); decade <= high; decade *= 10)
         for (const double step : {1.0, 2.0, 5.0})
-          if (const double value = decade * step; (step == 1 || !wide) && value >= low && value <= high) values.push_back(value);
+          if (const double value = decade * step; (step == 1 || !wide) && value >= low && value <= high)
+            values.push_back(value);
       return values;
     }
     const double rough = (high - low) / 6, power = std::pow(10, std::floor(std::log10(rough)));
     const double step = power * (rough / power > 5 ? 10 : rough / power > 2 ? 5 : rough / power > 1 ? 2 : 1);
-    for (double value = std::ceil(low / step) * step; value <= high + step * 1e-9; value += step) values.push_back(value);
+    for (double value = std::ceil(low / step) * step; value <= high + step * 1e-9; value += step)
+      values.push_back(value);
     return values;
   }
 };
@@ -75,16 +82,18 @@ std::string to_svg(const Chart& chart) {
       kWidth, kHeight, kLeft, escaped(chart.title));
   for (const double tick : x.ticks())
     svg += fmt::format(
-        "<path d=\"M{0:.1f} {1}V{2}\" stroke=\"#e4e4e4\"/><text x=\"{0:.1f}\" y=\"{3}\" text-anchor=\"middle\">{4:g}</text>\n", x.at(tick),
-        kTop, kHeight - kBottom, kHeight - kBottom + 18, tick);
+        "<path d=\"M{0:.1f} {1}V{2}\" stroke=\"#e4e4e4\"/><text x=\"{0:.1f}\" y=\"{3}\" "
+        "text-anchor=\"middle\">{4:g}</text>\n",
+        x.at(tick), kTop, kHeight - kBottom, kHeight - kBottom + 18, tick);
   for (const double tick : y.ticks())
     svg += fmt::format(
-        "<path d=\"M{1} {0:.1f}H{2}\" stroke=\"#e4e4e4\"/><text x=\"{3}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:g}</text>\n", y.at(tick),
-        kLeft, kWidth - kRight, kLeft - 8, y.at(tick) + 4, tick);
-  svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", (kLeft + kWidth - kRight) / 2, kHeight - 16,
-                     escaped(chart.x_label));
-  svg += fmt::format("<text transform=\"translate(20 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n", (kTop + kHeight - kBottom) / 2,
-                     escaped(chart.y_label));
+        "<path d=\"M{1} {0:.1f}H{2}\" stroke=\"#e4e4e4\"/><text x=\"{3}\" y=\"{4:.1f}\" "
+        "text-anchor=\"end\">{5:g}</text>\n",
+        y.at(tick), kLeft, kWidth - kRight, kLeft - 8, y.at(tick) + 4, tick);
+  svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
+                     (kLeft + kWidth - kRight) / 2, kHeight - 16, escaped(chart.x_label));
+  svg += fmt::format("<text transform=\"translate(20 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
+                     (kTop + kHeight - kBottom) / 2, escaped(chart.y_label));
   for (size_t i = 0; i < chart.series.size(); ++i) {
     const ChartSeries& line = chart.series[i];
     const char* colour = kColours[i % kColours.size()];
@@ -92,12 +101,15 @@ std::string to_svg(const Chart& chart) {
     for (size_t j = 0; j < std::min(line.x.size(), line.y.size()); ++j) {
       if (!std::isfinite(line.y[j]) || (chart.log_y && line.y[j] <= 0)) continue;
       points += fmt::format("{:.1f},{:.1f} ", x.at(line.x[j]), y.at(line.y[j]));
-      dots += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\" fill=\"{}\"/>", x.at(line.x[j]), y.at(line.y[j]), colour);
+      dots += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\" fill=\"{}\"/>", x.at(line.x[j]),
+                          y.at(line.y[j]), colour);
     }
-    svg += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>{}\n", points, colour, dots);
+    svg += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>{}\n", points,
+                       colour, dots);
     const double row = kTop + 14 + 20 * static_cast<double>(i);
-    svg += fmt::format("<path d=\"M{} {}h24\" stroke=\"{}\" stroke-width=\"3\"/><text x=\"{}\" y=\"{}\">{}</text>\n", kWidth - 240, row,
-                       colour, kWidth - 208, row + 4, escaped(line.name));
+    svg += fmt::format(
+        "<path d=\"M{} {}h24\" stroke=\"{}\" stroke-width=\"3\"/><text x=\"{}\" y=\"{}\">{}</text>\n",
+        kWidth - 240, row, colour, kWidth - 208, row + 4, escaped(line.name));
   }
   return svg + "</svg>\n";
 }

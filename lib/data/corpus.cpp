@@ -150,7 +150,7 @@ class TokenStream {
   const Tokenizer& tokenizer_;
   const Vocabulary& vocabulary_;
   int64_t before_ = -1, between_ = -1;  ///< token ids; -1: none
-  std::vector<int32_t> n_bytes_;  ///< per token of the vocabulary
+  std::vector<int32_t> n_bytes_;        ///< per token of the vocabulary
   std::vector<int32_t> ids_;
   std::vector<int32_t> bytes_;  ///< per token of the stream
 };

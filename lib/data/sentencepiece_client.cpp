@@ -35,13 +35,14 @@ class Descriptor {
     }
     if (fd_ < 0) fail("sentencepiece helper: cannot make a {}: {}", what, std::strerror(errno));
   }
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
+  ~Descriptor() { close(); }
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   int get() const { return fd_; }
   int release() { return std::exchange(fd_, -1); }
+  void close() {
+    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+  }
 
  private:
   int fd_;
@@ -95,6 +96,7 @@ SentencePieceClient::SentencePieceClient(std::string_view model, bool lines_are_
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   if (code != 0) fail("{}: cannot start: {}", name, std::strerror(code));
+  theirs.close();  // so that the helper's end is closed when it ends
   socket_ = ours.release();
   log_ = log.release();
 

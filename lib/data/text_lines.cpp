@@ -7,6 +7,31 @@
 #include "data/utf8.h"
 
 namespace elastify {
+namespace {
+
+/// What reads a value after it is parsed recurses into it, so that depth must have a limit.
+constexpr int kMaxDepth = 256;
+
+bool nests_too_deep(std::string_view json) {
+  int depth = 0;
+  bool in_text = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (in_text) {
+      if (c == '\\') ++i;
+      if (c == '"') in_text = false;
+    } else if (c == '"') {
+      in_text = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxDepth) return true;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return false;
+}
+
+}  // namespace
 
 std::string read_utf8(const fs::path& file) {
   std::string text = read_text(file);
@@ -28,6 +53,7 @@ std::string read_utf8(const fs::path& file) {
 }
 
 nlohmann::json parse_json_text(const std::string& place, std::string_view text) {
+  if (nests_too_deep(text)) fail("{}: not valid JSON: nested more than {} deep", place, kMaxDepth);
   try {
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::exception& error) {

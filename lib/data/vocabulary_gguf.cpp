@@ -80,8 +80,10 @@ void write_gguf_keys(const Vocabulary& vocabulary, GgufMetadata& metadata) {
       fail(
           "the sentencepiece model is not of type BPE, the only one that GGUF's tokenizer \"llama\" stands "
           "for");
-    if (model.rewrites_characters || model.remove_extra_whitespaces)
-      log::warn("this tokenizer rewrites text before it encodes it; runtimes that read GGUF do not");
+    if (model.rewrites_characters)
+      log::warn("this tokenizer replaces characters; runtimes that read GGUF do not");
+    if (model.remove_extra_whitespaces)
+      log::warn("this tokenizer drops outer and doubled spaces; runtimes that read GGUF keep them");
   }
   const auto set_id = [&](const char* key, const std::optional<int64_t>& id) {
     if (id) metadata.set(key, static_cast<uint32_t>(*id));

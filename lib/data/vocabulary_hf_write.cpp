@@ -139,7 +139,7 @@ json tokenizer_config(const Vocabulary& vocabulary) {
   config["add_eos_token"] = vocabulary.add_eos;
   if (sentencepiece) {
     config["add_prefix_space"] = vocabulary.add_space_prefix;
-    config["legacy"] = false;
+    config["legacy"] = true;  // puts a space before every text, as sentencepiece does
   }
   config["clean_up_tokenization_spaces"] = false;
   config.update(special_tokens(vocabulary));

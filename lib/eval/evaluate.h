@@ -11,15 +11,16 @@
 namespace elastify::eval {
 
 struct PerplexityResult {
-  double perplexity = 0;      ///< per token
-  double bits_per_byte = 0;   ///< of UTF-8 text
-  double nll = 0;             ///< nats per predicted token
-  int64_t tokens = 0;         ///< predicted
+  double perplexity = 0;     ///< per token
+  double bits_per_byte = 0;  ///< of UTF-8 text
+  double nll = 0;            ///< nats per predicted token
+  int64_t tokens = 0;        ///< predicted
   double tokens_per_second = 0;
 };
 
 /// Perplexity over sequences, each on its own (no context carried over), at these widths (null: full).
-PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batches, const Widths* widths, int64_t batch);
+PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batches, const Widths* widths,
+                            int64_t batch);
 
 struct TaskResult {
   double accuracy = 0;       ///< highest sum of log p
@@ -27,12 +28,13 @@ struct TaskResult {
   int64_t items = 0;
 };
 
-/// Multiple choice by log-likelihood of the continuation given its context (bos in front where the vocabulary adds one).
-/// Items longer than the model's context lose tokens on the left.
-TaskResult multiple_choice(const nn::Decoder& decoder, const Tokenizer& tokenizer, const std::vector<TaskItem>& items,
-                           const Widths* widths);
+/// Multiple choice by log-likelihood of the continuation given its context (bos in front where the vocabulary
+/// adds one). Items longer than the model's context lose tokens on the left.
+TaskResult multiple_choice(const nn::Decoder& decoder, const Tokenizer& tokenizer,
+                           const std::vector<TaskItem>& items, const Widths* widths);
 
-/// Largest absolute difference of logits over the standard deviation of the first's, on fixed pseudo-random ids.
+/// Largest absolute difference of logits over the standard deviation of the first's, on fixed pseudo-random
+/// ids.
 double logit_difference(const nn::Decoder& a, const nn::Decoder& b, int64_t n_tokens, uint64_t seed);
 
 }  // namespace elastify::eval

@@ -21,6 +21,7 @@ struct ExportOptions {
 struct ArtifactFile {
   std::string name;          ///< "level-050.gguf"
   double nominal = 1;
+  double decoder_ratio = 1, total_ratio = 1;
   std::string architecture;  ///< GGUF's
   uint64_t bytes = 0;
   int64_t n_params = 0;
@@ -32,12 +33,18 @@ struct ArtifactFile {
 /// \throws Error  with the reason where no stock architecture can
 std::string gguf_architecture(const ModelSpec& spec, const Widths& widths);
 
-/// Writes full.gguf and level-XXX.gguf for every level below 1, and manifest.json, into an existing, empty directory. Matrices are encoded
-/// once for the full model; each level holds byte prefixes of the same rows and blocks.
-/// \param source      a reordered model
+/// Writes full.gguf, level-XXX.gguf for every level below 1, and manifest.json. Matrices are encoded once for the full model; each
+/// level holds byte prefixes of the same rows and blocks. All files are written in one pass over the model; memory: about twice
+/// the largest encoded matrix. Only what the architecture asks for is written, since stock llama.cpp refuses extra tensors.
+/// \param source      a reordered model; a tokenizer.gguf beside it gives the tokenizer's keys verbatim
+/// \param vocabulary  null: the files say that they have no vocabulary
 /// \param permutation provenance: its digest goes into every file
 /// \param configuration  resolved options, for the manifest
-/// \throws Error  before anything is written, if a level has no architecture or a width that `type` cannot carry
+/// \param directory   an existing, empty directory; left empty on failure
+/// \returns           full.gguf first, then the levels from wide to narrow
+/// \throws Error  before anything is written, if a level has no architecture or a width that `type` cannot carry, or the
+///                vocabulary has more tokens than the model
+/// \throws UsageError  for a type that cannot be written, or a level that the plan does not have
 std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary, const Permutation& permutation,
                                        const ElasticPlan& plan, const ExportOptions& options,
                                        const nlohmann::ordered_json& configuration, const fs::path& directory);

@@ -1,6 +1,7 @@
 #include "io/ggml_blocks.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -24,6 +25,13 @@ T load(const std::byte* bytes) {
 float load_f16(const std::byte* bytes) {
   return half::from_f16(load<uint16_t>(bytes));
 }
+
+// Single bits as a table: shifts by a different count for each element are not in every vector unit.
+constexpr auto kBit = [] {
+  std::array<uint32_t, 32> bits{};
+  for (size_t i = 0; i < bits.size(); ++i) bits[i] = uint32_t{1} << i;
+  return bits;
+}();
 
 const uint8_t* as_u8(const std::byte* bytes) {
   return reinterpret_cast<const uint8_t*>(bytes);
@@ -67,12 +75,12 @@ void decode_q5_0(const std::byte* __restrict source, float* __restrict target, i
     const auto high = load<uint32_t>(source + 2);
     const uint8_t* q = as_u8(source + 6);
     for (int i = 0; i < 16; ++i) {
-      const auto bit = static_cast<int>(high >> i & 1);
-      target[i] = static_cast<float>(((q[i] & 15) | bit << 4) - 16) * d;
+      const int bit = (high & kBit[i]) != 0 ? 16 : 0;
+      target[i] = static_cast<float>(((q[i] & 15) | bit) - 16) * d;
     }
     for (int i = 0; i < 16; ++i) {
-      const auto bit = static_cast<int>(high >> (i + 16) & 1);
-      target[i + 16] = static_cast<float>((q[i] >> 4 | bit << 4) - 16) * d;
+      const int bit = (high & kBit[i + 16]) != 0 ? 16 : 0;
+      target[i + 16] = static_cast<float>((q[i] >> 4 | bit) - 16) * d;
     }
   }
 }
@@ -84,12 +92,12 @@ void decode_q5_1(const std::byte* __restrict source, float* __restrict target, i
     const auto high = load<uint32_t>(source + 4);
     const uint8_t* q = as_u8(source + 8);
     for (int i = 0; i < 16; ++i) {
-      const auto bit = static_cast<int>(high >> i & 1);
-      target[i] = static_cast<float>((q[i] & 15) | bit << 4) * d + m;
+      const int bit = (high & kBit[i]) != 0 ? 16 : 0;
+      target[i] = static_cast<float>((q[i] & 15) | bit) * d + m;
     }
     for (int i = 0; i < 16; ++i) {
-      const auto bit = static_cast<int>(high >> (i + 16) & 1);
-      target[i + 16] = static_cast<float>(q[i] >> 4 | bit << 4) * d + m;
+      const int bit = (high & kBit[i + 16]) != 0 ? 16 : 0;
+      target[i + 16] = static_cast<float>(q[i] >> 4 | bit) * d + m;
     }
   }
 }
@@ -172,7 +180,7 @@ void encode_q8_0(const float* __restrict source, std::byte* __restrict target, i
     const float d = std::bit_cast<float>(largest) / 127.0f;
     const uint16_t stored = half::to_f16(d);
     if (stored >= 0x7c00)
-      fail("q8_0: the largest value is {}, above what a f16 scale can hold", std::bit_cast<float>(largest));
+      fail("q8_0: the largest value is {}, above what an f16 scale can hold", std::bit_cast<float>(largest));
     float inverse = d != 0 ? 1.0f / d : 0.0f;
     if (std::isinf(inverse)) inverse = 0;  // d is subnormal and its f16 is zero, as is every decoded value
     int8_t q[kSmall];
@@ -181,7 +189,7 @@ void encode_q8_0(const float* __restrict source, std::byte* __restrict target, i
       // roundf, in operations that vectorise: |x| <= 127, so the truncation and the remainder are exact.
       const auto whole = static_cast<int32_t>(x);
       const float rest = x - static_cast<float>(whole);
-      q[i] = static_cast<int8_t>(whole + (rest >= 0.5f ? 1 : 0) - (rest <= -0.5f ? 1 : 0));
+      q[i] = static_cast<int8_t>(whole + static_cast<int32_t>(rest + rest));
     }
     std::memcpy(target, &stored, 2);
     std::memcpy(target + 2, q, kSmall);

@@ -195,10 +195,9 @@ GgufValue read_value(ByteReader& reader) {
 }
 
 uint32_t read_version(ByteReader& reader) {
-  const auto magic = reader.take(std::min<uint64_t>(kMagic.size(), reader.left()), "magic");
-  if (std::memcmp(magic.data(), kMagic.data(), magic.size()) != 0 || magic.size() < kMagic.size())
-    fail("not a GGUF file: expected it to start with GGUF, got \"{}\"",
-         printable({reinterpret_cast<const char*>(magic.data()), magic.size()}));
+  const auto start = reader.take(std::min<uint64_t>(kMagic.size(), reader.left()), "magic");
+  const std::string_view magic(reinterpret_cast<const char*>(start.data()), start.size());
+  if (magic != kMagic) fail("not a GGUF file: expected it to start with GGUF, got \"{}\"", printable(magic));
   const auto version = reader.read<uint32_t>("version");
   if (version != 0 && (version & 0xffff) == 0)
     throw Error(fmt::format("expected a little-endian file, got version {:#010x}, which is {} big-endian",
@@ -452,8 +451,9 @@ std::string GgufMetadata::require_string(std::string_view key) const {
 }
 
 bool GgufFile::has_magic(const fs::path& path) {
-  const auto bytes = MappedFile::open(path)->bytes();
-  return bytes.size() >= kMagic.size() && std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) == 0;
+  const auto file = MappedFile::open(path);
+  const auto bytes = file->bytes();
+  return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).starts_with(kMagic);
 }
 
 GgufFile GgufFile::open(const fs::path& path) {
@@ -535,7 +535,8 @@ GgufWriter::GgufWriter(const fs::path& path, const GgufMetadata& metadata, std::
     alignment_ = alignment_of(metadata, kDefaultAlignment);
     require_writable(tensors_);
   });
-  put(std::as_bytes(std::span(header_bytes(metadata, tensors_, alignment_))));
+  const std::string header = header_bytes(metadata, tensors_, alignment_);
+  put(std::as_bytes(std::span(header)));
   if (!tensors_.empty()) left_ = n_bytes(tensors_[0].dtype, tensors_[0].shape);
 }
 

@@ -7,30 +7,39 @@
 
 namespace elastify::half {
 
+// All ones where `condition` holds. Selecting by masks of signed comparisons is what every vector unit can
+// do.
+inline int32_t mask(bool condition) {
+  return -static_cast<int32_t>(condition);
+}
+
 inline float from_f16(uint16_t half) {
-  const uint32_t sign = (uint32_t{half} & 0x8000u) << 16;
-  const uint32_t magnitude = half & 0x7fffu;
-  const uint32_t normal = (magnitude << 13) + (112u << 23);
-  const uint32_t special = normal + (112u << 23);  // infinities and NaNs
+  const uint32_t sign = (uint32_t{half} & 0x8000) << 16;
+  const int32_t magnitude = half & 0x7fff;
+  const int32_t normal = (magnitude << 13) + (112 << 23);
   // 0.5 has the spacing 2^-24 of the subnormal numbers, so this difference is exact.
-  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude | 0x3f000000u) - 0.5f);
-  const uint32_t finite = magnitude < 0x0400u ? subnormal : normal;
-  return std::bit_cast<float>(sign | (magnitude >= 0x7c00u ? special : finite));
+  const auto subnormal = std::bit_cast<int32_t>(std::bit_cast<float>(magnitude | 0x3f000000) - 0.5f);
+  const int32_t is_subnormal = mask(magnitude < 0x0400);
+  const int32_t is_special = mask(magnitude > 0x7bff);  // infinities and NaNs
+  const int32_t bits = (subnormal & is_subnormal) | (normal & ~is_subnormal) | (0x7f800000 & is_special);
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) | sign);
 }
 
 inline uint16_t to_f16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
-  const uint32_t sign = (bits >> 16) & 0x8000u;
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  const uint32_t normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - (112u << 23)) >> 13;
-  // The addition rounds to a multiple of 2^-24, ties to even. It is masked so that it cannot overflow.
-  const uint32_t small = magnitude < 0x38800000u ? magnitude : 0u;
-  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(small) + 0.5f) - 0x3f000000u;
-  const uint32_t nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
-  uint32_t result = magnitude < 0x38800000u ? subnormal : normal;
-  result = magnitude >= 0x47800000u ? 0x7c00u : result;
-  result = magnitude > 0x7f800000u ? nan : result;
-  return static_cast<uint16_t>(sign | result);
+  const auto sign = static_cast<int32_t>(bits >> 16 & 0x8000);
+  const auto magnitude = static_cast<int32_t>(bits & 0x7fffffff);
+  const int32_t is_subnormal = mask(magnitude < 0x38800000);
+  const int32_t is_nan = mask(magnitude > 0x7f800000);
+  // Clamped to the first number that rounds to infinity: what is above would come out above infinity.
+  const int32_t over = mask(magnitude > 0x47800000);
+  const int32_t clamped = (0x47800000 & over) | (magnitude & ~over);
+  const int32_t normal = (clamped - (112 << 23) + 0xfff + (clamped >> 13 & 1)) >> 13;
+  // The addition rounds to a multiple of 2^-24, ties to even.
+  const int32_t small = magnitude & is_subnormal;
+  const int32_t subnormal = std::bit_cast<int32_t>(std::bit_cast<float>(small) + 0.5f) - 0x3f000000;
+  const int32_t nan = (0x0200 | (magnitude >> 13 & 0x3ff)) & is_nan;
+  return static_cast<uint16_t>(sign | (subnormal & is_subnormal) | (normal & ~is_subnormal) | nan);
 }
 
 inline float from_bf16(uint16_t bits) {
@@ -39,9 +48,9 @@ inline float from_bf16(uint16_t bits) {
 
 inline uint16_t to_bf16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const uint32_t nan = (bits >> 16) | 0x40u;
-  return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+  const auto is_nan = static_cast<uint32_t>(mask(static_cast<int32_t>(bits & 0x7fffffff) > 0x7f800000));
+  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return static_cast<uint16_t>((rounded & ~is_nan) | (((bits >> 16) | 0x40) & is_nan));
 }
 
 }  // namespace elastify::half

@@ -72,7 +72,8 @@ Llama2cHeader read_header(ByteReader& reader, bool quantised) {
   }
   require_multiple("dim", header.d_model, "n_heads", header.n_heads);
   require_multiple("n_heads", header.n_heads, "n_kv_heads", header.n_kv_heads);
-  require_multiple("the head size", header.d_model / header.n_heads, "the rotation's", 2);
+  const int64_t head = header.d_model / header.n_heads;
+  if (head % 2 != 0) fail("header: expected the head size to be even, got {}", head);
   return header;
 }
 

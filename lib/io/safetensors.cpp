@@ -64,10 +64,10 @@ struct Entry {
   std::string name;
   std::optional<std::string> dtype;
   std::optional<Shape> shape;
-  std::optional<std::vector<uint64_t>> offsets;
+  std::vector<uint64_t> offsets;
 
-  uint64_t begin() const { return (*offsets)[0]; }
-  uint64_t end() const { return (*offsets)[1]; }
+  uint64_t begin() const { return offsets[0]; }
+  uint64_t end() const { return offsets[1]; }
 };
 
 // Takes the header's JSON event by event, so that duplicates are seen and nothing is built that is not asked
@@ -81,12 +81,12 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool boolean(bool) override { unexpected("a bool"); }
   bool number_integer(int64_t value) override { unexpected(fmt::format("{}", value)); }
   bool number_float(double, const std::string& text) override { unexpected(printable(text)); }
-  bool binary(std::vector<uint8_t>&) override { unexpected("binary data"); }
+  bool binary(nlohmann::json::binary_t&) override { unexpected("binary data"); }
 
   bool number_unsigned(uint64_t value) override {
     if (where_ != Where::kShape && where_ != Where::kOffsets) unexpected(fmt::format("{}", value));
     if (where_ == Where::kOffsets) {
-      entry().offsets->push_back(value);
+      entry().offsets.push_back(value);
       return true;
     }
     if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
@@ -142,7 +142,6 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       entry().shape.emplace();
       where_ = Where::kShape;
     } else {
-      entry().offsets.emplace();
       where_ = Where::kOffsets;
     }
     return true;
@@ -154,7 +153,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception&) override {
-    fail("header: not JSON from its byte {} on", position);
+    fail("header: not JSON from its byte {} on", position > 0 ? position - 1 : 0);
   }
 
  private:
@@ -188,12 +187,11 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 uint64_t checked_size(const Entry& entry) {
   if (!entry.dtype) fail("dtype is missing");
   if (!entry.shape) fail("shape is missing");
-  if (!entry.offsets) fail("data_offsets is missing");
   const StoredType& type = stored_type(*entry.dtype);
   uint64_t size = 0;
   if (__builtin_mul_overflow(static_cast<uint64_t>(n_elements(*entry.shape)), type.n_bytes, &size))
     fail("shape {} of {} has more than 2^64 bytes", to_string(*entry.shape), type.name);
-  if (entry.offsets->size() != 2) fail("data_offsets: expected 2 numbers, got {}", entry.offsets->size());
+  if (entry.offsets.size() != 2) fail("data_offsets: expected 2 numbers, got {}", entry.offsets.size());
   if (entry.begin() > entry.end())
     fail("data_offsets: begins at {}, after its end at {}", entry.begin(), entry.end());
   if (entry.end() - entry.begin() != size)
@@ -250,6 +248,9 @@ void SafetensorsFile::parse() {
 
   HeaderHandler handler;
   const auto* text = reinterpret_cast<const char*>(header.data());
+  // The parser takes a zero byte for the end of the text, and would not look at what follows.
+  if (const void* zero = std::memchr(text, 0, header.size()))
+    fail("header: not JSON from its byte {} on", static_cast<const char*>(zero) - text);
   nlohmann::json::sax_parse(text, text + header.size(), &handler);
   metadata_ = std::move(handler.metadata);
 
@@ -257,7 +258,7 @@ void SafetensorsFile::parse() {
   for (const Entry& entry : entries)
     with_context(fmt::format("tensor {}", printable(entry.name)), [&] { checked_size(entry); });
   std::stable_sort(entries.begin(), entries.end(),
-                   [](const Entry& a, const Entry& b) { return *a.offsets < *b.offsets; });
+                   [](const Entry& a, const Entry& b) { return a.offsets < b.offsets; });
 
   const uint64_t data_start = reader.position();
   const uint64_t data_size = reader.left();

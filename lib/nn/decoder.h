@@ -19,8 +19,8 @@ namespace elastify::nn {
 struct ForwardOptions {
   /// Units kept per space, run as views of the full weights; null: all.
   const Widths* widths = nullptr;
-  /// Multiplied onto the units' activations (before o_proj and down_proj), [B, n_units] per space; undefined: none.
-  /// Their gradients are the first-order importances.
+  /// Multiplied onto the units' activations (before o_proj and down_proj), [B, n_units] per space; undefined:
+  /// none. Their gradients are the first-order importances.
   const std::vector<at::Tensor>* unit_masks = nullptr;
   int64_t skip_layer = -1;  ///< this layer is left out (its residual stream passes through)
 };
@@ -44,17 +44,19 @@ class Decoder {
 
   /// \param ids  int64 [B, T]
   /// \returns    final hidden states after the output norm, [B, T, D]
-  at::Tensor hidden(const at::Tensor& ids, const ForwardOptions& options = {}, KvCache* cache = nullptr) const;
+  at::Tensor hidden(const at::Tensor& ids, const ForwardOptions& options = {},
+                    KvCache* cache = nullptr) const;
   /// \returns logits [.., V] of hidden states [.., D]
   at::Tensor logits(const at::Tensor& hidden) const;
-  /// Sum over the predicted tokens of each sequence of -log p, float64 [B]; the vocabulary is walked in slabs of rows, so that
-  /// the [B*T, V] logits are never all in memory when no gradient is wanted.
-  /// \param ids  int64 [B, T]; predicts ids[:, 1:]
+  /// Sum over the predicted tokens of each sequence of -log p, float64 [B]; the vocabulary is walked in slabs
+  /// of rows, so that the [B*T, V] logits are never all in memory when no gradient is wanted. \param ids
+  /// int64 [B, T]; predicts ids[:, 1:]
   at::Tensor sequence_nll(const at::Tensor& ids, const ForwardOptions& options = {}) const;
 
   // Layer by layer, for layer removal and streaming.
   at::Tensor embed(const at::Tensor& ids) const;  ///< [B, T, D]
-  at::Tensor layer(int64_t index, const at::Tensor& x, const ForwardOptions& options = {}, KvCache* cache = nullptr) const;
+  at::Tensor layer(int64_t index, const at::Tensor& x, const ForwardOptions& options = {},
+                   KvCache* cache = nullptr) const;
   at::Tensor final_norm(const at::Tensor& x) const;
   /// -log p of the given targets, [B, T-1], from hidden states [B, T, D].
   at::Tensor token_nll(const at::Tensor& hidden, const at::Tensor& ids) const;
@@ -64,14 +66,16 @@ class Decoder {
   std::unique_ptr<State> state_;
 };
 
-/// Text sampled from the model itself (calibration without data): `n` sequences of `seq_len` ids that begin with `first_id`,
-/// temperature 1, all sequences in one batch. Deterministic for a seed and thread count.
-std::vector<std::vector<int32_t>> sample_sequences(const Decoder& decoder, int64_t n, int64_t seq_len, int32_t first_id, uint64_t seed);
+/// Text sampled from the model itself (calibration without data): `n` sequences of `seq_len` ids that begin
+/// with `first_id`, temperature 1, all sequences in one batch. Deterministic for a seed and thread count.
+std::vector<std::vector<int32_t>> sample_sequences(const Decoder& decoder, int64_t n, int64_t seq_len,
+                                                   int32_t first_id, uint64_t seed);
 
 /// Threads for LibTorch's kernels and BLAS; 0: all cores.
 void set_threads(int n);
 
-/// LibTorch version, BLAS in use, threads, SIMD, CUDA devices, and GFLOP/s of a float32 matrix product measured now.
+/// LibTorch version, BLAS in use, threads, SIMD, CUDA devices, and GFLOP/s of a float32 matrix product
+/// measured now.
 struct SystemReport {
   std::string torch_version, blas, simd, cuda;
   int threads = 0;

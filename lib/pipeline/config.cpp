@@ -69,7 +69,9 @@ void fields(V& visit, RunConfig& o) {
   visit.section("eval", o.eval);
 }
 
-std::string_view method_name(plan::Method method) { return method == plan::Method::kUniform ? "uniform" : "anchors"; }
+std::string_view method_name(plan::Method method) {
+  return method == plan::Method::kUniform ? "uniform" : "anchors";
+}
 
 class JsonWriter {
  public:
@@ -87,7 +89,9 @@ class JsonWriter {
 
  private:
   template <typename T>
-  static ordered_json encode(const T& value) { return value; }
+  static ordered_json encode(const T& value) {
+    return value;
+  }
   static ordered_json encode(Metric metric) { return name_of(metric); }
   static ordered_json encode(plan::Method method) { return method_name(method); }
   static ordered_json encode(DType dtype) { return info(dtype).name; }
@@ -137,7 +141,8 @@ class YamlReader {
     const YAML::Node found = take(key);
     if (!found.IsDefined()) return;
     read(found, full(key), value);
-    if (value < minimum) refuse(found, full(key), fmt::format("expected at least {}, got {}", minimum, value));
+    if (value < minimum)
+      refuse(found, full(key), fmt::format("expected at least {}, got {}", minimum, value));
   }
   template <typename T>
   void section(const char* key, T& options) {
@@ -176,7 +181,10 @@ class YamlReader {
     throw UsageError(fmt::format("{}: {}: {}", place(node), key, what));
   }
   [[noreturn]] void reject(const YAML::Node& node, const std::string& key, std::string_view expected) const {
-    const std::string found = node.IsScalar() ? fmt::format("'{}'", node.Scalar()) : node.IsSequence() ? "a list" : node.IsMap() ? "a section" : "nothing";
+    const std::string found = node.IsScalar()     ? fmt::format("'{}'", node.Scalar())
+                              : node.IsSequence() ? "a list"
+                              : node.IsMap()      ? "a section"
+                                                  : "nothing";
     refuse(node, key, fmt::format("expected {}, got {}", expected, found));
   }
   template <typename T>
@@ -192,12 +200,17 @@ class YamlReader {
     if (!node.IsScalar()) reject(node, key, "text");
     value = node.Scalar();
   }
-  void read(const YAML::Node& node, const std::string& key, int64_t& value) const { value = scalar<int64_t>(node, key, "a whole number"); }
+  void read(const YAML::Node& node, const std::string& key, int64_t& value) const {
+    value = scalar<int64_t>(node, key, "a whole number");
+  }
   void read(const YAML::Node& node, const std::string& key, double& value) const {
     value = scalar<double>(node, key, "a number");
-    if (!(value > 0 && value <= 1)) refuse(node, key, fmt::format("expected a share above 0 and up to 1, got {}", value));
+    if (!(value > 0 && value <= 1))
+      refuse(node, key, fmt::format("expected a share above 0 and up to 1, got {}", value));
   }
-  void read(const YAML::Node& node, const std::string& key, bool& value) const { value = scalar<bool>(node, key, "true or false"); }
+  void read(const YAML::Node& node, const std::string& key, bool& value) const {
+    value = scalar<bool>(node, key, "true or false");
+  }
   void read(const YAML::Node& node, const std::string& key, std::vector<std::string>& value) const {
     value.clear();
     if (node.IsScalar()) {
@@ -223,7 +236,8 @@ class YamlReader {
     std::vector<std::string> names;
     read(node, key, names);
     value.clear();
-    for (const auto& name : names) value.push_back(with_context(place(node) + ": " + key, [&] { return metric_named(name); }));
+    for (const auto& name : names)
+      value.push_back(with_context(place(node) + ": " + key, [&] { return metric_named(name); }));
   }
   void read(const YAML::Node& node, const std::string& key, plan::Method& value) const {
     named(node, key, [&](const std::string& text) { value = plan::method_named(text); });
@@ -289,17 +303,29 @@ RunConfig load_config(const fs::path& file, const std::vector<std::string>& over
     if (value->empty()) throw UsageError(fmt::format("{}: {} is missing", file.string(), key));
   if (config.profile.data.empty()) config.profile.data = {"self"};
   if (config.eval.data.empty())
-    throw UsageError(fmt::format("{}: eval.data is missing", file.string()), "name a text file that is not calibrated on");
+    throw UsageError(fmt::format("{}: eval.data is missing", file.string()),
+                     "name a text file that is not calibrated on");
   config.profile.seed = config.seed;
   auto& metrics = config.profile.metrics;
-  if (std::find(metrics.begin(), metrics.end(), config.reorder.metric) == metrics.end()) metrics.push_back(config.reorder.metric);
+  if (std::find(metrics.begin(), metrics.end(), config.reorder.metric) == metrics.end())
+    metrics.push_back(config.reorder.metric);
   return config;
 }
 
-ordered_json to_json(const RunConfig& config) { return json_of(config); }
-ordered_json to_json(const profile::ProfileOptions& options) { return json_of(options); }
-ordered_json to_json(const ReorderSection& options) { return json_of(options); }
-ordered_json to_json(const exporter::ExportOptions& options) { return json_of(options); }
-ordered_json to_json(const EvalOptions& options) { return json_of(options); }
+ordered_json to_json(const RunConfig& config) {
+  return json_of(config);
+}
+ordered_json to_json(const profile::ProfileOptions& options) {
+  return json_of(options);
+}
+ordered_json to_json(const ReorderSection& options) {
+  return json_of(options);
+}
+ordered_json to_json(const exporter::ExportOptions& options) {
+  return json_of(options);
+}
+ordered_json to_json(const EvalOptions& options) {
+  return json_of(options);
+}
 
 }  // namespace elastify::pipeline

@@ -44,7 +44,8 @@ struct RunConfig {
 
 /// Reads a run's YAML. Relative paths in it are relative to the working directory.
 /// \param overrides  "section.key=value", applied over the file
-/// \throws UsageError  naming file, line and key: unknown (with the nearest known one), duplicate, of the wrong type, out of range
+/// \throws UsageError  naming file, line and key: unknown (with the nearest known one), duplicate, of the
+/// wrong type, out of range
 RunConfig load_config(const fs::path& file, const std::vector<std::string>& overrides = {});
 
 // The resolved options, every field present, in the spelling of the YAML file.

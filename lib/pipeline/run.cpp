@@ -1,7 +1,7 @@
 #include "pipeline/run.h"
 
-#include <chrono>
 #include <fmt/ranges.h>
+#include <chrono>
 
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -36,7 +36,8 @@ class Steps {
   /// \returns the step's key, an input of the steps after it
   std::string operator()(const std::string& name, const fs::path& product, const ordered_json& inputs,
                          const std::function<void()>& work) const {
-    const std::string key = sha256_hex(ordered_json{{"step", name}, {"version", kVersion}, {"inputs", inputs}}.dump());
+    const std::string key =
+        sha256_hex(ordered_json{{"step", name}, {"version", kVersion}, {"inputs", inputs}}.dump());
     const fs::path stamp = output_ / ".steps" / name;
     if (!force_ && fs::exists(product) && fs::exists(stamp) && read_text(stamp) == key) {
       log::info("{}: up to date", name);
@@ -47,7 +48,8 @@ class Steps {
     log::info("{}: {}", name, product.string());
     const auto start = std::chrono::steady_clock::now();
     with_context(name, work);
-    log::info("{}: done in {:.1f} s", name, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    log::info("{}: done in {:.1f} s", name,
+              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     write_text(stamp, key);
     return key;
   }
@@ -58,10 +60,12 @@ class Steps {
 };
 
 /// Perplexity at every level of the plan, and the same for a random order of the same model.
-ordered_json evaluate_levels(const fs::path& model_path, const fs::path& tokenizer, const fs::path& reordered, const RunConfig& config) {
+ordered_json evaluate_levels(const fs::path& model_path, const fs::path& tokenizer, const fs::path& reordered,
+                             const RunConfig& config) {
   const OpenModel elastic = open_model(reordered, tokenizer);
   const nn::Decoder decoder(elastic.checkpoint, config.compute);
-  const TokenBatches batches = load_batches(elastic, decoder, config.eval.data, config.eval.seq, config.eval.tokens, std::nullopt);
+  const TokenBatches batches =
+      load_batches(elastic, decoder, config.eval.data, config.eval.seq, config.eval.tokens, std::nullopt);
 
   ordered_json levels = ordered_json::array();
   for (const Level& level : elastic.plan->levels) {
@@ -84,14 +88,15 @@ ordered_json evaluate_levels(const fs::path& model_path, const fs::path& tokeniz
   });
   const nn::Decoder baseline(shuffled, config.compute);
   for (size_t i = 0; i < elastic.plan->levels.size(); ++i) {
-    const auto result = eval::perplexity(baseline, batches, &elastic.plan->levels[i].widths, config.eval.batch);
+    const auto result =
+        eval::perplexity(baseline, batches, &elastic.plan->levels[i].widths, config.eval.batch);
     levels[i]["perplexity_random_order"] = result.perplexity;
   }
   return levels;
 }
 
-ordered_json make_report(const RunConfig& config, const ElasticPlan& plan, const ModelSpec& spec, const ordered_json& artifact,
-                         const ordered_json& evaluated) {
+ordered_json make_report(const RunConfig& config, const ElasticPlan& plan, const ModelSpec& spec,
+                         const ordered_json& artifact, const ordered_json& evaluated) {
   ordered_json report{{"tool", {{"name", "elastify"}, {"version", kVersion}}},
                       {"model", config.model},
                       {"metric", name_of(config.reorder.metric)},
@@ -130,8 +135,11 @@ std::string chart(const ordered_json& report) {
     random.x.push_back(megabytes);
     random.y.push_back(level.at("perplexity_random_order"));
   }
-  Chart picture{fs::path(report.at("model").get<std::string>()).stem().string(), "size of the level's file, MB",
-                "perplexity on held-out text", true, {ordered}};
+  Chart picture{fs::path(report.at("model").get<std::string>()).stem().string(),
+                "size of the level's file, MB",
+                "perplexity on held-out text",
+                true,
+                {ordered}};
   if (!random.x.empty()) picture.series.push_back(random);
   return to_svg(picture);
 }
@@ -150,9 +158,10 @@ ordered_json run(const RunConfig& config, bool force) {
     const OpenModel model = open_source();
     spec = model.checkpoint.spec();
     source = {{"model", content_hash(model.checkpoint.files())},
-              {"tokenizer", model.vocabulary ? sha256_hex(fmt::format("{}|{}", fmt::join(model.vocabulary->tokens, "\n"),
-                                                                      fmt::join(model.vocabulary->merges, "\n")))
-                                             : ""}};
+              {"tokenizer", model.vocabulary
+                                ? sha256_hex(fmt::format("{}|{}", fmt::join(model.vocabulary->tokens, "\n"),
+                                                         fmt::join(model.vocabulary->merges, "\n")))
+                                : ""}};
   }
   const auto text_hash = [](const std::vector<std::string>& data) {
     std::vector<fs::path> files;
@@ -160,7 +169,8 @@ ordered_json run(const RunConfig& config, bool force) {
       if (name != "self") files.emplace_back(name);
     return content_hash(files);
   };
-  const ordered_json compute{{"device", config.compute.device}, {"dtype", config.compute.dtype}, {"threads", config.threads}};
+  const ordered_json compute{
+      {"device", config.compute.device}, {"dtype", config.compute.dtype}, {"threads", config.threads}};
   write_text(output / "config.json", to_json(config).dump(2) + "\n");
 
   const std::string profiled =
@@ -169,10 +179,11 @@ ordered_json run(const RunConfig& config, bool force) {
              const OpenModel model = open_source();
              save_profile(measure_profile(model, config.compute, config.profile).profile, spec, profile_file);
            });
-  const std::string arranged = step("reorder", reordered, {profiled, to_json(config.reorder), config.seed}, [&] {
-    const Profile profile = load_profile(profile_file, spec);
-    write_reordered(open_source(), &profile, config.reorder, config.seed, reordered, true);
-  });
+  const std::string arranged =
+      step("reorder", reordered, {profiled, to_json(config.reorder), config.seed}, [&] {
+        const Profile profile = load_profile(profile_file, spec);
+        write_reordered(open_source(), &profile, config.reorder, config.seed, reordered, true);
+      });
   const std::string exported = step("export", artifact, {arranged, to_json(config.export_)}, [&] {
     write_artifact(reordered, config.export_, to_json(config), artifact, true);
   });
@@ -180,15 +191,18 @@ ordered_json run(const RunConfig& config, bool force) {
     ordered_json findings = ordered_json::array();
     for (const fs::path& made : {reordered, artifact})
       for (const Finding& finding : verify(made, config.model, {}, config.compute)) {
-        if (!finding.holds) throw Error(fmt::format("{}: refuted: {}: {}", made.string(), finding.claim, finding.detail));
+        if (!finding.holds)
+          throw Error(fmt::format("{}: refuted: {}: {}", made.string(), finding.claim, finding.detail));
         log::info("{}: {}: {}", made.filename().string(), finding.claim, finding.detail);
         findings.push_back({{"path", made.string()}, {"claim", finding.claim}, {"detail", finding.detail}});
       }
     write_text(output / "verify.json", findings.dump(2) + "\n");
   });
-  step("eval", output / "eval.json", {arranged, to_json(config.eval), text_hash(config.eval.data), compute}, [&] {
-    write_text(output / "eval.json", evaluate_levels(config.model, config.tokenizer, reordered, config).dump(2) + "\n");
-  });
+  step("eval", output / "eval.json", {arranged, to_json(config.eval), text_hash(config.eval.data), compute},
+       [&] {
+         write_text(output / "eval.json",
+                    evaluate_levels(config.model, config.tokenizer, reordered, config).dump(2) + "\n");
+       });
 
   const ordered_json report = make_report(config, load_plan(reordered / "plan.json", spec), spec,
                                           ordered_json::parse(read_text(artifact / "manifest.json")),
@@ -200,15 +214,18 @@ ordered_json run(const RunConfig& config, bool force) {
 
 std::string table(const ordered_json& report) {
   const bool baseline = report.at("levels").at(0).contains("perplexity_random_order");
-  std::string text = fmt::format("{:>6} {:>10} {:>10} {:>12} {:>10} {:>11} {:>12} {:>9}  {}\n", "level", "true ratio", "all ratio", "parameters",
-                                 "file MB", "perplexity", baseline ? "random order" : "", "tokens/s", "file");
+  std::string text = fmt::format("{:>6} {:>10} {:>10} {:>12} {:>10} {:>11} {:>12} {:>9}  {}\n", "level",
+                                 "true ratio", "all ratio", "parameters", "file MB", "perplexity",
+                                 baseline ? "random order" : "", "tokens/s", "file");
   for (const auto& level : report.at("levels")) {
-    text += fmt::format("{:>6.2f} {:>10.4f} {:>10.4f} {:>12} {:>10} {:>11.2f} {:>12} {:>9.0f}  {}\n", level.at("level").get<double>(),
-                        level.at("true_ratio").get<double>(), level.at("total_ratio").get<double>(), level.at("n_params").get<int64_t>(),
-                        level.contains("bytes") ? fmt::format("{:.1f}", level.at("bytes").get<double>() / 1e6) : "-",
-                        level.at("perplexity").get<double>(),
-                        baseline ? fmt::format("{:.2f}", level.at("perplexity_random_order").get<double>()) : "",
-                        level.at("tokens_per_second").get<double>(), level.value("file", "-"));
+    text += fmt::format(
+        "{:>6.2f} {:>10.4f} {:>10.4f} {:>12} {:>10} {:>11.2f} {:>12} {:>9.0f}  {}\n",
+        level.at("level").get<double>(), level.at("true_ratio").get<double>(),
+        level.at("total_ratio").get<double>(), level.at("n_params").get<int64_t>(),
+        level.contains("bytes") ? fmt::format("{:.1f}", level.at("bytes").get<double>() / 1e6) : "-",
+        level.at("perplexity").get<double>(),
+        baseline ? fmt::format("{:.2f}", level.at("perplexity_random_order").get<double>()) : "",
+        level.at("tokens_per_second").get<double>(), level.value("file", "-"));
   }
   return text;
 }

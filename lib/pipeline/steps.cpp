@@ -30,14 +30,19 @@ fs::path artifact_file(const fs::path& directory, double level) {
   return file;
 }
 
-bool needs_measurement(Metric metric) { return metric == Metric::kTaylor; }
+bool needs_measurement(Metric metric) {
+  return metric == Metric::kTaylor;
+}
 
 }  // namespace
 
-bool is_artifact(const fs::path& path) { return fs::exists(path / "manifest.json"); }
+bool is_artifact(const fs::path& path) {
+  return fs::exists(path / "manifest.json");
+}
 
 OpenModel open_model(const fs::path& path, const fs::path& tokenizer, std::optional<double> level) {
-  if (!fs::exists(path)) throw UsageError(fmt::format("{}: there is no such file or directory", path.string()));
+  if (!fs::exists(path))
+    throw UsageError(fmt::format("{}: there is no such file or directory", path.string()));
   if (is_artifact(path)) {
     const fs::path file = artifact_file(path, level.value_or(1));
     return {Checkpoint::open(file), find_vocabulary(file, tokenizer), std::nullopt};
@@ -45,13 +50,15 @@ OpenModel open_model(const fs::path& path, const fs::path& tokenizer, std::optio
   OpenModel model{Checkpoint::open(path), find_vocabulary(path, tokenizer), std::nullopt};
   if (reorder::is_reordered(path)) model.plan = load_plan(path / "plan.json", model.checkpoint.spec());
   if (level && *level < 1 && !model.plan)
-    throw UsageError(fmt::format("{}: this model has no level {}: it was not reordered", path.string(), *level),
-                     "make levels with `elastify reorder`, and give the directory that it writes");
+    throw UsageError(
+        fmt::format("{}: this model has no level {}: it was not reordered", path.string(), *level),
+        "make levels with `elastify reorder`, and give the directory that it writes");
   return model;
 }
 
-TokenBatches load_batches(const OpenModel& model, const nn::Decoder& decoder, const std::vector<std::string>& data, int64_t seq,
-                          int64_t tokens, std::optional<uint64_t> seed) {
+TokenBatches load_batches(const OpenModel& model, const nn::Decoder& decoder,
+                          const std::vector<std::string>& data, int64_t seq, int64_t tokens,
+                          std::optional<uint64_t> seed) {
   const bool self = std::find(data.begin(), data.end(), "self") != data.end();
   if (self) {
     if (data.size() > 1) throw UsageError("data: 'self' stands alone, not beside files");
@@ -59,7 +66,8 @@ TokenBatches load_batches(const OpenModel& model, const nn::Decoder& decoder, co
     const auto first = model.vocabulary ? model.vocabulary->bos : std::nullopt;
     TokenBatches batches;
     batches.seq_len = seq;
-    batches.sequences = nn::sample_sequences(decoder, n, seq, static_cast<int32_t>(first.value_or(0)), seed.value_or(0));
+    batches.sequences =
+        nn::sample_sequences(decoder, n, seq, static_cast<int32_t>(first.value_or(0)), seed.value_or(0));
     Sha256 digest;
     for (const auto& sequence : batches.sequences) digest.update(std::as_bytes(std::span(sequence)));
     batches.digest = digest.finish();
@@ -69,16 +77,19 @@ TokenBatches load_batches(const OpenModel& model, const nn::Decoder& decoder, co
     throw UsageError(fmt::format("{}: the model carries no tokenizer", model.checkpoint.path().string()),
                      "name one with --tokenizer FILE (tokenizer.json, .model, .bin or .gguf)");
   if (model.vocabulary->size() > model.checkpoint.spec().n_vocab)
-    throw Error(fmt::format("the tokenizer has {} tokens, the model {} rows", model.vocabulary->size(), model.checkpoint.spec().n_vocab),
+    throw Error(fmt::format("the tokenizer has {} tokens, the model {} rows", model.vocabulary->size(),
+                            model.checkpoint.spec().n_vocab),
                 "this is another model's tokenizer; name the right one with --tokenizer");
   const auto tokenizer = make_tokenizer(*model.vocabulary);
   const std::vector<fs::path> files(data.begin(), data.end());
   return make_batches(*tokenizer, load_documents(files), seq, tokens, seed);
 }
 
-Measured measure_profile(const OpenModel& model, const nn::DecoderOptions& compute, const profile::ProfileOptions& options) {
+Measured measure_profile(const OpenModel& model, const nn::DecoderOptions& compute,
+                         const profile::ProfileOptions& options) {
   const nn::Decoder decoder(model.checkpoint, compute);
-  const TokenBatches batches = load_batches(model, decoder, options.data, options.seq, options.tokens, static_cast<uint64_t>(options.seed));
+  const TokenBatches batches = load_batches(model, decoder, options.data, options.seq, options.tokens,
+                                            static_cast<uint64_t>(options.seed));
   const auto start = std::chrono::steady_clock::now();
   Measured measured;
   measured.profile = profile::profile_model(decoder, model.checkpoint, batches, options);
@@ -87,8 +98,8 @@ Measured measure_profile(const OpenModel& model, const nn::DecoderOptions& compu
   return measured;
 }
 
-ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const ReorderSection& options, int64_t seed,
-                            const fs::path& output, bool replace) {
+ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const ReorderSection& options,
+                            int64_t seed, const fs::path& output, bool replace) {
   require_absent(output, replace);
   const ModelSpec& spec = model.checkpoint.spec();
   Profile measured = profile != nullptr ? *profile : Profile{};
@@ -103,34 +114,39 @@ ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, cons
   ElasticPlan plan = plan::make_plan(spec, profile, options.plan);
   for (const auto& note : plan.notes) log::info("{}", note);
   AtomicDirectory directory(output, replace);
-  reorder::reorder_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr, permutation, plan, options.reorder,
-                         directory.path());
+  reorder::reorder_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr, permutation, plan,
+                         options.reorder, directory.path());
   directory.commit();
   return plan;
 }
 
-std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered, const exporter::ExportOptions& options,
-                                                   const nlohmann::ordered_json& configuration, const fs::path& output, bool replace) {
+std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
+                                                   const exporter::ExportOptions& options,
+                                                   const nlohmann::ordered_json& configuration,
+                                                   const fs::path& output, bool replace) {
   require_absent(output, replace);
   if (!reorder::is_reordered(reordered))
-    throw UsageError(fmt::format("{}: not a reordered directory (no permutation.h5 and plan.json in it)", reordered.string()),
+    throw UsageError(fmt::format("{}: not a reordered directory (no permutation.h5 and plan.json in it)",
+                                 reordered.string()),
                      "run `elastify reorder` first and give the directory that it writes");
   const OpenModel model = open_model(reordered, {});
   const Permutation permutation = load_permutation(reordered / "permutation.h5", model.checkpoint.spec());
   nlohmann::ordered_json resolved = configuration;
   resolved["storage"] = info(model.checkpoint.lossless_dtype()).name;
   AtomicDirectory directory(output, replace);
-  auto files = exporter::export_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr, permutation, *model.plan, options,
-                                      resolved, directory.path());
+  auto files = exporter::export_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr,
+                                      permutation, *model.plan, options, resolved, directory.path());
   // With these two the artifact can be verified against the source alone.
-  for (const char* name : {"permutation.h5", "plan.json"}) fs::copy_file(reordered / name, directory.path() / name);
+  for (const char* name : {"permutation.h5", "plan.json"})
+    fs::copy_file(reordered / name, directory.path() / name);
   directory.commit();
   return files;
 }
 
 double true_ratio(const fs::path& path, std::optional<double> level) {
   if (!level || *level >= 1) return 1;
-  if (!is_artifact(path)) return find_level(load_plan(path / "plan.json", Checkpoint::open(path).spec()), *level).decoder_ratio;
+  if (!is_artifact(path))
+    return find_level(load_plan(path / "plan.json", Checkpoint::open(path).spec()), *level).decoder_ratio;
   const std::string name = artifact_file(path, *level).filename().string();
   const auto manifest = nlohmann::json::parse(read_text(path / "manifest.json"));
   for (const auto& file : manifest.at("files"))

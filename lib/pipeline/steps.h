@@ -26,8 +26,9 @@ OpenModel open_model(const fs::path& path, const fs::path& tokenizer, std::optio
 
 /// Sequences from text files, or sampled from the model where `data` is "self".
 /// \param seed  draws sequences over the whole text; none: the first ones
-TokenBatches load_batches(const OpenModel& model, const nn::Decoder& decoder, const std::vector<std::string>& data,
-                          int64_t seq, int64_t tokens, std::optional<uint64_t> seed);
+TokenBatches load_batches(const OpenModel& model, const nn::Decoder& decoder,
+                          const std::vector<std::string>& data, int64_t seq, int64_t tokens,
+                          std::optional<uint64_t> seed);
 
 struct Measured {
   Profile profile;
@@ -38,13 +39,14 @@ Measured measure_profile(const OpenModel& model, const nn::DecoderOptions& compu
 
 /// Ranks, plans and writes the reordered directory; returns the plan.
 /// \param profile  may be null if neither the metric nor the plan needs measurements
-ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const ReorderSection& options, int64_t seed,
-                            const fs::path& output, bool replace);
+ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const ReorderSection& options,
+                            int64_t seed, const fs::path& output, bool replace);
 
 /// Exports a reordered directory.
-std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered, const exporter::ExportOptions& options,
-                                                   const nlohmann::ordered_json& configuration, const fs::path& output,
-                                                   bool replace);
+std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
+                                                   const exporter::ExportOptions& options,
+                                                   const nlohmann::ordered_json& configuration,
+                                                   const fs::path& output, bool replace);
 
 /// Share of the decoder weights that a level keeps, from the plan beside it; 1 where there are no levels.
 double true_ratio(const fs::path& path, std::optional<double> level);

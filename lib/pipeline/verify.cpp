@@ -42,15 +42,17 @@ void require_equal(const std::string& place, const HostTensor& expected, const H
   const int64_t columns = expected.shape.back();
   const uint64_t row = byte / row_bytes(expected.dtype, columns);
   const DTypeInfo& type = info(expected.dtype);
-  const uint64_t first = (byte % row_bytes(expected.dtype, columns)) / static_cast<uint64_t>(type.block_bytes) *
-                         static_cast<uint64_t>(type.block_size);
+  const uint64_t first = (byte % row_bytes(expected.dtype, columns)) /
+                         static_cast<uint64_t>(type.block_bytes) * static_cast<uint64_t>(type.block_size);
   std::vector<float> left(static_cast<size_t>(type.block_size)), right(left.size());
-  const uint64_t block = byte / static_cast<uint64_t>(type.block_bytes) * static_cast<uint64_t>(type.block_bytes);
+  const uint64_t block =
+      byte / static_cast<uint64_t>(type.block_bytes) * static_cast<uint64_t>(type.block_bytes);
   decode_row(expected.dtype, expected.bytes.data() + block, left.data(), type.block_size);
   decode_row(found.dtype, found.bytes.data() + block, right.data(), type.block_size);
   size_t at = 0;
   while (at + 1 < left.size() && std::memcmp(&left[at], &right[at], sizeof(float)) == 0) ++at;
-  refute("{}: row {}, column {} (byte {}): expected {}, got {}", place, row, first + at, byte, left[at], right[at]);
+  refute("{}: row {}, column {} (byte {}): expected {}, got {}", place, row, first + at, byte, left[at],
+         right[at]);
 }
 
 void require_same_tensors(const ModelSpec& source, const ModelSpec& found, const std::string& place) {
@@ -74,7 +76,8 @@ void require_same_numbers(const ModelSpec& expected, const ModelSpec& found, con
 
 class Verifier {
  public:
-  Verifier(fs::path output, const fs::path& model, const VerifyOptions& options, const nn::DecoderOptions& compute)
+  Verifier(fs::path output, const fs::path& model, const VerifyOptions& options,
+           const nn::DecoderOptions& compute)
       : output_(std::move(output)),
         artifact_(is_artifact(output_)),
         source_(Checkpoint::open(model)),
@@ -99,13 +102,16 @@ class Verifier {
     claim(undoable() ? "undoing the permutation gives the source tensors, bit for bit"
                      : "reordering and encoding the source again gives the same tensors, bit for bit",
           [&] { return check_tensors(); });
-    claim("every level is a prefix of the full model, bytewise, and of the next level", [&] { return check_levels(); });
+    claim("every level is a prefix of the full model, bytewise, and of the next level",
+          [&] { return check_levels(); });
     claim("float32 logits before and after agree", [&] { return check_logits(); });
     return std::move(findings_);
   }
 
  private:
-  bool undoable() const { return !artifact_ || is_float(dtype_from_name(manifest().at("type").get<std::string>())); }
+  bool undoable() const {
+    return !artifact_ || is_float(dtype_from_name(manifest().at("type").get<std::string>()));
+  }
 
   json manifest() const {
     const fs::path file = output_ / "manifest.json";
@@ -148,7 +154,8 @@ class Verifier {
     full_ = std::make_unique<Checkpoint>(Checkpoint::open(artifact_ ? output_ / "full.gguf" : output_));
     require_same_tensors(spec_, full_->spec(), full_->path().filename().string());
     require_same_numbers(spec_, full_->spec(), full_->path().filename().string());
-    return fmt::format("spec {}, {} spaces, {} levels", hash.substr(0, 12), spec_.spaces.size(), plan_.levels.size());
+    return fmt::format("spec {}, {} spaces, {} levels", hash.substr(0, 12), spec_.spaces.size(),
+                       plan_.levels.size());
   }
 
   HostTensor full_tensor(size_t index) const {
@@ -156,8 +163,9 @@ class Verifier {
   }
 
   std::string check_tensors() const {
-    const DType storage = artifact_ ? dtype_from_name(manifest().at("configuration").at("storage").get<std::string>())
-                                    : full_->lossless_dtype();
+    const DType storage =
+        artifact_ ? dtype_from_name(manifest().at("configuration").at("storage").get<std::string>())
+                  : full_->lossless_dtype();
     const Permutation undo = inverse(permutation_);
     Progress progress("verify tensors", static_cast<int64_t>(spec_.tensors.size()), "tensors");
     for (size_t i = 0; i < spec_.tensors.size(); ++i) {
@@ -172,7 +180,9 @@ class Verifier {
       progress.advance(1);
     }
     return fmt::format("{} tensors{}", spec_.tensors.size(),
-                       storage == source_.lossless_dtype() ? "" : fmt::format(", the source rounded to {}", info(storage).name));
+                       storage == source_.lossless_dtype()
+                           ? ""
+                           : fmt::format(", the source rounded to {}", info(storage).name));
   }
 
   std::string check_levels() const {
@@ -192,10 +202,12 @@ class Verifier {
       const Checkpoint sub = Checkpoint::open(output_ / name);
       require_same_tensors(spec_, sub.spec(), name);
       require_same_numbers(spec_, sub.spec(), name);
-      Progress progress(fmt::format("verify {}", name), static_cast<int64_t>(spec_.tensors.size()), "tensors");
+      Progress progress(fmt::format("verify {}", name), static_cast<int64_t>(spec_.tensors.size()),
+                        "tensors");
       for (size_t i = 0; i < spec_.tensors.size(); ++i) {
         const HostTensor found = sub.load(static_cast<size_t>(sub.spec().find(spec_.tensors[i].name)));
-        require_equal(fmt::format("{}: {}", name, spec_.tensors[i].name), slice(full_tensor(i), spec_.tensors[i], level.widths), found);
+        require_equal(fmt::format("{}: {}", name, spec_.tensors[i].name),
+                      slice(full_tensor(i), spec_.tensors[i], level.widths), found);
         progress.advance(1);
       }
       ++n;
@@ -210,10 +222,13 @@ class Verifier {
       return permute(convert(full_tensor(i), DType::kF32), spec_.tensors[i], undo);
     });
     const nn::Decoder a(before, compute_), b(*full_, compute_);
-    const double difference = eval::logit_difference(a, b, options_.tokens, static_cast<uint64_t>(options_.seed));
+    const double difference =
+        eval::logit_difference(a, b, options_.tokens, static_cast<uint64_t>(options_.seed));
     if (!(difference <= options_.tolerance))
-      refute("largest difference {:.2e} of their standard deviation, tolerance {:.0e}", difference, options_.tolerance);
-    return fmt::format("largest difference {:.2e} of their standard deviation (tolerance {:.0e})", difference, options_.tolerance);
+      refute("largest difference {:.2e} of their standard deviation, tolerance {:.0e}", difference,
+             options_.tolerance);
+    return fmt::format("largest difference {:.2e} of their standard deviation (tolerance {:.0e})", difference,
+                       options_.tolerance);
   }
 
   fs::path output_;

@@ -10,7 +10,7 @@ namespace elastify::pipeline {
 
 /// A claim about an output and whether it holds.
 struct Finding {
-  std::string claim;   ///< "undoing the permutation gives the source tensors, bit for bit"
+  std::string claim;  ///< "undoing the permutation gives the source tensors, bit for bit"
   bool holds = false;
   std::string detail;  ///< what was compared; the first difference if it does not hold
 };
@@ -21,9 +21,10 @@ struct VerifyOptions {
   int64_t seed = 0;
 };
 
-/// Checks a reordered directory or an artifact against the model it was made from: hashes (artifact), spec, permutation, every tensor
-/// bit for bit, every level a prefix of the full model bytewise, and float32 logits before and after. Stops at the first claim that fails.
-/// \throws Error  if something cannot be read at all
-std::vector<Finding> verify(const fs::path& output, const fs::path& model, const VerifyOptions& options, const nn::DecoderOptions& compute);
+/// Checks a reordered directory or an artifact against the model it was made from: hashes (artifact), spec,
+/// permutation, every tensor bit for bit, every level a prefix of the full model bytewise, and float32 logits
+/// before and after. Stops at the first claim that fails. \throws Error  if something cannot be read at all
+std::vector<Finding> verify(const fs::path& output, const fs::path& model, const VerifyOptions& options,
+                            const nn::DecoderOptions& compute);
 
 }  // namespace elastify::pipeline

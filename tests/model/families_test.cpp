@@ -93,5 +93,6 @@ TEST_CASE("families: names of tensors are unique in both namings") {
 
 TEST_CASE("families: an unknown family is refused with the list of known ones") {
   CHECK_THROWS_WITH_AS(family_named("gemma2"),
-                       "model family 'gemma2' is not supported; supported are llama, mistral, qwen2, qwen3", Error);
+                       "model family 'gemma2' is not supported; supported are llama, mistral, qwen2, qwen3",
+                       Error);
 }

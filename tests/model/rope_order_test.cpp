@@ -6,27 +6,19 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "support/tensors.h"
 
 using namespace elastify;
+using elastify::test::same_bytes;
+using elastify::test::tensor_of;
+using elastify::test::values_of;
 
 namespace {
 
 HostTensor numbered(DType dtype, Shape shape) {
   std::vector<float> values(static_cast<size_t>(n_elements(shape)));
   std::iota(values.begin(), values.end(), 0.0F);
-  HostTensor tensor = HostTensor::allocate(dtype, std::move(shape));
-  encode_row(dtype, values.data(), tensor.writable().data(), static_cast<int64_t>(values.size()));
-  return tensor;
-}
-
-std::vector<float> values_of(const HostTensor& tensor) {
-  std::vector<float> values(static_cast<size_t>(n_elements(tensor.shape)));
-  decode_row(tensor.dtype, tensor.bytes.data(), values.data(), static_cast<int64_t>(values.size()));
-  return values;
-}
-
-bool same_bytes(const HostTensor& a, const HostTensor& b) {
-  return a.shape == b.shape && std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end());
+  return tensor_of(values, std::move(shape), dtype);
 }
 
 }  // namespace
@@ -35,7 +27,8 @@ TEST_CASE("rope order: pairs half a head apart become neighbours, head by head")
   const HostTensor bias = numbered(DType::kF32, {8});
   const HostTensor moved = reorder_rope_rows(bias, 4, RopeOrder::kHalves, RopeOrder::kInterleaved);
   CHECK(values_of(moved) == std::vector<float>{0, 2, 1, 3, 4, 6, 5, 7});
-  const HostTensor head = reorder_rope_rows(numbered(DType::kF32, {6}), 6, RopeOrder::kInterleaved, RopeOrder::kHalves);
+  const HostTensor head =
+      reorder_rope_rows(numbered(DType::kF32, {6}), 6, RopeOrder::kInterleaved, RopeOrder::kHalves);
   CHECK(values_of(head) == std::vector<float>{0, 2, 4, 1, 3, 5});
 }
 
@@ -62,7 +55,8 @@ TEST_CASE("rope order: quantised rows move whole") {
 
 TEST_CASE("rope order: the same order is the same tensor") {
   const HostTensor tensor = numbered(DType::kF32, {8, 2});
-  CHECK(reorder_rope_rows(tensor, 4, RopeOrder::kHalves, RopeOrder::kHalves).bytes.data() == tensor.bytes.data());
+  CHECK(reorder_rope_rows(tensor, 4, RopeOrder::kHalves, RopeOrder::kHalves).bytes.data() ==
+        tensor.bytes.data());
 }
 
 TEST_CASE("rope order: what does not consist of heads is refused") {
@@ -71,8 +65,10 @@ TEST_CASE("rope order: what does not consist of heads is refused") {
   };
   CHECK_THROWS_WITH_AS(reorder(numbered(DType::kF32, {10, 2}), 4),
                        "rotary pairs: a tensor of shape [10, 2] does not consist of heads of 4 rows", Error);
-  CHECK_THROWS_WITH_AS(reorder(numbered(DType::kF32, {9}), 3), "rotary pairs need an even head_dim, got 3", Error);
-  CHECK_THROWS_WITH_AS(reorder(numbered(DType::kF32, {8}), 0), "rotary pairs need an even head_dim, got 0", Error);
+  CHECK_THROWS_WITH_AS(reorder(numbered(DType::kF32, {9}), 3), "rotary pairs need an even head_dim, got 3",
+                       Error);
+  CHECK_THROWS_WITH_AS(reorder(numbered(DType::kF32, {8}), 0), "rotary pairs need an even head_dim, got 0",
+                       Error);
   CHECK_THROWS_WITH_AS(reorder(numbered(DType::kQ8_0, {32}), 4),
                        "rotary pairs: elements of a q8_0 vector cannot be moved", Error);
 }

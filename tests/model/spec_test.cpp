@@ -5,25 +5,13 @@
 #include <cmath>
 #include <functional>
 
-#include "base/error.h"
+#include "support/errors.h"
 #include "support/tiny_model.h"
 
 using namespace elastify;
 using elastify::test::make_tiny_spec;
+using elastify::test::message_of;
 using elastify::test::TinyVariant;
-
-namespace {
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-}  // namespace
 
 TEST_CASE("spec: spaces and tensors come in file order") {
   const ModelSpec spec = make_tiny_spec("llama");
@@ -71,7 +59,8 @@ TEST_CASE("spec: a narrower sub-model loses exactly its units' weights") {
     const int64_t all = n_params(spec, widths);
     widths[spec.attention_space(1)] -= 1;
     widths[spec.mlp_space(0)] -= 10;
-    const int64_t lost = params_per_unit(spec, spec.attention_space(1)) + 10 * params_per_unit(spec, spec.mlp_space(0));
+    const int64_t lost =
+        params_per_unit(spec, spec.attention_space(1)) + 10 * params_per_unit(spec, spec.mlp_space(0));
     CHECK(n_params(spec, widths) == all - lost);
 
     const ModelSpec narrow = narrowed(spec, widths);
@@ -80,7 +69,8 @@ TEST_CASE("spec: a narrower sub-model loses exactly its units' weights") {
     CHECK(full_widths(narrow) == widths);
     CHECK(n_params(narrow, full_widths(narrow)) == all - lost);
     REQUIRE(narrow.tensors.size() == spec.tensors.size());
-    for (size_t i = 0; i < spec.tensors.size(); ++i) CHECK(narrow.tensors[i].shape == shape_at(spec.tensors[i], widths));
+    for (size_t i = 0; i < spec.tensors.size(); ++i)
+      CHECK(narrow.tensors[i].shape == shape_at(spec.tensors[i], widths));
   }
 }
 
@@ -112,7 +102,8 @@ TEST_CASE("spec: dimensions that make no sense are listed, all of them") {
   spec.head_dim = 7;
   spec.norm_eps = NAN;
   CHECK(message_of([&] { complete_spec(spec); }) ==
-        "model dimensions make no sense: model width is 0, expected 1 to 16777216; head_dim is 7, expected an even "
+        "model dimensions make no sense: model width is 0, expected 1 to 16777216; head_dim is 7, expected "
+        "an even "
         "number; norm epsilon is nan, expected a positive number");
 
   struct Case {
@@ -121,12 +112,21 @@ TEST_CASE("spec: dimensions that make no sense are listed, all of them") {
   };
   const std::vector<Case> cases{
       {"number of layers is 0, expected 1 to 1024", [](ModelSpec& s) { s.n_layers = 0; }},
-      {"number of layers is 9223372036854775807, expected 1 to 1024", [](ModelSpec& s) { s.n_layers = INT64_MAX; }},
+      {"number of layers is 9223372036854775807, expected 1 to 1024",
+       [](ModelSpec& s) { s.n_layers = INT64_MAX; }},
       {"number of kv heads is given for 1 layers, expected 2", [](ModelSpec& s) { s.layer_kv_heads = {2}; }},
-      {"number of kv heads of layer 1 is 0, expected 1 to 1048576", [](ModelSpec& s) { s.layer_kv_heads = {2, 0}; }},
-      {"mlp width of layer 0 is -5, expected 1 to 16777216", [](ModelSpec& s) { s.layer_d_ff = {-5, 3}; }},
+      {"number of kv heads of layer 1 is 0, expected 1 to 1048576",
+       [](ModelSpec& s) {
+         s.layer_kv_heads = {2, 0};
+       }},
+      {"mlp width of layer 0 is -5, expected 1 to 16777216",
+       [](ModelSpec& s) {
+         s.layer_d_ff = {-5, 3};
+       }},
       {"mlp width of layer 1 is 9223372036854775807, expected 1 to 16777216",
-       [](ModelSpec& s) { s.layer_d_ff = {1, INT64_MAX}; }},
+       [](ModelSpec& s) {
+         s.layer_d_ff = {1, INT64_MAX};
+       }},
       {"vocabulary size is 4611686018427387904, expected 1 to 268435456",
        [](ModelSpec& s) { s.n_vocab = int64_t{1} << 62; }},
       {"context length is 0, expected 1 to 1099511627776", [](ModelSpec& s) { s.max_seq = 0; }},
@@ -134,11 +134,17 @@ TEST_CASE("spec: dimensions that make no sense are listed, all of them") {
       {"sliding window is -1, expected 0 to 1099511627776", [](ModelSpec& s) { s.sliding_window = -1; }},
       {"rope theta is 0, expected a positive number", [](ModelSpec& s) { s.rope_theta = 0; }},
       {"rope scaling factor is inf, expected a positive number",
-       [](ModelSpec& s) { s.rope = {.kind = RopeScaling::Kind::kLinear, .factor = INFINITY, .factors = {}}; }},
+       [](ModelSpec& s) {
+         s.rope = {.kind = RopeScaling::Kind::kLinear, .factor = INFINITY, .factors = {}};
+       }},
       {"there are 3 rope factors, expected head_dim / 2 = 4",
-       [](ModelSpec& s) { s.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, 2, 3}}; }},
+       [](ModelSpec& s) {
+         s.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, 2, 3}};
+       }},
       {"a rope factor is -2, expected a positive number",
-       [](ModelSpec& s) { s.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, -2, 3, 4}}; }},
+       [](ModelSpec& s) {
+         s.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, -2, 3, 4}};
+       }},
       {"llama models have no norms on q and k", [](ModelSpec& s) { s.qk_norm = true; }},
   };
   for (const Case& each : cases) {

@@ -1,0 +1,278 @@
+#include "export/export_model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <optional>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "base/version.h"
+#include "export/gguf_metadata.h"
+#include "model/rope_order.h"
+
+namespace elastify::exporter {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kManifestFormat = "elastify.artifact";
+constexpr int64_t kManifestVersion = 1;
+constexpr size_t kPackedBytes = size_t{1} << 20;
+
+/// One file on its way: what it will hold, and its writer.
+struct LevelFile {
+  Level level;
+  ModelSpec model;
+  const GgufArchitecture* architecture = nullptr;
+  ArtifactFile listed;
+  std::unique_ptr<GgufWriter> writer;
+};
+
+/// From wide to narrow.
+std::vector<Level> chosen_levels(const ElasticPlan& plan, const std::vector<double>& asked) {
+  std::vector<Level> levels;
+  for (auto level = plan.levels.rbegin(); level != plan.levels.rend(); ++level) {
+    const bool wanted = asked.empty() || level->nominal >= 1 ||
+                        std::any_of(asked.begin(), asked.end(),
+                                    [&](double nominal) { return &find_level(plan, nominal) == &*level; });
+    if (wanted) levels.push_back(*level);
+  }
+  return levels;
+}
+
+std::vector<LevelFile> plan_files(const ModelSpec& spec, const ElasticPlan& plan, const ExportOptions& options) {
+  for (const double nominal : options.levels) find_level(plan, nominal);
+  std::vector<LevelFile> files;
+  for (Level& level : chosen_levels(plan, options.levels)) {
+    LevelFile& file = files.emplace_back();
+    const std::string name = level.nominal >= 1 ? "full" : level_name(level.nominal);
+    with_context(name, [&] {
+      file.model = narrowed(spec, level.widths);
+      file.architecture = &choose_architecture(file.model);
+    });
+    file.listed = {.name = name + ".gguf",
+                   .nominal = level.nominal,
+                   .decoder_ratio = level.decoder_ratio,
+                   .total_ratio = level.total_ratio,
+                   .architecture = std::string(file.architecture->name),
+                   .bytes = 0,
+                   .n_params = n_params(spec, level.widths),
+                   .sha256 = {}};
+    file.level = std::move(level);
+  }
+  return files;
+}
+
+[[noreturn]] void refuse_row(const AxisSpace* space, const AxisUse& use, const TensorSpec& tensor, const Level& level, DType type) {
+  const int64_t block = info(type).block_size;
+  const int64_t row = shape_at(tensor, level.widths).back();
+  std::string hint;
+  if (space != nullptr && level.nominal < 1) {
+    const int64_t width = row / use.block;
+    const int64_t step = block / std::gcd(block, use.block);
+    const int64_t below = width / step * step, above = below + step;
+    const std::string nearest = below < 1                  ? fmt::format("the nearest width is {}", above)
+                                : above > space->n_units   ? fmt::format("the nearest width is {}", below)
+                                                           : fmt::format("the nearest widths are {} and {}", below, above);
+    hint = nearest + "; ";
+    if (space->kind == SpaceKind::kMlp) hint += fmt::format("plan with --grid {}, or ", block);
+  }
+  throw Error(fmt::format("{}: {}: rows of {} elements are not whole blocks of {}, as {} needs", level_name(level.nominal),
+                          tensor.gguf_name, row, block, info(type).name),
+              hint + "export with --type f16, which takes any width");
+}
+
+/// \throws Error  if a row at some level is not made of whole blocks
+void require_whole_blocks(const ModelSpec& spec, const std::vector<LevelFile>& files, DType type) {
+  const int64_t block = info(type).block_size;
+  for (const LevelFile& file : files) {
+    for (const TensorSpec& tensor : spec.tensors) {
+      if (tensor.shape.size() < 2 || shape_at(tensor, file.level.widths).back() % block == 0) continue;
+      const AxisUse& use = tensor.axes.back();
+      refuse_row(use.space < 0 ? nullptr : &spec.spaces[static_cast<size_t>(use.space)], use, tensor, file.level, type);
+    }
+  }
+}
+
+void add_elastic_keys(GgufMetadata& keys, const LevelFile& file, const std::vector<LevelFile>& files, const std::string& spec_digest,
+                      const std::string& permutation_digest) {
+  std::vector<float> levels;
+  for (auto each = files.rbegin(); each != files.rend(); ++each) levels.push_back(static_cast<float>(each->level.nominal));
+  const auto widths = [](const std::vector<int64_t>& values) {
+    return GgufArray{std::vector<int32_t>(values.begin(), values.end())};
+  };
+  keys.set("elastify.version", std::string(kVersion));
+  keys.set("elastify.level", static_cast<float>(file.level.nominal));
+  keys.set("elastify.levels", GgufArray{std::move(levels)});
+  keys.set("elastify.decoder_ratio", static_cast<float>(file.level.decoder_ratio));
+  keys.set("elastify.full", file.level.nominal >= 1);
+  keys.set("elastify.kv_groups", widths(file.model.layer_kv_heads));
+  keys.set("elastify.d_ff", widths(file.model.layer_d_ff));
+  keys.set("elastify.spec_hash", spec_digest);
+  keys.set("elastify.permutation_digest", permutation_digest);
+}
+
+/// The leading rows, and of each row the leading blocks.
+void write_prefix(GgufWriter& writer, const HostTensor& encoded, const Shape& shape) {
+  const uint64_t kept_row = row_bytes(encoded.dtype, shape.back());
+  const uint64_t full_row = row_bytes(encoded.dtype, encoded.shape.back());
+  const auto rows = static_cast<uint64_t>(n_rows(shape));
+  if (kept_row == full_row) {
+    writer.write(encoded.bytes.first(rows * full_row));
+    return;
+  }
+  const uint64_t rows_at_once = std::clamp<uint64_t>(kPackedBytes / kept_row, 1, rows);
+  std::vector<std::byte> packed(rows_at_once * kept_row);
+  for (uint64_t first = 0; first < rows; first += rows_at_once) {
+    const uint64_t n = std::min(rows_at_once, rows - first);
+    for (uint64_t i = 0; i < n; ++i)
+      std::memcpy(packed.data() + i * kept_row, encoded.bytes.data() + (first + i) * full_row, kept_row);
+    writer.write(std::span(packed).first(n * kept_row));
+  }
+}
+
+bool is_rotary(Role role) {
+  return role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias || role == Role::kKeyBias;
+}
+
+/// A full tensor as the files hold it, in the orders of rows that they want.
+class EncodedTensor {
+ public:
+  EncodedTensor(const Checkpoint& source, size_t index, DType type, const std::vector<LevelFile>& files) {
+    const TensorSpec& tensor = source.spec().tensors[index];
+    halves_ = source.load(index, tensor.shape.size() > 1 ? type : DType::kF32);
+    const bool interleave = is_rotary(tensor.role) && std::any_of(files.begin(), files.end(), [](const LevelFile& file) {
+                              return file.architecture->rope == RopeOrder::kInterleaved;
+                            });
+    // Rows move inside heads and levels keep whole heads, so that a prefix of this is the order of the prefix.
+    if (interleave)
+      interleaved_ = reorder_rope_rows(halves_, source.spec().head_dim, RopeOrder::kHalves, RopeOrder::kInterleaved);
+  }
+
+  const HostTensor& in(RopeOrder order) const {
+    return interleaved_ && order == RopeOrder::kInterleaved ? *interleaved_ : halves_;
+  }
+
+ private:
+  HostTensor halves_;
+  std::optional<HostTensor> interleaved_;
+};
+
+void open_writers(std::vector<LevelFile>& files, const GgufMetadata& shared, const ModelSpec& spec, const Permutation& permutation,
+                  DType type, const fs::path& directory) {
+  const std::string spec_digest = spec_hash(spec), permutation_digest = digest(permutation);
+  for (LevelFile& file : files) {
+    GgufMetadata keys = model_keys(file.model, *file.architecture, type);
+    for (const auto& [key, value] : shared.entries()) keys.set(key, value);
+    add_elastic_keys(keys, file, files, spec_digest, permutation_digest);
+    file.writer = std::make_unique<GgufWriter>(directory / file.listed.name, keys,
+                                               gguf_tensors(file.model, *file.architecture, type));
+    if (const auto factors = rope_factors(file.model); !factors.empty())
+      file.writer->write(std::as_bytes(std::span(factors)));
+  }
+}
+
+void write_tensors(const Checkpoint& source, std::vector<LevelFile>& files, DType type) {
+  const ModelSpec& spec = source.spec();
+  Progress progress("export", static_cast<int64_t>(spec.tensors.size()), "tensors");
+  for (size_t i = 0; i < spec.tensors.size(); ++i) {
+    const TensorSpec& tensor = spec.tensors[i];
+    with_context(tensor.name, [&] {
+      const EncodedTensor encoded(source, i, type, files);
+      // Hashing is most of the work, and files do not depend on each other.
+      std::exception_ptr failure;
+      const auto n_files = static_cast<int64_t>(files.size());
+#pragma omp parallel for schedule(dynamic)
+      for (int64_t k = 0; k < n_files; ++k) {
+        try {
+          const LevelFile& file = files[static_cast<size_t>(k)];
+          write_prefix(*file.writer, encoded.in(file.architecture->rope), shape_at(tensor, file.level.widths));
+        } catch (...) {
+#pragma omp critical(elastify_export)
+          if (!failure) failure = std::current_exception();
+        }
+      }
+      if (failure) std::rethrow_exception(failure);
+    });
+    progress.advance(1);
+  }
+}
+
+Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec, const Permutation& permutation, DType type,
+                   const Json& configuration) {
+  Json listed = Json::array();
+  for (const ArtifactFile& file : files)
+    listed.push_back({{"name", file.name},
+                      {"level", file.nominal},
+                      {"architecture", file.architecture},
+                      {"decoder_ratio", file.decoder_ratio},
+                      {"total_ratio", file.total_ratio},
+                      {"n_params", file.n_params},
+                      {"bytes", file.bytes},
+                      {"sha256", file.sha256}});
+  return {{"format", kManifestFormat},
+          {"version", kManifestVersion},
+          {"tool", {{"name", "elastify"}, {"version", kVersion}}},
+          {"spec_hash", spec_hash(spec)},
+          {"permutation_digest", digest(permutation)},
+          {"type", info(type).name},
+          {"configuration", configuration},
+          {"files", std::move(listed)}};
+}
+
+void say_notes(const ModelSpec& spec) {
+  if (spec.sliding_window > 0 && spec.sliding_window < spec.max_seq)
+    log::info("the model has a sliding window of {} tokens, the graph in stock llama.cpp has none: context_length is {}, "
+              "up to which both are the same",
+              spec.sliding_window, spec.sliding_window);
+}
+
+void remove_contents(const fs::path& directory) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(directory, ignored)) fs::remove_all(entry.path(), ignored);
+}
+
+}  // namespace
+
+std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary, const Permutation& permutation,
+                                       const ElasticPlan& plan, const ExportOptions& options, const Json& configuration,
+                                       const fs::path& directory) {
+  const ModelSpec& spec = source.spec();
+  check(permutation, spec);
+  check(plan, spec);
+  if (!has_encoder(options.type))
+    throw UsageError(fmt::format("type: {} can be read but not written", info(options.type).name),
+                     "expected f32, f16, bf16 or q8_0");
+  std::vector<LevelFile> files = plan_files(spec, plan, options);
+  require_whole_blocks(spec, files, options.type);
+  const GgufMetadata shared = shared_keys(source, vocabulary);
+  if (!fs::is_directory(directory) || !fs::is_empty(directory)) fail("{}: expected an empty directory", directory.string());
+  say_notes(spec);
+
+  std::vector<ArtifactFile> listed;
+  try {
+    open_writers(files, shared, spec, permutation, options.type, directory);
+    write_tensors(source, files, options.type);
+    for (LevelFile& file : files) {
+      check_interrupt();
+      file.listed.sha256 = file.writer->finish();
+      file.listed.bytes = file.writer->size();
+      listed.push_back(file.listed);
+    }
+    write_text(directory / "manifest.json",
+               manifest_json(listed, spec, permutation, options.type, configuration).dump(2, ' ', false, Json::error_handler_t::replace) +
+                   "\n");
+  } catch (...) {
+    files.clear();  // closes the writers, which removes what they have not finished
+    remove_contents(directory);
+    throw;
+  }
+  return listed;
+}
+
+}  // namespace elastify::exporter

@@ -1,0 +1,148 @@
+#include "export/gguf_metadata.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+
+namespace elastify::exporter {
+namespace {
+
+constexpr const char* kTokens = "tokenizer.ggml.tokens";
+
+/// What a sub-model may say of itself in its source's words. Not size_label: it is another size.
+constexpr const char* kDescription[] = {"name",    "basename", "organization", "author",       "version",
+                                        "finetune", "url",     "license",      "license.name", "license.link"};
+
+/// enum llama_ftype
+uint32_t file_type(DType type) {
+  switch (type) {
+    case DType::kF32: return 0;
+    case DType::kF16: return 1;
+    case DType::kBF16: return 32;
+    case DType::kQ8_0: return 7;
+    default: fail("matrices cannot be written as {}", info(type).name);
+  }
+}
+
+/// The file that holds the tokenizer's keys as GGUF has them; empty if there is none.
+fs::path keys_file(const Checkpoint& source) {
+  if (source.format() == SourceFormat::kGguf) return source.path();
+  const fs::path kept = source.path() / "tokenizer.gguf";
+  return source.format() == SourceFormat::kHuggingFace && fs::exists(kept) ? kept : fs::path();
+}
+
+void copy_verbatim(const GgufMetadata& from, int64_t n_vocab, GgufMetadata& to) {
+  for (const auto& [key, value] : from.entries()) {
+    if (key.starts_with("tokenizer.")) to.set(key, value);
+  }
+  const std::vector<std::string>* tokens = from.strings(kTokens);
+  if (tokens != nullptr && static_cast<int64_t>(tokens->size()) != n_vocab)
+    fail("{}: expected one token for each of the {} rows of the embedding, got {}", kTokens, n_vocab, tokens->size());
+}
+
+void add_vocabulary(const Vocabulary* vocabulary, int64_t n_vocab, GgufMetadata& keys) {
+  if (vocabulary == nullptr) {
+    keys.set("tokenizer.ggml.model", std::string("no_vocab"));
+    return;
+  }
+  if (vocabulary->size() > n_vocab)
+    throw Error(fmt::format("the tokenizer has {} tokens, the embedding only {} rows", vocabulary->size(), n_vocab),
+                "is this the tokenizer of another model?");
+  Vocabulary padded = *vocabulary;
+  pad_vocabulary(padded, n_vocab);
+  write_gguf_keys(padded, keys);
+}
+
+GgufValue widths_value(const std::vector<int64_t>& by_layer) {
+  if (std::adjacent_find(by_layer.begin(), by_layer.end(), std::not_equal_to<>()) == by_layer.end())
+    return static_cast<uint32_t>(by_layer.at(0));
+  return GgufArray{std::vector<int32_t>(by_layer.begin(), by_layer.end())};
+}
+
+std::string fused_name(int64_t layer) { return fmt::format("blk.{}.attn_qkv.weight", layer); }
+
+}  // namespace
+
+GgufMetadata shared_keys(const Checkpoint& source, const Vocabulary* vocabulary) {
+  const int64_t n_vocab = source.spec().n_vocab;
+  std::map<std::string, std::string> description = source.description();
+  GgufMetadata tokenizer;
+  if (const fs::path path = keys_file(source); !path.empty()) {
+    const GgufFile file = GgufFile::open(path);
+    with_context(path.string(), [&] { copy_verbatim(file.metadata(), n_vocab, tokenizer); });
+    for (const char* key : kDescription) {
+      const GgufValue* value = file.metadata().find(fmt::format("general.{}", key));
+      if (value != nullptr && std::holds_alternative<std::string>(*value))
+        description.emplace(key, std::get<std::string>(*value));
+    }
+  }
+  if (!tokenizer.contains("tokenizer.ggml.model")) add_vocabulary(vocabulary, n_vocab, tokenizer);
+
+  GgufMetadata keys;
+  for (const char* key : kDescription) {
+    if (const auto place = description.find(key); place != description.end())
+      keys.set(fmt::format("general.{}", key), place->second);
+  }
+  for (const auto& [key, value] : tokenizer.entries()) keys.set(key, value);
+  return keys;
+}
+
+GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architecture, DType type) {
+  GgufMetadata keys;
+  keys.set("general.architecture", std::string(architecture.name));
+  keys.set("general.type", std::string("model"));
+  keys.set("general.file_type", file_type(type));
+  if (!is_float(type)) keys.set("general.quantization_version", uint32_t{2});
+
+  const auto set = [&](std::string_view key, GgufValue value) {
+    keys.set(fmt::format("{}.{}", architecture.name, key), std::move(value));
+  };
+  const auto head_dim = static_cast<uint32_t>(model.head_dim);
+  std::vector<int64_t> heads = model.layer_kv_heads;
+  for (int64_t& n : heads) n *= model.heads_per_group;
+  // The graphs attend to everything; up to the window's length that is what a sliding window does, too.
+  const int64_t context = model.sliding_window > 0 ? std::min(model.max_seq, model.sliding_window) : model.max_seq;
+
+  set("block_count", static_cast<uint32_t>(model.n_layers));
+  set("context_length", static_cast<uint32_t>(std::min<int64_t>(context, std::numeric_limits<uint32_t>::max())));
+  set("embedding_length", static_cast<uint32_t>(model.d_model));
+  set("feed_forward_length", widths_value(model.layer_d_ff));
+  set("attention.head_count", widths_value(heads));
+  set("attention.head_count_kv", widths_value(model.layer_kv_heads));
+  set("attention.layer_norm_rms_epsilon", static_cast<float>(model.norm_eps));
+  set("attention.key_length", head_dim);
+  set("attention.value_length", head_dim);
+  set("rope.dimension_count", head_dim);
+  set("rope.freq_base", static_cast<float>(model.rope_theta));
+  if (model.rope.kind == RopeScaling::Kind::kLinear) {
+    set("rope.scaling.type", std::string("linear"));
+    set("rope.scaling.factor", static_cast<float>(model.rope.factor));
+  }
+  set("vocab_size", static_cast<uint32_t>(model.n_vocab));
+  return keys;
+}
+
+std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitecture& architecture, DType type) {
+  std::vector<TensorInfo> tensors;
+  if (const auto factors = rope_factors(model); !factors.empty())
+    tensors.push_back({"rope_freqs.weight", DType::kF32, {static_cast<int64_t>(factors.size())}});
+  for (const TensorSpec& tensor : model.tensors) {
+    const bool fused = architecture.fused_qkv &&
+                       (tensor.role == Role::kQuery || tensor.role == Role::kKey || tensor.role == Role::kValue);
+    if (fused && tensor.role != Role::kQuery) {  // q, k and v follow each other
+      tensors.back().shape[0] += tensor.shape[0];
+      continue;
+    }
+    tensors.push_back({fused ? fused_name(tensor.layer) : tensor.gguf_name, tensor.shape.size() > 1 ? type : DType::kF32,
+                       tensor.shape});
+  }
+  return tensors;
+}
+
+std::vector<float> rope_factors(const ModelSpec& model) {
+  const bool uneven = model.rope.kind == RopeScaling::Kind::kLlama3 || model.rope.kind == RopeScaling::Kind::kFactors;
+  return uneven ? rope_frequency_divisors(model) : std::vector<float>();
+}
+
+}  // namespace elastify::exporter

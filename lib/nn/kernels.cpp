@@ -1,0 +1,175 @@
+#include "nn/kernels.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+// Compiled for several instruction sets, the best one picked when the program starts.
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
+#define ELASTIFY_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define ELASTIFY_VECTORISED
+#endif
+
+namespace elastify::nn {
+namespace {
+
+/// exp(x) to 2 units in the last place, in operations that compilers vectorise; NaN stays NaN.
+/// Source: Cephes, expf
+[[gnu::always_inline]] inline float exp_approximate(float x) {
+  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it leaves the integer part in the low bits
+  x = std::min(std::max(x, -87.0F), 88.0F);
+  const float shifted = x * 1.44269504F + kRound;
+  const float n = shifted - kRound;
+  const float r = (x - n * 0.693359375F) - n * -2.12194440e-4F;
+  float p = 1.9875691500e-4F;
+  p = p * r + 1.3981999507e-3F;
+  p = p * r + 8.3334519073e-3F;
+  p = p * r + 4.1665795894e-2F;
+  p = p * r + 1.6666665459e-1F;
+  p = p * r + 5.0000001201e-1F;
+  p = p * r * r + r + 1.0F;
+  const int32_t power = (std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kRound) + 127) << 23;
+  return p * std::bit_cast<float>(power);
+}
+
+ELASTIFY_VECTORISED void rms_norm_row(const float* x, const float* weight, float eps, float* out, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += x[i] * x[i];
+  const float factor = 1 / std::sqrt(sum / static_cast<float>(n) + eps);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i] * factor * weight[i];
+}
+
+ELASTIFY_VECTORISED void rotate_row(float* x, const float* cosine, const float* sine, int64_t n_heads,
+                                    int64_t half) {
+  for (int64_t h = 0; h < n_heads; ++h) {
+    float* low = x + h * 2 * half;
+    float* high = low + half;
+#pragma omp simd
+    for (int64_t i = 0; i < half; ++i) {
+      const float a = low[i], b = high[i];
+      low[i] = a * cosine[i] - b * sine[i];
+      high[i] = b * cosine[i] + a * sine[i];
+    }
+  }
+}
+
+ELASTIFY_VECTORISED void silu_multiply_run(float* gate, const float* up, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) gate[i] = gate[i] / (1 + exp_approximate(-gate[i])) * up[i];
+}
+
+ELASTIFY_VECTORISED float maximum_of(const float* x, int64_t n) {
+  float result = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : result)
+  for (int64_t i = 0; i < n; ++i) result = std::max(result, x[i]);
+  return result;
+}
+
+ELASTIFY_VECTORISED float sum_of_exp(const float* x, float maximum, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += exp_approximate(x[i] - maximum);
+  return sum;
+}
+
+ELASTIFY_VECTORISED float exp_in_place(float* x, float maximum, float scale, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) {
+    x[i] = exp_approximate((x[i] - maximum) * scale);
+    sum += x[i];
+  }
+  return sum;
+}
+
+ELASTIFY_VECTORISED void multiply_run(float* x, float factor, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+
+/// Rows that are worth a thread of their own.
+int64_t grain(int64_t row_length) {
+  return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, row_length));
+}
+
+}  // namespace
+
+void rms_norm_rows(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& out) {
+  const int64_t n = x.size(-1);
+  const float* source = x.data_ptr<float>();
+  const float* factors = weight.data_ptr<float>();
+  float* target = out.data_ptr<float>();
+  at::parallel_for(0, n == 0 ? 0 : x.numel() / n, grain(n), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      rms_norm_row(source + row * n, factors, static_cast<float>(eps), target + row * n, n);
+  });
+}
+
+void rotate_heads(const at::Tensor& x, const at::Tensor& cosines, const at::Tensor& sines) {
+  const int64_t n_positions = x.size(1), n_heads = x.size(2), head_dim = x.size(3), half = head_dim / 2;
+  float* values = x.data_ptr<float>();
+  const float* cosine = cosines.data_ptr<float>();
+  const float* sine = sines.data_ptr<float>();
+  at::parallel_for(0, x.size(0) * n_positions, grain(n_heads * head_dim), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t position = row % n_positions;
+      rotate_row(values + row * n_heads * head_dim, cosine + position * half, sine + position * half, n_heads,
+                 half);
+    }
+  });
+}
+
+void silu_multiply(const at::Tensor& gate, const at::Tensor& up) {
+  float* values = gate.data_ptr<float>();
+  const float* factors = up.data_ptr<float>();
+  at::parallel_for(0, gate.numel(), 8192, [&](int64_t begin, int64_t end) {
+    silu_multiply_run(values + begin, factors + begin, end - begin);
+  });
+}
+
+void softmax_row(float* row, int64_t n, int64_t first, int64_t last, float scale) {
+  const float maximum = maximum_of(row + first, last - first);
+  const float sum = exp_in_place(row + first, maximum, scale, last - first);
+  multiply_run(row + first, 1 / sum, last - first);
+  std::fill(row, row + first, 0.0F);
+  std::fill(row + last, row + n, 0.0F);
+}
+
+void accumulate_log_sum_exp(const at::Tensor& x, const at::Tensor& maximum, const at::Tensor& sum) {
+  const int64_t n = x.size(1);
+  const float* values = x.data_ptr<float>();
+  float* maxima = maximum.data_ptr<float>();
+  float* sums = sum.data_ptr<float>();
+  at::parallel_for(0, x.size(0), grain(n), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float highest = std::max(maxima[row], maximum_of(values + row * n, n));
+      sums[row] = sums[row] * std::exp(maxima[row] - highest) + sum_of_exp(values + row * n, highest, n);
+      maxima[row] = highest;
+    }
+  });
+}
+
+at::Tensor softmax_rows(const at::Tensor& x) {
+  const int64_t n = x.size(1);
+  at::Tensor result = at::empty({x.size(0)}, x.options());
+  float* values = x.data_ptr<float>();
+  float* log_sums = result.data_ptr<float>();
+  at::parallel_for(0, x.size(0), grain(n), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* run = values + row * n;
+      const float maximum = maximum_of(run, n);
+      const float sum = exp_in_place(run, maximum, 1, n);
+      multiply_run(run, 1 / sum, n);
+      log_sums[row] = maximum + std::log(sum);
+    }
+  });
+  return result;
+}
+
+}  // namespace elastify::nn

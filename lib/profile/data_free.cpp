@@ -1,0 +1,74 @@
+#include <torch/torch.h>
+
+#include <random>
+
+#include "base/progress.h"
+#include "nn/host_tensor.h"
+#include "nn/torch_error.h"
+#include "profile/profile_model.h"
+
+namespace elastify::profile {
+namespace {
+
+using Scores = std::vector<std::vector<float>>;
+
+/// L2 norm over all weights of a unit, in every tensor that has a part of it.
+Scores measure_magnitude(const Checkpoint& checkpoint) {
+  const ModelSpec& spec = checkpoint.spec();
+  std::vector<at::Tensor> squares;
+  for (const auto& space : spec.spaces)
+    squares.push_back(at::zeros({space.n_units}, at::TensorOptions().dtype(at::kDouble)));
+  Progress progress("magnitude", static_cast<int64_t>(spec.tensors.size()), "tensors");
+  for (size_t i = 0; i < spec.tensors.size(); ++i) {
+    const TensorSpec& tensor = spec.tensors[i];
+    HostTensor host;
+    for (size_t axis = 0; axis < tensor.axes.size(); ++axis) {
+      const AxisUse& use = tensor.axes[axis];
+      if (use.space < 0) continue;
+      if (host.bytes.empty()) host = checkpoint.load(i, DType::kF32);
+      const int64_t length = host.shape[axis];
+      int64_t before = 1;
+      for (size_t a = 0; a < axis; ++a) before *= host.shape[a];
+      const int64_t after = n_elements(host.shape) / (before * length);
+      const auto values = nn::as_tensor(host).view({before, length / use.block, use.block * after});
+      squares[static_cast<size_t>(use.space)] += values.square().sum(at::IntArrayRef({0, 2}), false, at::kDouble);
+    }
+    progress.advance(1);
+  }
+  Scores scores;
+  for (const auto& sums : squares) {
+    const at::Tensor norms = sums.sqrt().to(at::kFloat);
+    scores.emplace_back(norms.data_ptr<float>(), norms.data_ptr<float>() + norms.numel());
+  }
+  return scores;
+}
+
+/// Uniform in [0, 1), from the engine's bits: library distributions differ between platforms.
+Scores draw_random(const ModelSpec& spec, int64_t seed) {
+  std::mt19937_64 engine(static_cast<uint64_t>(seed));
+  Scores scores;
+  for (const auto& space : spec.spaces) {
+    auto& values = scores.emplace_back(static_cast<size_t>(space.n_units));
+    for (float& value : values) value = static_cast<float>(engine() >> 40) * 0x1p-24F;
+  }
+  return scores;
+}
+
+}  // namespace
+
+void add_data_free_metric(Profile& profile, const Checkpoint& checkpoint, Metric metric, int64_t seed) {
+  switch (metric) {
+    case Metric::kMagnitude: {
+      const c10::NoGradGuard no_gradients;
+      profile.importance[metric] = nn::with_torch_errors([&] { return measure_magnitude(checkpoint); });
+      return;
+    }
+    case Metric::kRandom:
+      profile.importance[metric] = draw_random(checkpoint.spec(), seed);
+      return;
+    default:
+      fail("metric '{}' cannot be had without data", name_of(metric));
+  }
+}
+
+}  // namespace elastify::profile

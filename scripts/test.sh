@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Everything a change must pass, from a bare Debian 12 on: build, tests, sanitizers, lint.
+#   scripts/test.sh [CTEST_ARGUMENT...]     e.g. -L unit, -R reorder
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+start=$SECONDS
+n_passed=0
+n_failed=0
+lines=()
+# lane NAME COMMAND...: goes on after a failure, so that one run tells all.
+lane() {
+  local name=$1 lane_start=$SECONDS word=ok
+  shift
+  echo "== $name"
+  if "$@"; then n_passed=$((n_passed + 1)); else
+    n_failed=$((n_failed + 1))
+    word=FAILED
+  fi
+  lines+=("$(printf '%-12s %-6s %4d s' "$name" "$word" $((SECONDS - lane_start)))")
+}
+
+sanitize() {
+  local flags=()
+  [[ -t 1 ]] || flags=(-- --quiet)
+  cmake --preset asan > build/configure-asan.log 2>&1 || {
+    cat build/configure-asan.log
+    return 1
+  }
+  cmake --build --preset asan -j "$(nproc)" --target elastify_base_tests "${flags[@]}" || return 1
+  ctest --preset asan -R '^(base|io|model|data)/'
+}
+
+lane build scripts/setup.sh --tests
+lane tests ctest --preset release "$@"
+lane sanitizers sanitize
+lane lint scripts/lint.sh
+
+echo "== summary ($((SECONDS - start)) s)"
+printf '%s\n' "${lines[@]}"
+echo "lanes: $n_passed passed, $n_failed failed"
+((n_failed == 0))

@@ -1,0 +1,157 @@
+// The program as its users call it: exit status, streams, what is on disk afterwards.
+
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "support/elastic_fixture.h"
+#include "support/shared_data.h"
+#include "support/tiny_model.h"
+
+namespace elastify {
+namespace {
+
+struct Outcome {
+  int status = 0;
+  std::string out, err;
+};
+
+/// Runs `elastify ARGS` in a shell, after `before` ("ulimit -f 8;").
+Outcome elastify(const std::string& args, const std::string& before = "") {
+  const test::TemporaryDirectory directory;
+  const std::string binary = (fs::path(ELASTIFY_BINARY_DIR) / "elastify").string();
+  const std::string command = fmt::format("({} '{}' {}) >'{}/out' 2>'{}/err'", before, binary, args, directory.path().string(),
+                                          directory.path().string());
+  const int status = std::system(("bash -c \"" + command + "\"").c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(directory.path() / "out"),
+          read_text(directory.path() / "err")};
+}
+
+std::vector<std::string> names_in(const fs::path& directory) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(directory)) names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// A tiny model on disk, in a directory of its own.
+struct TinyModel {
+  test::TemporaryDirectory directory;
+  fs::path path = directory.path() / "model";
+  explicit TinyModel(const std::string& family = "llama") { test::write_tiny_hf_model(test::make_tiny_spec(family), path, 1); }
+};
+
+TEST_SUITE("cli") {
+  TEST_CASE("cli: every command has help with an example") {
+    for (const char* verb : {"inspect", "profile", "reorder", "plan", "export", "verify", "eval", "run"}) {
+      CAPTURE(verb);
+      const Outcome help = elastify(fmt::format("{} --help", verb));
+      CHECK(help.status == 0);
+      CHECK(help.out.find("Example: elastify ") != std::string::npos);
+      CHECK(help.out.find("--json") != std::string::npos);
+    }
+    CHECK(elastify("--help").status == 0);
+    CHECK(elastify("--version").out.find('.') != std::string::npos);
+  }
+
+  TEST_CASE("cli: bad usage exits with 2, says what is wrong, and prints nothing on standard output") {
+    const std::vector<std::pair<std::string, std::string>> table{
+        {"", "subcommand"},
+        {"reordre x -o y", "reordre"},
+        {"inspect", "PATH or --system"},
+        {"inspect /nowhere", "no such file"},
+        {"reorder /nowhere --data self -o /tmp/never", "no such file"},
+        {"reorder /nowhere --metric tailor -o /tmp/never", "tailor"},
+        {"reorder /nowhere --levels 0.5,2 -o /tmp/never", "2"},
+        {"plan /nowhere --plan best -o /tmp/never", "best"},
+        {"export /nowhere --type q9 -o /tmp/never", "q9"},
+        {"eval /nowhere", "--data or --task"},
+        {"run /nowhere.yaml", "/nowhere.yaml"},
+        {"profile model --tokens -3 -o p.h5", "--tokens"},
+    };
+    for (const auto& [args, message] : table) {
+      CAPTURE(args);
+      const Outcome outcome = elastify(args);
+      CAPTURE(outcome.err);
+      CHECK(outcome.status != 0);
+      CHECK(outcome.out.empty());
+      CHECK(outcome.err.find(message) != std::string::npos);
+      CHECK(outcome.err.find("error: ") != std::string::npos);
+    }
+  }
+
+  TEST_CASE("cli: --json prints one object with the documented keys") {
+    const TinyModel model;
+    const std::string base = model.directory.path().string();
+    const auto inspected = nlohmann::json::parse(elastify(fmt::format("inspect {} --json", model.path.string())).out);
+    for (const char* key : {"family", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "n_vocab", "n_params", "tied", "spaces",
+                            "levels"}) {
+      CAPTURE(key);
+      CHECK(inspected.contains(key));
+    }
+    const auto profiled = nlohmann::json::parse(
+        elastify(fmt::format("profile {} --data self --tokens 64 --seq 16 -o {}/p.h5 --json", model.path.string(), base)).out);
+    for (const char* key : {"tokens", "tokens_per_second", "seconds", "peak_rss_bytes"}) {
+      CAPTURE(key);
+      CHECK(profiled.contains(key));
+    }
+    const Outcome reordered =
+        elastify(fmt::format("reorder {} --profile {}/p.h5 --plan anchors --levels 0.6,0.8 -o {}/out --json", model.path.string(), base, base));
+    CAPTURE(reordered.err);
+    CHECK(nlohmann::json::parse(reordered.out).at("levels").size() == 3);
+    const auto exported = nlohmann::json::parse(elastify(fmt::format("export {}/out --type f32 -o {}/art --json", base, base)).out);
+    CHECK(exported.at("files").size() == 3);
+    const Outcome proved = elastify(fmt::format("verify {}/art --against {} --json", base, model.path.string()));
+    CHECK(proved.status == 0);
+    CHECK(nlohmann::json::parse(proved.out).at("proved") == true);
+  }
+
+  TEST_CASE("cli: an existing output is refused without --force and replaced with it") {
+    const TinyModel model;
+    const std::string command = fmt::format("reorder {} --metric magnitude -o {}/out", model.path.string(), model.directory.path().string());
+    CHECK(elastify(command).status == 0);
+    const Outcome again = elastify(command);
+    CHECK(again.status == 2);
+    CHECK(again.err.find("exists already") != std::string::npos);
+    CHECK(again.err.find("--force") != std::string::npos);
+    CHECK(elastify(command + " --force").status == 0);
+    CHECK(names_in(model.directory.path()) == std::vector<std::string>{"model", "out"});
+  }
+
+  TEST_CASE("cli: a disk that is full leaves nothing behind and names the file") {
+    const TinyModel model;
+    const std::string base = model.directory.path().string();
+    // A file-size limit makes write() fail as a full disk does.
+    const Outcome full = elastify(fmt::format("reorder {} --metric magnitude -o {}/out", model.path.string(), base), "trap '' XFSZ; ulimit -f 16;");
+    CAPTURE(full.err);
+    CHECK(full.status == 1);
+    CHECK(full.err.find("model.safetensors: cannot write: ") != std::string::npos);
+    CHECK(names_in(model.directory.path()) == std::vector<std::string>{"model"});
+  }
+
+  TEST_CASE("cli: an output that cannot be written is refused") {
+    const TinyModel model;
+    const Outcome outcome = elastify(fmt::format("reorder {} --metric magnitude -o /proc/nothing/out", model.path.string()));
+    CHECK(outcome.status == 1);
+    CHECK(outcome.err.find("/proc/nothing") != std::string::npos);
+  }
+
+  TEST_CASE("cli: an interrupt ends the work, leaves nothing behind, and the command can be given again") {
+    if (!test::has_shared_data("cli: an interrupt")) return;
+    const test::TemporaryDirectory directory;
+    const std::string model = (test::shared_data() / "models/stories3M/stories3M-q80.bin").string();
+    const std::string command = fmt::format("profile {} --data self --tokens 200000 -o {}/p.h5", model, directory.path().string());
+    const Outcome stopped = elastify(command, "timeout -s INT 3");
+    CAPTURE(stopped.err);
+    CHECK(stopped.err.find("interrupted") != std::string::npos);
+    CHECK(names_in(directory.path()).empty());
+    CHECK(elastify(fmt::format("profile {} --data self --tokens 512 -o {}/p.h5", model, directory.path().string())).status == 0);
+    CHECK(names_in(directory.path()) == std::vector<std::string>{"p.h5"});
+  }
+}
+
+}  // namespace
+}  // namespace elastify

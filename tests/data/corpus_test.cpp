@@ -1,0 +1,199 @@
+#include "data/corpus.h"
+
+#include <doctest/doctest.h>
+
+#include <set>
+
+#include "base/error.h"
+#include "support/errors.h"
+#include "support/shared_data.h"
+#include "support/temporary_directory.h"
+#include "tokenizer_fixtures.h"
+
+using namespace elastify;
+using namespace elastify::test;
+
+namespace {
+
+using Documents = std::vector<std::string>;
+
+Documents load(const TemporaryDirectory& directory, const char* name, const std::string& text) {
+  write_text(directory / name, text);
+  return load_documents({directory / name});
+}
+
+std::unique_ptr<Tokenizer> byte_level() {
+  return make_tokenizer(load_vocabulary(tokenizer_fixture("gpt-2")));
+}
+std::unique_ptr<Tokenizer> sentencepiece() {
+  return make_tokenizer(load_vocabulary(tokenizer_fixture("sentencepiece")));
+}
+
+size_t n_bytes_of(const Documents& documents) {
+  size_t n = 0;
+  for (const std::string& document : documents) n += document.size();
+  return n;
+}
+
+}  // namespace
+
+TEST_CASE("corpus: a text file is one document, cut at lines that hold only <|endoftext|>") {
+  const TemporaryDirectory directory;
+  CHECK(load(directory, "a.txt", "one\ntwo\n") == Documents{"one\ntwo\n"});
+  CHECK(load(directory, "a.raw", "\n = Title = \n\n text\n") == Documents{"\n = Title = \n\n text\n"});
+  CHECK(load(directory, "a.txt", "one\ntwo\n<|endoftext|>\n\nthree\n<|endoftext|>\n") ==
+        Documents{"one\ntwo", "three"});
+  CHECK(load(directory, "a.txt", "<|endoftext|>\n<|endoftext|>\none <|endoftext|> more") ==
+        Documents{"one <|endoftext|> more"});
+  CHECK(load(directory, "a.txt", "one\n<|endoftext|>") == Documents{"one"});
+}
+
+TEST_CASE("corpus: line ends of Windows and a byte order mark are no text") {
+  const TemporaryDirectory directory;
+  CHECK(load(directory, "a.txt", "\xEF\xBB\xBFone\r\ntwo\r\n<|endoftext|>\r\nthree\r") ==
+        Documents{"one\ntwo", "three\r"});
+  CHECK(load(directory, "a.jsonl", "{\"text\": \"one\"}\r\n\r\n{\"text\": \"two\"}\r\n") ==
+        Documents{"one", "two"});
+}
+
+TEST_CASE("corpus: JSON documents are their text, or the fields of an instruction") {
+  const TemporaryDirectory directory;
+  CHECK(load(directory, "a.jsonl", R"({"text": "plain", "meta": {"x": 1}}
+{"instruction": "Add.", "input": "1 2", "output": "3"}
+{"instruction": "Say hi.", "input": "", "output": "Hi"}
+{"prompt": "Q\n", "response": "A"}
+{"question": "Q", "answer": "A"}
+)") == Documents{"plain", "Add.\n1 2\n3", "Say hi.\nHi", "Q\nA", "Q\nA"});
+  CHECK(load(directory, "a.json", R"([{"text": "one"}, {"text": ""}, {"prompt": "a", "response": "b"}])") ==
+        Documents{"one", "a\nb"});
+}
+
+TEST_CASE("corpus: several files follow each other in the order given") {
+  const TemporaryDirectory directory;
+  write_text(directory / "b.txt", "second");
+  write_text(directory / "a.jsonl", "{\"text\": \"first\"}");
+  CHECK(load_documents({directory / "a.jsonl", directory / "b.txt"}) == Documents{"first", "second"});
+}
+
+TEST_CASE("corpus: what is no text is named with file and line") {
+  struct Case {
+    const char* file;
+    std::string text;
+    const char* message;  ///< after the file's name
+  };
+  const Case cases[] = {
+      {"a.txt", "", "holds no text"},
+      {"a.txt", " \n\n", "holds no text"},
+      {"a.txt", "one\ntwo \xFF\n", "line 2: not UTF-8: byte 0xff"},
+      {"a.txt", "one\ntwo\nthree\xC3", "line 3: not UTF-8: byte 0xc3"},
+      {"a.jsonl", "{\"text\": \"a\"}\n{\"text\": \"\xE9\"}\n", "line 2: not UTF-8: byte 0xe9"},
+      {"a.jsonl", "{\"text\": \"a\"}\n\n{\"text\": \n",
+       "line 3: not valid JSON: parse error at line 1, column 10"},
+      {"a.jsonl", "{\"text\": \"a\"}\n[1]\n", "line 2: expected a JSON object, got array"},
+      {"a.jsonl", "{\"title\": \"a\"}\n", "line 1: no text field"},
+      {"a.jsonl", "{\"text\": 5}\n", "line 1: text: expected a string, got number"},
+      {"a.jsonl", "{\"text\": \"\"}\n", "holds no text"},
+      {"a.jsonl", "{\"text\": \"\\ud800\"}\n", "line 1: not valid JSON: "},
+      {"a.json", "{\"text\": \"a\"}", "expected a JSON array, got object"},
+      {"a.json", "[{\"text\": \"a\"}, 7]", "entry 2: expected a JSON object, got number"},
+  };
+  const TemporaryDirectory directory;
+  for (const Case& wrong : cases) {
+    CAPTURE(wrong.text);
+    const std::string expected = (directory / wrong.file).string() + ": " + wrong.message;
+    CHECK(message_of([&] { load(directory, wrong.file, wrong.text); }).substr(0, expected.size()) ==
+          expected);
+  }
+  CHECK(message_of([&] {
+          load_documents({directory / "gone.txt"});
+        }).starts_with((directory / "gone.txt").string()));
+}
+
+TEST_CASE("batches: sequences are the joined text, cut") {
+  const auto tokenizer = byte_level();
+  const Documents documents = {"The sea was calm.", "The cat waited for the boats."};
+  Ids joined = tokenizer->encode(documents[0]);
+  joined.push_back(0);  // <|endoftext|>
+  for (const int32_t id : tokenizer->encode(documents[1])) joined.push_back(id);
+
+  const TokenBatches batches = make_batches(*tokenizer, documents, 4, 0, std::nullopt);
+  REQUIRE(batches.sequences.size() == joined.size() / 4);
+  CHECK(batches.seq_len == 4);
+  CHECK(batches.n_tokens() == static_cast<int64_t>(joined.size() / 4 * 4));
+  for (size_t i = 0; i < batches.sequences.size(); ++i)
+    CHECK(batches.sequences[i] ==
+          Ids(joined.begin() + static_cast<long>(i * 4), joined.begin() + static_cast<long>(i * 4 + 4)));
+}
+
+TEST_CASE("batches: with a vocabulary that adds bos, one is before each document") {
+  const auto tokenizer = sentencepiece();
+  const TokenBatches batches = make_batches(*tokenizer, {"a", "b"}, 2, 0, std::nullopt);
+  CHECK(batches.sequences[0][0] == 1);
+  int64_t n_bos = 0;
+  for (const Ids& sequence : batches.sequences) n_bos += std::count(sequence.begin(), sequence.end(), 1);
+  CHECK(n_bos == 2);
+}
+
+TEST_CASE("batches: n_bytes counts the text of the predicted tokens exactly") {
+  const Documents documents = fixture_texts();
+  for (const auto& tokenizer : {byte_level(), sentencepiece()}) {
+    // All text in one sequence. Its first token, which nothing predicts, is bos, or else has some text.
+    int64_t n_tokens = 0;
+    for (const Ids& ids : tokenizer->encode_all(documents)) n_tokens += static_cast<int64_t>(ids.size());
+    const bool adds_bos = tokenizer->vocabulary().add_bos;
+    n_tokens += static_cast<int64_t>(documents.size()) - (adds_bos ? 0 : 2);  // the first document is empty
+    const TokenBatches all = make_batches(*tokenizer, documents, n_tokens, 0, std::nullopt);
+    REQUIRE(all.sequences.size() == 1);
+    const int64_t first =
+        static_cast<int64_t>(token_text(tokenizer->vocabulary(), all.sequences[0][0]).size());
+    CHECK(all.n_bytes == static_cast<int64_t>(n_bytes_of(documents)) - first);
+  }
+}
+
+TEST_CASE("batches: max_tokens keeps the first sequences, a seed draws from all of them") {
+  const auto tokenizer = byte_level();
+  std::string text;
+  for (int i = 0; i < 500; ++i) text += "line " + std::to_string(i) + " of the sea\n";
+  const TokenBatches all = make_batches(*tokenizer, {text}, 16, 0, std::nullopt);
+  const TokenBatches first = make_batches(*tokenizer, {text}, 16, 100, std::nullopt);
+  REQUIRE(first.sequences.size() == 6);
+  for (size_t i = 0; i < 6; ++i) CHECK(first.sequences[i] == all.sequences[i]);
+
+  const TokenBatches drawn = make_batches(*tokenizer, {text}, 16, 100, 7);
+  CHECK(drawn.sequences.size() == 6);
+  CHECK(drawn.digest == make_batches(*tokenizer, {text}, 16, 100, 7).digest);
+  CHECK(drawn.digest != make_batches(*tokenizer, {text}, 16, 100, 8).digest);
+  CHECK(drawn.digest != first.digest);
+  const std::set<Ids> pool(all.sequences.begin(), all.sequences.end());
+  const std::set<Ids> distinct(drawn.sequences.begin(), drawn.sequences.end());
+  CHECK(distinct.size() == 6);
+  for (const Ids& sequence : drawn.sequences) CHECK(pool.contains(sequence));
+
+  const TokenBatches shuffled = make_batches(*tokenizer, {text}, 16, 0, 7);
+  CHECK(shuffled.n_bytes == all.n_bytes);
+  CHECK(std::multiset<Ids>(shuffled.sequences.begin(), shuffled.sequences.end()) ==
+        std::multiset<Ids>(all.sequences.begin(), all.sequences.end()));
+}
+
+TEST_CASE("batches: too little text or too small a limit is refused") {
+  const auto tokenizer = byte_level();
+  CHECK(message_of([&] { make_batches(*tokenizer, {"a b"}, 8, 0, std::nullopt); }) ==
+        "the text has 2 tokens, less than one sequence of 8");
+  CHECK(message_of([&] { make_batches(*tokenizer, {}, 8, 0, std::nullopt); }) ==
+        "the text has 0 tokens, less than one sequence of 8");
+  CHECK(message_of([&] { make_batches(*tokenizer, {"a b"}, 8, 4, std::nullopt); }) ==
+        "at most 4 tokens: less than one sequence of 8");
+  CHECK(message_of([&] { make_batches(*tokenizer, {"a b"}, 1, 0, std::nullopt); }) ==
+        "sequence length 1: expected at least 2");
+}
+
+TEST_CASE("corpus: published texts are loaded whole") {
+  if (!has_shared_data("published texts are loaded whole")) return;
+  const fs::path datasets = shared_data() / "datasets";
+  CHECK(load_documents({datasets / "c4-redpajama/sample_c4-rp1.jsonl"}).size() == 1000);
+  CHECK(load_documents({datasets / "wikitext2/wiki.test.raw"}).size() == 1);
+  CHECK(load_documents({datasets / "instruct/alpaca_5000.json"}).size() == 5000);
+  CHECK(load_documents({datasets / "instruct/dolly_hhrlhf_train_small.jsonl"}).size() == 1000);
+  CHECK(load_documents({datasets / "gsm8k/test.jsonl"}).size() == 1319);
+  CHECK(load_documents({datasets / "tinystories/tinystories_v2gpt4_10k_lines.txt"}).size() == 1728);
+}

@@ -1,0 +1,540 @@
+#include "export/export_model.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "base/hash.h"
+#include "base/version.h"
+#include "io/gguf.h"
+#include "model/families/families.h"
+#include "model/rope_order.h"
+#include "plan/make_plan.h"
+#include "support/errors.h"
+#include "support/temporary_directory.h"
+#include "support/tensors.h"
+#include "support/tiny_model.h"
+
+namespace elastify {
+namespace {
+
+using exporter::export_model;
+using exporter::ExportOptions;
+using Json = nlohmann::ordered_json;
+
+/// A third of the first layer's MLP and groups, all of the other's, and something in between.
+ElasticPlan uneven_plan(const ModelSpec& spec, int64_t grid) {
+  ElasticPlan plan;
+  plan.spec_hash = spec_hash(spec);
+  plan.method = "anchors";
+  plan.grid = grid;
+  plan.anchors = {1};
+  Widths narrow = full_widths(spec), middle = narrow;
+  narrow[spec.attention_space(0)] = 1;
+  narrow[spec.mlp_space(0)] = grid;
+  middle[spec.mlp_space(0)] = std::max(grid, middle[spec.mlp_space(0)] - grid);
+  plan.levels = {make_level(spec, 0.5, narrow), make_level(spec, 0.75, middle), make_level(spec, 1, full_widths(spec))};
+  return plan;
+}
+
+ElasticPlan uniform_plan(const ModelSpec& spec, int64_t grid, std::vector<double> levels = {0.6, 0.8}) {
+  plan::PlanOptions options;
+  options.grid = grid;
+  options.levels = std::move(levels);
+  return plan::make_plan(spec, nullptr, options);
+}
+
+Permutation shuffled(const ModelSpec& spec) {
+  Permutation permutation = identity_permutation(spec);
+  std::mt19937_64 random(5);
+  for (auto& order : permutation.orders) std::shuffle(order.begin(), order.end(), random);
+  return permutation;
+}
+
+/// A tiny model on disk and places to export it to.
+struct Model {
+  test::TemporaryDirectory directory;
+  fs::path path = directory / "model";
+  explicit Model(const ModelSpec& spec, DType dtype = DType::kF32) { test::write_tiny_hf_model(spec, path, 11, dtype); }
+  Checkpoint open() const { return Checkpoint::open(path); }
+  fs::path make(const std::string& name) const {
+    fs::create_directories(directory / name);
+    return directory / name;
+  }
+  std::vector<exporter::ArtifactFile> to(const fs::path& target, const ElasticPlan& plan, const ExportOptions& options,
+                                         const Vocabulary* vocabulary = nullptr) const {
+    const Checkpoint source = open();
+    return export_model(source, vocabulary, identity_permutation(source.spec()), plan, options, Json::object(), target);
+  }
+};
+
+Vocabulary tiny_vocabulary(int64_t n_tokens) {
+  Vocabulary vocabulary;
+  vocabulary.kind = TokenizerKind::kSentencePiece;
+  vocabulary.pre = "default";
+  vocabulary.tokens = {"<unk>", "<s>", "</s>"};
+  vocabulary.types = {TokenType::kUnknown, TokenType::kControl, TokenType::kControl};
+  for (int64_t i = 3; i < n_tokens; ++i) {
+    vocabulary.tokens.push_back(fmt::format("t{}", i));
+    vocabulary.types.push_back(TokenType::kNormal);
+  }
+  for (int64_t i = 0; i < n_tokens; ++i) vocabulary.scores.push_back(static_cast<float>(-i));
+  vocabulary.unknown = 0;
+  vocabulary.bos = 1;
+  vocabulary.eos = 2;
+  vocabulary.add_bos = true;
+  vocabulary.chat_template = "{{ messages }}";
+  return vocabulary;
+}
+
+/// Whether every row of `part` starts as the same row of `full` does.
+bool is_prefix(const HostTensor& part, const HostTensor& full) {
+  if (part.dtype != full.dtype || part.shape.size() != full.shape.size()) return false;
+  const uint64_t kept = row_bytes(part.dtype, part.shape.back()), all = row_bytes(full.dtype, full.shape.back());
+  const auto rows = static_cast<uint64_t>(n_rows(part.shape));
+  if (kept > all || rows > static_cast<uint64_t>(n_rows(full.shape)) || part.bytes.size() != rows * kept) return false;
+  for (uint64_t row = 0; row < rows; ++row)
+    if (!std::equal(part.bytes.data() + row * kept, part.bytes.data() + (row + 1) * kept, full.bytes.data() + row * all)) return false;
+  return true;
+}
+
+/// Read back, a level is the slice of the full file, and the full file is the source in the exported type.
+void check_levels(const Checkpoint& source, const ElasticPlan& plan, const fs::path& artifact, DType type,
+                  const std::vector<exporter::ArtifactFile>& files) {
+  const Checkpoint full = Checkpoint::open(artifact / "full.gguf");
+  for (const auto& file : files) {
+    CAPTURE(file.name);
+    CAPTURE(file.architecture);
+    const Level& level = find_level(plan, file.nominal);
+    const Checkpoint sub = Checkpoint::open(artifact / file.name);
+    const ModelSpec expected = narrowed(source.spec(), level.widths);
+    CHECK(sub.spec().layer_d_ff == expected.layer_d_ff);
+    CHECK(sub.spec().layer_kv_heads == expected.layer_kv_heads);
+    CHECK(sub.spec().head_dim == expected.head_dim);
+    CHECK(sub.spec().heads_per_group == expected.heads_per_group);
+    CHECK(sub.spec().rope_theta == expected.rope_theta);
+    CHECK(sub.spec().norm_eps == expected.norm_eps);
+    CHECK(rope_frequency_divisors(sub.spec()) == rope_frequency_divisors(expected));
+    REQUIRE(sub.spec().tensors.size() == source.spec().tensors.size());
+    for (size_t i = 0; i < source.spec().tensors.size(); ++i) {
+      const TensorSpec& tensor = source.spec().tensors[i];
+      CAPTURE(tensor.name);
+      const DType stored = tensor.shape.size() > 1 ? type : DType::kF32;
+      const HostTensor whole = source.load(i, stored);
+      const auto index = static_cast<size_t>(sub.spec().find(tensor.name));
+      CHECK(test::same_bytes(sub.load(index), slice(whole, tensor, level.widths)));
+      CHECK(is_prefix(sub.load(index), full.load(static_cast<size_t>(full.spec().find(tensor.name)))));
+    }
+  }
+}
+
+/// Whether a tensor's bytes in two files of one architecture are prefix and whole.
+void check_file_prefixes(const fs::path& level, const fs::path& full) {
+  const GgufFile narrow = GgufFile::open(level), wide = GgufFile::open(full);
+  REQUIRE(narrow.tensors().size() == wide.tensors().size());
+  for (const TensorInfo& tensor : narrow.tensors()) {
+    CAPTURE(tensor.name);
+    CHECK(is_prefix(narrow.tensor(tensor.name), wide.tensor(tensor.name)));
+  }
+}
+
+ModelSpec wide_spec(const std::string& family, bool tied = false) {
+  return test::make_tiny_spec(
+      family, {.d_model = 64, .head_dim = 32, .n_kv_heads = 3, .heads_per_group = 1, .d_ff = 128, .n_vocab = 40, .tied = tied});
+}
+
+template <typename T>
+bool holds(const GgufMetadata& keys, std::string_view key) {
+  const GgufValue* value = keys.find(key);
+  return value != nullptr && std::holds_alternative<T>(*value);
+}
+template <typename T>
+bool holds_array(const GgufMetadata& keys, std::string_view key) {
+  return holds<GgufArray>(keys, key) && std::holds_alternative<std::vector<T>>(std::get<GgufArray>(*keys.find(key)).values);
+}
+
+}  // namespace
+
+TEST_CASE("export: read back, every level of every family is the slice of the full model, in every type") {
+  size_t n_exported = 0;
+  for (const auto& [name, spec] : test::tiny_variants()) {
+    if (spec.qk_norm && spec.qkv_bias) continue;  // no stock architecture
+    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+      for (const bool uneven : {false, true}) {
+        if (uneven && spec.qk_norm && !spec.tied) continue;
+        CAPTURE(name);
+        CAPTURE(uneven);
+        const Model model(spec);
+        const Checkpoint source = model.open();
+        const ElasticPlan plan = uneven ? uneven_plan(source.spec(), 8) : uniform_plan(source.spec(), 8);
+        const fs::path target = model.make("artifact");
+        const auto files = model.to(target, plan, {.type = type, .levels = {}});
+        CHECK(files.size() == 3);
+        check_levels(source, plan, target, type, files);
+        ++n_exported;
+      }
+    }
+  }
+  CHECK(n_exported == 54);
+}
+
+TEST_CASE("export: q8_0 is encoded once, and every level holds whole blocks of the same rows") {
+  for (const char* family : {"llama", "qwen2", "qwen3"}) {
+    CAPTURE(family);
+    const ModelSpec spec = wide_spec(family, true);
+    const Model model(spec, DType::kBF16);
+    const ElasticPlan plan = uneven_plan(spec, 32);
+    const fs::path target = model.make("artifact");
+    const auto files = model.to(target, plan, {.type = DType::kQ8_0, .levels = {}});
+    check_levels(model.open(), plan, target, DType::kQ8_0, files);
+  }
+}
+
+TEST_CASE("export: in the files themselves, a level's tensors are row prefixes and prefixes of rows of the full file's") {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kQ8_0}) {
+    const ModelSpec spec = wide_spec("llama");
+    const Model model(spec);
+    const fs::path target = model.make("artifact");
+    const auto files = model.to(target, uneven_plan(spec, 32), {.type = type, .levels = {}});
+    REQUIRE(files.size() == 3);
+    CHECK(files[0].architecture == "llama");
+    CHECK(files[1].architecture == "deci");
+    for (const auto& file : files) check_file_prefixes(target / file.name, target / "full.gguf");
+  }
+}
+
+TEST_CASE("export: openelm fuses the rows of q, k and v, each a prefix of its own") {
+  const ModelSpec spec = test::make_tiny_spec("qwen3", {.head_dim = 16, .tied = true});
+  const Model model(spec);
+  const fs::path target = model.make("artifact");
+  const auto files = model.to(target, uneven_plan(spec, 8), {.type = DType::kF32, .levels = {}});
+  CHECK(files[0].architecture == "qwen3");
+  CHECK(files[2].architecture == "openelm");
+  const GgufFile narrow = GgufFile::open(target / files[2].name), full = GgufFile::open(target / "full.gguf");
+  CHECK(narrow.contains("blk.0.attn_q_norm.weight"));
+  CHECK_FALSE(narrow.contains("blk.0.attn_q.weight"));
+  const HostTensor fused = narrow.tensor("blk.0.attn_qkv.weight");
+  CHECK(fused.shape == Shape{(2 + 1 + 1) * 16, 32});  // one group: two query heads, k, v
+  uint64_t at = 0;
+  for (const auto& [name, rows] : std::map<std::string, uint64_t>{{"attn_k", 16}, {"attn_q", 32}, {"attn_v", 16}}) {
+    const HostTensor whole = full.tensor("blk.0." + name + ".weight");
+    const uint64_t bytes = rows * 32 * 4;
+    at = name == "attn_q" ? 0 : name == "attn_k" ? 32 * 32 * 4 : 48 * 32 * 4;
+    CHECK(std::equal(whole.bytes.begin(), whole.bytes.begin() + static_cast<long>(bytes),
+                     fused.bytes.begin() + static_cast<long>(at)));
+  }
+}
+
+TEST_CASE("export: q and k rows are interleaved for llama and deci alone, head by head, biases too") {
+  const ModelSpec spec = test::make_tiny_spec("qwen2");
+  const Model model(spec);
+  const Checkpoint source = model.open();
+  const fs::path target = model.make("artifact");
+  model.to(target, uneven_plan(spec, 8), {.type = DType::kF32, .levels = {}});
+  const GgufFile full = GgufFile::open(target / "full.gguf"), deci = GgufFile::open(target / "level-050.gguf");
+  for (const Role role : {Role::kQuery, Role::kKey, Role::kQueryBias, Role::kKeyBias, Role::kValue, Role::kValueBias}) {
+    const auto index = static_cast<size_t>(spec.find(role, 1));
+    const TensorSpec& tensor = spec.tensors[index];
+    CAPTURE(tensor.name);
+    const HostTensor halves = source.load(index);
+    const bool value = role == Role::kValue || role == Role::kValueBias;
+    CHECK(test::same_bytes(full.tensor(tensor.gguf_name), halves));
+    CHECK(test::same_bytes(deci.tensor(tensor.gguf_name),
+                           value ? halves : reorder_rope_rows(halves, spec.head_dim, RopeOrder::kHalves, RopeOrder::kInterleaved)));
+  }
+}
+
+TEST_CASE("export: metadata has the types that stock llama.cpp insists on") {
+  const ModelSpec spec = test::make_tiny_spec("llama", {.head_dim = 16, .heads_per_group = 3, .llama3_rope = true});
+  const Model model(spec);
+  const Vocabulary vocabulary = tiny_vocabulary(spec.n_vocab);
+  const fs::path target = model.make("artifact");
+  const ElasticPlan plan = uneven_plan(spec, 8);
+  model.to(target, plan, {.type = DType::kF16, .levels = {}}, &vocabulary);
+
+  const GgufFile file = GgufFile::open(target / "level-050.gguf");
+  const GgufMetadata& keys = file.metadata();
+  CHECK(keys.require_string("general.architecture") == "deci");
+  CHECK(keys.require_string("general.type") == "model");
+  CHECK(std::get<uint32_t>(*keys.find("general.file_type")) == 1);
+  CHECK_FALSE(keys.contains("general.quantization_version"));
+  for (const char* key : {"deci.block_count", "deci.context_length", "deci.embedding_length", "deci.attention.key_length",
+                          "deci.attention.value_length", "deci.rope.dimension_count", "deci.vocab_size"})
+    CHECK_MESSAGE(holds<uint32_t>(keys, key), key);
+  for (const char* key : {"deci.feed_forward_length", "deci.attention.head_count", "deci.attention.head_count_kv"})
+    CHECK_MESSAGE(holds_array<int32_t>(keys, key), key);
+  for (const char* key : {"deci.attention.layer_norm_rms_epsilon", "deci.rope.freq_base"}) CHECK_MESSAGE(holds<float>(keys, key), key);
+  CHECK(*keys.integers("deci.feed_forward_length") == std::vector<int64_t>{8, 64});
+  CHECK(*keys.integers("deci.attention.head_count") == std::vector<int64_t>{3, 6});
+  CHECK(*keys.integers("deci.attention.head_count_kv") == std::vector<int64_t>{1, 2});
+  CHECK(keys.require_integer("deci.attention.key_length") == 16);
+  CHECK(keys.require_number("deci.rope.freq_base") == 500000);
+  CHECK(keys.require_integer("deci.context_length") == 64);
+  const HostTensor factors = file.tensor("rope_freqs.weight");
+  CHECK(factors.dtype == DType::kF32);
+  CHECK(test::values_of(factors) == rope_frequency_divisors(spec));
+
+  CHECK(keys.require_string("elastify.version") == kVersion);
+  CHECK(std::get<float>(*keys.find("elastify.level")) == 0.5F);
+  CHECK(*keys.floats("elastify.levels") == std::vector<float>{0.5F, 0.75F, 1});
+  CHECK(std::get<float>(*keys.find("elastify.decoder_ratio")) == static_cast<float>(plan.levels[0].decoder_ratio));
+  CHECK(std::get<bool>(*keys.find("elastify.full")) == false);
+  CHECK(holds_array<int32_t>(keys, "elastify.kv_groups"));
+  CHECK(*keys.integers("elastify.kv_groups") == std::vector<int64_t>{1, 2});
+  CHECK(*keys.integers("elastify.d_ff") == std::vector<int64_t>{8, 64});
+  CHECK(keys.require_string("elastify.spec_hash") == spec_hash(spec));
+  CHECK(keys.require_string("elastify.permutation_digest") == digest(identity_permutation(spec)));
+  CHECK(*keys.strings("tokenizer.ggml.tokens") == vocabulary.tokens);
+  CHECK(keys.require_string("tokenizer.chat_template") == "{{ messages }}");
+
+  const GgufFile full_file = GgufFile::open(target / "full.gguf");
+  const GgufMetadata& full = full_file.metadata();
+  CHECK(full.require_string("general.architecture") == "llama");
+  CHECK(std::get<bool>(*full.find("elastify.full")) == true);
+  for (const char* key : {"llama.feed_forward_length", "llama.attention.head_count", "llama.attention.head_count_kv"})
+    CHECK_MESSAGE(holds<uint32_t>(full, key), key);
+  for (const auto& [key, value] : keys.entries()) CHECK_FALSE_MESSAGE(key.starts_with("llama."), key);
+  for (const TensorInfo& tensor : full_file.tensors()) {
+    const bool matrix = tensor.shape.size() > 1;
+    CHECK(tensor.dtype == (matrix ? DType::kF16 : DType::kF32));
+  }
+}
+
+TEST_CASE("export: linear rope scaling is said in keys, a sliding window bounds the context") {
+  ModelSpec spec = test::make_tiny_spec("mistral", {.sliding_window = 8});
+  spec.rope.kind = RopeScaling::Kind::kLinear;
+  spec.rope.factor = 4;
+  complete_spec(spec);
+  const Model model(spec);
+  const fs::path target = model.make("artifact");
+  model.to(target, uniform_plan(spec, 8), {.type = DType::kF32, .levels = {}});
+  const GgufFile file = GgufFile::open(target / "full.gguf");
+  CHECK(file.metadata().require_string("llama.rope.scaling.type") == "linear");
+  CHECK(std::get<float>(*file.metadata().find("llama.rope.scaling.factor")) == 4);
+  CHECK(file.metadata().require_integer("llama.context_length") == 8);
+  CHECK_FALSE(file.contains("rope_freqs.weight"));
+}
+
+TEST_CASE("export: quantised files say so") {
+  const ModelSpec spec = wide_spec("llama");
+  const Model model(spec);
+  const fs::path target = model.make("artifact");
+  model.to(target, uniform_plan(spec, 32, {0.8}), {.type = DType::kQ8_0, .levels = {}});
+  const GgufFile file = GgufFile::open(target / "full.gguf");
+  CHECK(std::get<uint32_t>(*file.metadata().find("general.quantization_version")) == 2);
+  CHECK(std::get<uint32_t>(*file.metadata().find("general.file_type")) == 7);
+}
+
+TEST_CASE("export: without a vocabulary the files say no_vocab; a small one is padded, a large one refused") {
+  const ModelSpec spec = test::make_tiny_spec("llama");
+  const Model model(spec);
+  const ElasticPlan plan = uniform_plan(spec, 8);
+  const fs::path none = model.make("none"), padded = model.make("padded"), refused = model.make("refused");
+  model.to(none, plan, {.type = DType::kF32, .levels = {}});
+  const GgufFile silent = GgufFile::open(none / "full.gguf");
+  CHECK(silent.metadata().require_string("tokenizer.ggml.model") == "no_vocab");
+  CHECK(std::get<uint32_t>(*silent.metadata().find("llama.vocab_size")) == 96);
+
+  const Vocabulary small = tiny_vocabulary(90);
+  model.to(padded, plan, {.type = DType::kF32, .levels = {}}, &small);
+  const Vocabulary read = load_vocabulary(padded / "full.gguf");
+  REQUIRE(read.size() == 96);
+  CHECK(read.tokens[89] == "t89");
+  CHECK(read.tokens[95] == "[PAD95]");
+  CHECK(read.types[95] == TokenType::kUnused);
+
+  const Vocabulary large = tiny_vocabulary(97);
+  CHECK(test::message_of([&] { model.to(refused, plan, {.type = DType::kF32, .levels = {}}, &large); }) ==
+        "the tokenizer has 97 tokens, the embedding only 96 rows");
+  CHECK(fs::is_empty(refused));
+}
+
+TEST_CASE("export: tokenizer.gguf beside the model gives the tokenizer's keys verbatim, and name and licence") {
+  const ModelSpec spec = test::make_tiny_spec("llama");
+  const Model model(spec);
+  GgufMetadata kept;
+  kept.set("general.architecture", std::string("llama"));
+  kept.set("general.name", std::string("Tiny"));
+  kept.set("general.license", std::string("apache-2.0"));
+  kept.set("general.size_label", std::string("1B"));
+  write_gguf_keys(tiny_vocabulary(96), kept);
+  kept.set("tokenizer.ggml.unheard_of", GgufArray{std::vector<uint16_t>{1, 2}});
+  GgufWriter(model.path / "tokenizer.gguf", kept, {}).finish();
+
+  const Vocabulary other = tiny_vocabulary(50);
+  const fs::path target = model.make("artifact");
+  model.to(target, uniform_plan(spec, 8), {.type = DType::kF32, .levels = {}}, &other);
+  for (const char* name : {"full.gguf", "level-060.gguf"}) {
+    const GgufFile file = GgufFile::open(target / name);
+    CHECK(file.metadata().strings("tokenizer.ggml.tokens")->at(60) == "t60");
+    CHECK(holds_array<uint16_t>(file.metadata(), "tokenizer.ggml.unheard_of"));
+    CHECK(file.metadata().require_string("general.name") == "Tiny");
+    CHECK(file.metadata().require_string("general.license") == "apache-2.0");
+    CHECK_FALSE(file.metadata().contains("general.size_label"));
+  }
+
+  write_gguf_keys(tiny_vocabulary(95), kept);
+  GgufWriter(model.path / "tokenizer.gguf", kept, {}).finish();
+  const fs::path refused = model.make("refused");
+  CHECK(test::message_of([&] { model.to(refused, uniform_plan(spec, 8), {.type = DType::kF32, .levels = {}}); })
+            .find("expected one token for each of the 96 rows of the embedding, got 95") != std::string::npos);
+}
+
+TEST_CASE("export: the manifest lists every file with its size and hash") {
+  const ModelSpec spec = test::make_tiny_spec("llama");
+  const Model model(spec);
+  const Checkpoint source = model.open();
+  const Permutation permutation = shuffled(spec);
+  const ElasticPlan plan = uniform_plan(spec, 8);
+  const fs::path target = model.make("artifact");
+  const auto files = export_model(source, nullptr, permutation, plan, {.type = DType::kF16, .levels = {}}, {{"type", "f16"}}, target);
+  const Json manifest = Json::parse(read_text(target / "manifest.json"));
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : manifest.items()) keys.push_back(key);
+  CHECK(keys == std::vector<std::string>{"format", "version", "tool", "spec_hash", "permutation_digest", "type", "configuration",
+                                         "files"});
+  CHECK(manifest.at("format") == "elastify.artifact");
+  CHECK(manifest.at("tool").at("version") == std::string(kVersion));
+  CHECK(manifest.at("spec_hash") == spec_hash(spec));
+  CHECK(manifest.at("permutation_digest") == digest(permutation));
+  CHECK(manifest.at("type") == "f16");
+  CHECK(manifest.at("configuration") == Json{{"type", "f16"}});
+  REQUIRE(manifest.at("files").size() == files.size());
+  std::vector<std::string> names;
+  for (size_t i = 0; i < files.size(); ++i) {
+    const Json& listed = manifest.at("files")[i];
+    const Level& level = find_level(plan, files[i].nominal);
+    const fs::path path = target / files[i].name;
+    names.push_back(files[i].name);
+    CHECK(listed.at("name") == files[i].name);
+    CHECK(listed.at("level") == level.nominal);
+    CHECK(listed.at("decoder_ratio") == level.decoder_ratio);
+    CHECK(listed.at("total_ratio") == level.total_ratio);
+    CHECK(listed.at("n_params") == n_params(spec, level.widths));
+    CHECK(listed.at("bytes") == fs::file_size(path));
+    CHECK(listed.at("sha256") == sha256_file(path));
+  }
+  CHECK(names == std::vector<std::string>{"full.gguf", "level-080.gguf", "level-060.gguf"});
+}
+
+TEST_CASE("export: only the levels asked for are written, and always the full model") {
+  const ModelSpec spec = test::make_tiny_spec("llama");
+  const Model model(spec);
+  const ElasticPlan plan = uniform_plan(spec, 8);
+  const fs::path target = model.make("artifact");
+  const auto files = model.to(target, plan, {.type = DType::kF32, .levels = {0.6}});
+  REQUIRE(files.size() == 2);
+  CHECK(files[1].name == "level-060.gguf");
+  CHECK_FALSE(fs::exists(target / "level-080.gguf"));
+  CHECK(*GgufFile::open(target / "full.gguf").metadata().floats("elastify.levels") == std::vector<float>{0.6F, 1});
+  const fs::path other = model.make("other");
+  CHECK_THROWS_AS(model.to(other, plan, {.type = DType::kF32, .levels = {0.55}}), UsageError);
+  CHECK(fs::is_empty(other));
+}
+
+TEST_CASE("export: two runs write the same bytes") {
+  const ModelSpec spec = wide_spec("qwen3", true);
+  const Model model(spec);
+  const Vocabulary vocabulary = tiny_vocabulary(40);
+  const fs::path one = model.make("one"), two = model.make("two");
+  for (const fs::path& target : {one, two}) model.to(target, uneven_plan(spec, 32), {.type = DType::kQ8_0, .levels = {}}, &vocabulary);
+  for (const auto& entry : fs::directory_iterator(one))
+    CHECK(sha256_file(entry.path()) == sha256_file(two / entry.path().filename()));
+}
+
+TEST_CASE("export: a failure leaves nothing behind") {
+  const ModelSpec spec = test::make_tiny_spec("llama");
+  const Model model(spec);
+  const fs::path target = model.make("artifact");
+  const Checkpoint broken = model.open().transformed([](size_t index, HostTensor tensor) {
+    if (index == 9) fail("unreadable");
+    return tensor;
+  });
+  const auto export_it = [&] {
+    export_model(broken, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {}, Json::object(), target);
+  };
+  CHECK(test::message_of(export_it) == spec.tensors[9].name + ": unreadable");
+  CHECK(fs::is_empty(target));
+}
+
+TEST_CASE("export: an interrupt leaves nothing behind") {
+  const ModelSpec spec = test::make_tiny_spec("llama");
+  const Model model(spec);
+  const fs::path target = model.make("artifact");
+  const Checkpoint interrupted = model.open().transformed([](size_t index, HostTensor tensor) {
+    if (index == 9) throw Interrupted();
+    return tensor;
+  });
+  CHECK_THROWS_AS(export_model(interrupted, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {}, Json::object(), target),
+                  Interrupted);
+  CHECK(fs::is_empty(target));
+}
+
+TEST_CASE("export: values that the type cannot hold are refused by name, and nothing is left behind") {
+  const ModelSpec spec = wide_spec("llama");
+  const Model model(spec);
+  const fs::path target = model.make("artifact");
+  const auto index = static_cast<size_t>(spec.find(Role::kDown, 1));
+  const Checkpoint infinite = model.open().transformed([&](size_t i, const HostTensor& tensor) {
+    auto values = test::values_of(tensor);
+    if (i == index) values[7] = std::numeric_limits<float>::infinity();
+    return test::tensor_of(values, tensor.shape);
+  });
+  const auto export_it = [&] {
+    export_model(infinite, nullptr, identity_permutation(spec), uniform_plan(spec, 32, {0.8}), {.type = DType::kQ8_0, .levels = {}},
+                 Json::object(), target);
+  };
+  CHECK(test::message_of(export_it).starts_with(spec.tensors[index].name + ": "));
+  CHECK(fs::is_empty(target));
+}
+
+TEST_CASE("export: q8_0 is refused before anything is written where rows are not whole blocks") {
+  const ModelSpec spec = wide_spec("llama");
+  const auto refusal = [](const ModelSpec& of, const ElasticPlan& plan) {
+    const Model model(of);
+    const fs::path target = model.make("artifact");
+    const auto export_it = [&] { model.to(target, plan, {.type = DType::kQ8_0, .levels = {}}); };
+    const auto result = std::pair(test::message_of(export_it), test::hint_of(export_it));
+    CHECK(fs::is_empty(target));
+    return result;
+  };
+  ElasticPlan plan = uneven_plan(spec, 8);
+  plan.levels[0].widths[spec.mlp_space(0)] = 40;
+  plan.levels[0] = make_level(spec, 0.5, plan.levels[0].widths);
+  plan.levels[1] = make_level(spec, 0.75, full_widths(spec));
+  auto [message, hint] = refusal(spec, plan);
+  CHECK(message == "level-050: blk.0.ffn_down.weight: rows of 40 elements are not whole blocks of 32, as q8_0 needs");
+  CHECK(hint == "the nearest widths are 32 and 64; plan with --grid 32, or export with --type f16, which takes any width");
+
+  const ModelSpec odd = test::make_tiny_spec("llama", {.d_ff = 172});
+  std::tie(message, hint) = refusal(odd, uniform_plan(odd, 32, {0.8}));
+  CHECK(message == "level-100: blk.0.ffn_down.weight: rows of 172 elements are not whole blocks of 32, as q8_0 needs");
+  CHECK(hint == "export with --type f16, which takes any width");
+
+  const ModelSpec heads = test::make_tiny_spec("llama", {.head_dim = 8, .n_kv_heads = 4, .heads_per_group = 2});
+  std::tie(message, hint) = refusal(heads, uneven_plan(heads, 32));
+  CHECK(message == "level-050: blk.0.attn_output.weight: rows of 16 elements are not whole blocks of 32, as q8_0 needs");
+  CHECK(hint == "the nearest width is 2; export with --type f16, which takes any width");
+}
+
+TEST_CASE("export: types without an encoder, foreign plans and permutations are refused") {
+  const ModelSpec spec = test::make_tiny_spec("llama"), other = test::make_tiny_spec("llama", {.d_ff = 80});
+  const Model model(spec);
+  const fs::path target = model.make("artifact");
+  CHECK(test::message_of([&] { model.to(target, uniform_plan(spec, 8), {.type = DType::kQ4_K, .levels = {}}); }) ==
+        "type: q4_k can be read but not written");
+  CHECK(test::message_of([&] { model.to(target, uniform_plan(other, 8), {}); }) == "the plan belongs to another model");
+  const auto foreign = [&] {
+    export_model(model.open(), nullptr, identity_permutation(other), uniform_plan(spec, 8), {}, Json::object(), target);
+  };
+  CHECK(test::message_of(foreign).find("expected 64 units, got 80") != std::string::npos);
+  const ModelSpec untied = test::make_tiny_spec("qwen3", {.head_dim = 16});
+  const Model qwen(untied);
+  CHECK(test::message_of([&] { qwen.to(target, uneven_plan(untied, 8), {}); }).starts_with("level-075: stock llama.cpp runs qwen3"));
+  CHECK(fs::is_empty(target));
+}
+
+}  // namespace elastify

@@ -1,0 +1,156 @@
+// Exported files in stock llama.cpp against our own run of the same weights. tests/interop/setup.sh makes the oracle.
+
+#include <ATen/ATen.h>
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "model/permutation.h"
+#include "nn/decoder.h"
+#include "pipeline/steps.h"
+#include "support/elastic_fixture.h"
+#include "support/shared_data.h"
+#include "support/tiny_model.h"
+
+namespace elastify {
+namespace {
+
+fs::path tool(const std::string& name) { return fs::path(ELASTIFY_BINARY_DIR) / "interop" / name; }
+
+bool has_oracle(const std::string& test) {
+  if (fs::exists(tool("llama_oracle"))) return true;
+  MESSAGE("skipped, tests/interop/setup.sh has not run: " << test);
+  return false;
+}
+
+int shell(const std::string& command) { return std::system(command.c_str()); }
+
+/// Logits of stock llama.cpp for every position, [T, V]; float32 KV cache, no flash attention.
+at::Tensor stock_logits(const fs::path& model, const std::vector<int32_t>& ids, int64_t n_vocab) {
+  const test::TemporaryDirectory directory;
+  const fs::path in = directory.path() / "ids", out = directory.path() / "logits", log = directory.path() / "log";
+  std::ofstream(in, std::ios::binary).write(reinterpret_cast<const char*>(ids.data()), static_cast<std::streamsize>(ids.size() * 4));
+  const int status = shell(fmt::format("'{}' '{}' '{}' '{}' >'{}' 2>&1", tool("llama_oracle").string(), model.string(), in.string(),
+                                       out.string(), log.string()));
+  if (status != 0) {
+    FAIL("stock llama.cpp does not run " << model.string() << ":\n" << read_text(log));
+  }
+  const std::string bytes = read_text(out);
+  const auto n = static_cast<int64_t>(ids.size());
+  REQUIRE(bytes.size() == static_cast<size_t>(n * n_vocab * 4));
+  return at::from_blob(const_cast<char*>(bytes.data()), {n, n_vocab}, at::kFloat).clone();
+}
+
+at::Tensor our_logits(const nn::Decoder& decoder, const std::vector<int32_t>& ids, const Widths* widths) {
+  at::NoGradGuard no_grad;
+  const auto input = at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong).unsqueeze(0);
+  nn::ForwardOptions options;
+  options.widths = widths;
+  return decoder.logits(decoder.hidden(input, options)).squeeze(0);
+}
+
+/// Largest difference over the standard deviation.
+double difference(const at::Tensor& expected, const at::Tensor& found) {
+  return (expected - found).abs().max().item<double>() / expected.std().item<double>();
+}
+
+std::vector<int32_t> some_ids(int64_t n, int64_t n_vocab) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + 13) % n_vocab));
+  return ids;
+}
+
+/// Every level file of an artifact against the views of the reordered model.
+void check_artifact(const fs::path& reordered, const fs::path& artifact, const std::vector<int32_t>& ids) {
+  const pipeline::OpenModel model = pipeline::open_model(reordered, {});
+  const nn::Decoder decoder(model.checkpoint, {});
+  const auto manifest = nlohmann::json::parse(read_text(artifact / "manifest.json"));
+  for (const auto& file : manifest.at("files")) {
+    const auto name = file.at("name").get<std::string>();
+    if (fs::path(name).extension() != ".gguf") continue;
+    CAPTURE(name);
+    CAPTURE(file.at("architecture").get<std::string>());
+    const Level& level = find_level(*model.plan, file.at("level").get<double>());
+    const auto expected = our_logits(decoder, ids, &level.widths);
+    CHECK(difference(expected, stock_logits(artifact / name, ids, model.checkpoint.spec().n_vocab)) < 1e-3);
+  }
+}
+
+TEST_SUITE("interop") {
+  TEST_CASE("interop: every level of every family gives our logits in stock llama.cpp, uniform and with anchors") {
+    if (!has_oracle("every level of every family")) return;
+    std::map<std::string, int> architectures;
+    for (const auto& variant : test::tiny_variants()) {
+      for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors}) {
+        CAPTURE(variant.name);
+        // No stock graph has q/k norms, an output matrix of its own and per-layer widths.
+        if (variant.spec.family == "qwen3" && !variant.spec.tied && method == plan::Method::kAnchors) {
+          CHECK_THROWS_AS(test::ElasticFixture(variant.spec, DType::kF32, method), Error);
+          continue;
+        }
+        const test::ElasticFixture made(variant.spec, DType::kF32, method);
+        // Stock graphs attend fully: compare inside the window.
+        const int64_t n = variant.spec.sliding_window > 0 ? variant.spec.sliding_window : 24;
+        check_artifact(made.reordered(), made.artifact(), some_ids(n, variant.spec.n_vocab));
+        for (const auto& file : nlohmann::json::parse(read_text(made.artifact() / "manifest.json")).at("files"))
+          ++architectures[file.at("architecture").get<std::string>()];
+      }
+    }
+    for (const char* name : {"llama", "deci", "qwen2", "qwen3", "openelm"}) {
+      CAPTURE(name);
+      CHECK(architectures[name] > 0);
+    }
+  }
+
+  TEST_CASE("interop: every level of stories3M gives our logits in stock llama.cpp, loads and generates through node-llama-cpp, "
+            "and parses in @huggingface/gguf") {
+    if (!has_oracle("stories3M") || !test::has_shared_data("interop: stories3M")) return;
+    const fs::path model = test::shared_data() / "models/stories3M/stories3M-q80.bin";
+    const pipeline::OpenModel source = pipeline::open_model(model, test::shared_data() / "models/stories3M/tok4096.model");
+    const auto ids = make_tokenizer(*source.vocabulary)->encode("Once upon a time there was a little girl named Lily. She liked to play.");
+    profile::ProfileOptions profiling;
+    profiling.data = {(test::shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt").string()};
+    profiling.tokens = 2048;
+    const Profile profile = pipeline::measure_profile(source, {}, profiling).profile;
+    for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors}) {
+      const test::TemporaryDirectory directory;
+      pipeline::ReorderSection options;
+      options.plan.method = method;
+      pipeline::write_reordered(source, &profile, options, 0, directory.path() / "reordered", false);
+      exporter::ExportOptions export_options;
+      export_options.type = DType::kF32;
+      pipeline::write_artifact(directory.path() / "reordered", export_options, nlohmann::ordered_json::object(),
+                               directory.path() / "artifact", false);
+      check_artifact(directory.path() / "reordered", directory.path() / "artifact", ids);
+
+      std::string files;
+      int n = 0;
+      for (const auto& entry : fs::directory_iterator(directory.path() / "artifact")) {
+        if (entry.path().extension() != ".gguf") continue;
+        files += fmt::format(" '{}'", entry.path().string());
+        ++n;
+      }
+      CHECK(n == 9);
+      const fs::path scripts = fs::path(ELASTIFY_SOURCE_DIR) / "tests/interop", out = directory.path() / "out";
+      REQUIRE(shell(fmt::format("node '{}' --prompt 'Once upon a time' --tokens 6 {} >'{}' 2>/dev/null", (scripts / "load.mjs").string(), files,
+                                out.string())) == 0);
+      int loaded = 0;
+      std::istringstream lines(read_text(out));
+      for (std::string line; std::getline(lines, line);) {
+        const auto result = nlohmann::json::parse(line);
+        CAPTURE(line);
+        CHECK(result.at("loads").get<bool>());
+        CHECK(!result.at("text").get<std::string>().empty());
+        ++loaded;
+      }
+      CHECK(loaded == n);
+      CHECK(shell(fmt::format("node '{}' {} >/dev/null", (scripts / "parse.mjs").string(), files)) == 0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace elastify

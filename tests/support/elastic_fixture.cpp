@@ -1,0 +1,27 @@
+#include "support/elastic_fixture.h"
+
+#include <nlohmann/json.hpp>
+
+#include "pipeline/steps.h"
+#include "support/tiny_model.h"
+
+namespace elastify::test {
+
+ElasticFixture::ElasticFixture(const ModelSpec& spec, DType type, plan::Method method, uint64_t seed) {
+  write_tiny_hf_model(spec, model(), seed);
+  pipeline::ReorderSection options;
+  options.metric = Metric::kRandom;
+  options.plan.method = method;
+  options.plan.levels = {0.6, 0.8, 1.0};
+  options.plan.anchor_share = 0.5;
+  Profile profile;
+  profile.spec_hash = spec_hash(spec);
+  for (int64_t layer = 0; layer < spec.n_layers; ++layer) profile.removal_loss.push_back(static_cast<double>(layer));
+  const pipeline::OpenModel source = pipeline::open_model(model(), {});
+  pipeline::write_reordered(source, &profile, options, 7, reordered(), false);
+  exporter::ExportOptions export_options;
+  export_options.type = type;
+  pipeline::write_artifact(reordered(), export_options, nlohmann::ordered_json::object(), artifact(), false);
+}
+
+}  // namespace elastify::test
