@@ -3,10 +3,11 @@
 #include "base/error.h"
 #include "export/export_model.h"
 
-// What the loaders and graphs of llama.cpp take: src/models/{llama,deci,qwen2,qwen3,openelm}.cpp and load_hparams() in
-// src/llama-model.cpp. llama, qwen2 and qwen3 size every tensor by layer 0. deci is llama's graph with widths by layer; what its
-// graph computes wrongly (no neurons beside heads, layers without heads) does not arise, because every layer of a sub-model keeps
-// at least one KV group and one neuron, and whole groups of query heads.
+// What the loaders and graphs of llama.cpp take: src/models/{llama,deci,qwen2,qwen3,openelm}.cpp and
+// load_hparams() in src/llama-model.cpp. llama, qwen2 and qwen3 size every tensor by layer 0. deci is llama's
+// graph with widths by layer; what its graph computes wrongly (no neurons beside heads, layers without heads)
+// does not arise, because every layer of a sub-model keeps at least one KV group and one neuron, and whole
+// groups of query heads.
 
 namespace elastify::exporter {
 namespace {
@@ -23,28 +24,35 @@ bool has_rope_factors(const ModelSpec& model) {
   return model.rope.kind == RopeScaling::Kind::kLlama3 || model.rope.kind == RopeScaling::Kind::kFactors;
 }
 
-/// qwen2's loader takes a square q only, and no rope factors. With biases and rope order carried over, deci computes the same.
+/// qwen2's loader takes a square q only, and no rope factors. With biases and rope order carried over, deci
+/// computes the same.
 const GgufArchitecture& choose_qwen2(const ModelSpec& model) {
   const bool square = model.n_heads() * model.head_dim == model.d_model;
-  return model.is_uniform() && square && !has_rope_factors(model) && !model.mlp_bias && !model.attn_out_bias ? kQwen2 : kDeci;
+  return model.is_uniform() && square && !has_rope_factors(model) && !model.mlp_bias && !model.attn_out_bias
+             ? kQwen2
+             : kDeci;
 }
 
 const GgufArchitecture& choose_qwen3(const ModelSpec& model) {
   if (model.qkv_bias || model.attn_out_bias || model.mlp_bias)
     fail("no architecture of stock llama.cpp has both norms on q and k and biases");
-  if (has_rope_factors(model)) fail("no architecture of stock llama.cpp has both norms on q and k and rope factors");
+  if (has_rope_factors(model))
+    fail("no architecture of stock llama.cpp has both norms on q and k and rope factors");
   if (model.is_uniform()) return kQwen3;
   if (!model.tied)
-    throw Error("stock llama.cpp runs qwen3 with widths that differ by layer only if output and embedding share their weights, "
-                "which this model's do not",
-                "plan with `uniform`, which keeps all layers equally wide");
+    throw Error(
+        "stock llama.cpp runs qwen3 with widths that differ by layer only if output and embedding share "
+        "their weights, "
+        "which this model's do not",
+        "plan with `uniform`, which keeps all layers equally wide");
   return kOpenElm;
 }
 
 }  // namespace
 
 const GgufArchitecture& choose_architecture(const ModelSpec& model) {
-  if (model.n_layers > kMaxLayers) fail("stock llama.cpp runs at most {} layers, got {}", kMaxLayers, model.n_layers);
+  if (model.n_layers > kMaxLayers)
+    fail("stock llama.cpp runs at most {} layers, got {}", kMaxLayers, model.n_layers);
   if (model.family == "qwen2") return choose_qwen2(model);
   if (model.family == "qwen3") return choose_qwen3(model);
   if (model.family == "llama" || model.family == "mistral") return model.is_uniform() ? kLlama : kDeci;

@@ -45,7 +45,8 @@ std::vector<Level> chosen_levels(const ElasticPlan& plan, const std::vector<doub
   return levels;
 }
 
-std::vector<LevelFile> plan_files(const ModelSpec& spec, const ElasticPlan& plan, const ExportOptions& options) {
+std::vector<LevelFile> plan_files(const ModelSpec& spec, const ElasticPlan& plan,
+                                  const ExportOptions& options) {
   for (const double nominal : options.levels) find_level(plan, nominal);
   std::vector<LevelFile> files;
   for (Level& level : chosen_levels(plan, options.levels)) {
@@ -68,7 +69,8 @@ std::vector<LevelFile> plan_files(const ModelSpec& spec, const ElasticPlan& plan
   return files;
 }
 
-[[noreturn]] void refuse_row(const AxisSpace* space, const AxisUse& use, const TensorSpec& tensor, const Level& level, DType type) {
+[[noreturn]] void refuse_row(const AxisSpace* space, const AxisUse& use, const TensorSpec& tensor,
+                             const Level& level, DType type) {
   const int64_t block = info(type).block_size;
   const int64_t row = shape_at(tensor, level.widths).back();
   std::string hint;
@@ -76,14 +78,15 @@ std::vector<LevelFile> plan_files(const ModelSpec& spec, const ElasticPlan& plan
     const int64_t width = row / use.block;
     const int64_t step = block / std::gcd(block, use.block);
     const int64_t below = width / step * step, above = below + step;
-    const std::string nearest = below < 1                  ? fmt::format("the nearest width is {}", above)
-                                : above > space->n_units   ? fmt::format("the nearest width is {}", below)
-                                                           : fmt::format("the nearest widths are {} and {}", below, above);
+    const std::string nearest = below < 1 ? fmt::format("the nearest width is {}", above)
+                                : above > space->n_units
+                                    ? fmt::format("the nearest width is {}", below)
+                                    : fmt::format("the nearest widths are {} and {}", below, above);
     hint = nearest + "; ";
     if (space->kind == SpaceKind::kMlp) hint += fmt::format("plan with --grid {}, or ", block);
   }
-  throw Error(fmt::format("{}: {}: rows of {} elements are not whole blocks of {}, as {} needs", level_name(level.nominal),
-                          tensor.gguf_name, row, block, info(type).name),
+  throw Error(fmt::format("{}: {}: rows of {} elements are not whole blocks of {}, as {} needs",
+                          level_name(level.nominal), tensor.gguf_name, row, block, info(type).name),
               hint + "export with --type f16, which takes any width");
 }
 
@@ -94,15 +97,17 @@ void require_whole_blocks(const ModelSpec& spec, const std::vector<LevelFile>& f
     for (const TensorSpec& tensor : spec.tensors) {
       if (tensor.shape.size() < 2 || shape_at(tensor, file.level.widths).back() % block == 0) continue;
       const AxisUse& use = tensor.axes.back();
-      refuse_row(use.space < 0 ? nullptr : &spec.spaces[static_cast<size_t>(use.space)], use, tensor, file.level, type);
+      refuse_row(use.space < 0 ? nullptr : &spec.spaces[static_cast<size_t>(use.space)], use, tensor,
+                 file.level, type);
     }
   }
 }
 
-void add_elastic_keys(GgufMetadata& keys, const LevelFile& file, const std::vector<LevelFile>& files, const std::string& spec_digest,
-                      const std::string& permutation_digest) {
+void add_elastic_keys(GgufMetadata& keys, const LevelFile& file, const std::vector<LevelFile>& files,
+                      const std::string& spec_digest, const std::string& permutation_digest) {
   std::vector<float> levels;
-  for (auto each = files.rbegin(); each != files.rend(); ++each) levels.push_back(static_cast<float>(each->level.nominal));
+  for (auto each = files.rbegin(); each != files.rend(); ++each)
+    levels.push_back(static_cast<float>(each->level.nominal));
   const auto widths = [](const std::vector<int64_t>& values) {
     return GgufArray{std::vector<int32_t>(values.begin(), values.end())};
   };
@@ -146,12 +151,15 @@ class EncodedTensor {
   EncodedTensor(const Checkpoint& source, size_t index, DType type, const std::vector<LevelFile>& files) {
     const TensorSpec& tensor = source.spec().tensors[index];
     halves_ = source.load(index, tensor.shape.size() > 1 ? type : DType::kF32);
-    const bool interleave = is_rotary(tensor.role) && std::any_of(files.begin(), files.end(), [](const LevelFile& file) {
-                              return file.architecture->rope == RopeOrder::kInterleaved;
-                            });
-    // Rows move inside heads and levels keep whole heads, so that a prefix of this is the order of the prefix.
+    const bool interleave =
+        is_rotary(tensor.role) && std::any_of(files.begin(), files.end(), [](const LevelFile& file) {
+          return file.architecture->rope == RopeOrder::kInterleaved;
+        });
+    // Rows move inside heads and levels keep whole heads, so that a prefix of this is the order of the
+    // prefix.
     if (interleave)
-      interleaved_ = reorder_rope_rows(halves_, source.spec().head_dim, RopeOrder::kHalves, RopeOrder::kInterleaved);
+      interleaved_ =
+          reorder_rope_rows(halves_, source.spec().head_dim, RopeOrder::kHalves, RopeOrder::kInterleaved);
   }
 
   const HostTensor& in(RopeOrder order) const {
@@ -163,8 +171,8 @@ class EncodedTensor {
   std::optional<HostTensor> interleaved_;
 };
 
-void open_writers(std::vector<LevelFile>& files, const GgufMetadata& shared, const ModelSpec& spec, const Permutation& permutation,
-                  DType type, const fs::path& directory) {
+void open_writers(std::vector<LevelFile>& files, const GgufMetadata& shared, const ModelSpec& spec,
+                  const Permutation& permutation, DType type, const fs::path& directory) {
   const std::string spec_digest = spec_hash(spec), permutation_digest = digest(permutation);
   for (LevelFile& file : files) {
     GgufMetadata keys = model_keys(file.model, *file.architecture, type);
@@ -191,7 +199,8 @@ void write_tensors(const Checkpoint& source, std::vector<LevelFile>& files, DTyp
       for (int64_t k = 0; k < n_files; ++k) {
         try {
           const LevelFile& file = files[static_cast<size_t>(k)];
-          write_prefix(*file.writer, encoded.in(file.architecture->rope), shape_at(tensor, file.level.widths));
+          write_prefix(*file.writer, encoded.in(file.architecture->rope),
+                       shape_at(tensor, file.level.widths));
         } catch (...) {
 #pragma omp critical(elastify_export)
           if (!failure) failure = std::current_exception();
@@ -203,8 +212,8 @@ void write_tensors(const Checkpoint& source, std::vector<LevelFile>& files, DTyp
   }
 }
 
-Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec, const Permutation& permutation, DType type,
-                   const Json& configuration) {
+Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec,
+                   const Permutation& permutation, DType type, const Json& configuration) {
   Json listed = Json::array();
   for (const ArtifactFile& file : files)
     listed.push_back({{"name", file.name},
@@ -227,9 +236,11 @@ Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec
 
 void say_notes(const ModelSpec& spec) {
   if (spec.sliding_window > 0 && spec.sliding_window < spec.max_seq)
-    log::info("the model has a sliding window of {} tokens, the graph in stock llama.cpp has none: context_length is {}, "
-              "up to which both are the same",
-              spec.sliding_window, spec.sliding_window);
+    log::info(
+        "the model has a sliding window of {} tokens, the graph in stock llama.cpp has none: context_length "
+        "is {}, "
+        "up to which both are the same",
+        spec.sliding_window, spec.sliding_window);
 }
 
 void remove_contents(const fs::path& directory) {
@@ -239,8 +250,9 @@ void remove_contents(const fs::path& directory) {
 
 }  // namespace
 
-std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary, const Permutation& permutation,
-                                       const ElasticPlan& plan, const ExportOptions& options, const Json& configuration,
+std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary,
+                                       const Permutation& permutation, const ElasticPlan& plan,
+                                       const ExportOptions& options, const Json& configuration,
                                        const fs::path& directory) {
   const ModelSpec& spec = source.spec();
   check(permutation, spec);
@@ -251,7 +263,8 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
   std::vector<LevelFile> files = plan_files(spec, plan, options);
   require_whole_blocks(spec, files, options.type);
   const GgufMetadata shared = shared_keys(source, vocabulary);
-  if (!fs::is_directory(directory) || !fs::is_empty(directory)) fail("{}: expected an empty directory", directory.string());
+  if (!fs::is_directory(directory) || !fs::is_empty(directory))
+    fail("{}: expected an empty directory", directory.string());
   say_notes(spec);
 
   std::vector<ArtifactFile> listed;
@@ -265,7 +278,8 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
       listed.push_back(file.listed);
     }
     write_text(directory / "manifest.json",
-               manifest_json(listed, spec, permutation, options.type, configuration).dump(2, ' ', false, Json::error_handler_t::replace) +
+               manifest_json(listed, spec, permutation, options.type, configuration)
+                       .dump(2, ' ', false, Json::error_handler_t::replace) +
                    "\n");
   } catch (...) {
     files.clear();  // closes the writers, which removes what they have not finished

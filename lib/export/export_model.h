@@ -19,7 +19,7 @@ struct ExportOptions {
 
 /// A file of an artifact, as the manifest lists it.
 struct ArtifactFile {
-  std::string name;          ///< "level-050.gguf"
+  std::string name;  ///< "level-050.gguf"
   double nominal = 1;
   double decoder_ratio = 1, total_ratio = 1;
   std::string architecture;  ///< GGUF's
@@ -28,25 +28,26 @@ struct ArtifactFile {
   std::string sha256;
 };
 
-/// The GGUF architecture whose graph in stock llama.cpp computes this sub-model. The family's own where all layers are equally wide
-/// and its loader takes the widths; deci otherwise; openelm for tied qwen3.
-/// \throws Error  with the reason where no stock architecture can
+/// The GGUF architecture whose graph in stock llama.cpp computes this sub-model. The family's own where all
+/// layers are equally wide and its loader takes the widths; deci otherwise; openelm for tied qwen3. \throws
+/// Error  with the reason where no stock architecture can
 std::string gguf_architecture(const ModelSpec& spec, const Widths& widths);
 
-/// Writes full.gguf, level-XXX.gguf for every level below 1, and manifest.json. Matrices are encoded once for the full model; each
-/// level holds byte prefixes of the same rows and blocks. All files are written in one pass over the model; memory: about twice
-/// the largest encoded matrix. Only what the architecture asks for is written, since stock llama.cpp refuses extra tensors.
-/// \param source      a reordered model; a tokenizer.gguf beside it gives the tokenizer's keys verbatim
-/// \param vocabulary  null: the files say that they have no vocabulary
-/// \param permutation provenance: its digest goes into every file
-/// \param configuration  resolved options, for the manifest
-/// \param directory   an existing, empty directory; left empty on failure
-/// \returns           full.gguf first, then the levels from wide to narrow
-/// \throws Error  before anything is written, if a level has no architecture or a width that `type` cannot carry, or the
+/// Writes full.gguf, level-XXX.gguf for every level below 1, and manifest.json. Matrices are encoded once for
+/// the full model; each level holds byte prefixes of the same rows and blocks. All files are written in one
+/// pass over the model; memory: about twice the largest encoded matrix. Only what the architecture asks for
+/// is written, since stock llama.cpp refuses extra tensors. \param source      a reordered model; a
+/// tokenizer.gguf beside it gives the tokenizer's keys verbatim \param vocabulary  null: the files say that
+/// they have no vocabulary \param permutation provenance: its digest goes into every file \param
+/// configuration  resolved options, for the manifest \param directory   an existing, empty directory; left
+/// empty on failure \returns           full.gguf first, then the levels from wide to narrow \throws Error
+/// before anything is written, if a level has no architecture or a width that `type` cannot carry, or the
 ///                vocabulary has more tokens than the model
 /// \throws UsageError  for a type that cannot be written, or a level that the plan does not have
-std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary, const Permutation& permutation,
-                                       const ElasticPlan& plan, const ExportOptions& options,
-                                       const nlohmann::ordered_json& configuration, const fs::path& directory);
+std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary,
+                                       const Permutation& permutation, const ElasticPlan& plan,
+                                       const ExportOptions& options,
+                                       const nlohmann::ordered_json& configuration,
+                                       const fs::path& directory);
 
 }  // namespace elastify::exporter

@@ -11,17 +11,23 @@ namespace {
 constexpr const char* kTokens = "tokenizer.ggml.tokens";
 
 /// What a sub-model may say of itself in its source's words. Not size_label: it is another size.
-constexpr const char* kDescription[] = {"name",    "basename", "organization", "author",       "version",
-                                        "finetune", "url",     "license",      "license.name", "license.link"};
+constexpr const char* kDescription[] = {"name",         "basename",    "organization", "author",
+                                        "version",      "finetune",    "url",          "license",
+                                        "license.name", "license.link"};
 
 /// enum llama_ftype
 uint32_t file_type(DType type) {
   switch (type) {
-    case DType::kF32: return 0;
-    case DType::kF16: return 1;
-    case DType::kBF16: return 32;
-    case DType::kQ8_0: return 7;
-    default: fail("matrices cannot be written as {}", info(type).name);
+    case DType::kF32:
+      return 0;
+    case DType::kF16:
+      return 1;
+    case DType::kBF16:
+      return 32;
+    case DType::kQ8_0:
+      return 7;
+    default:
+      fail("matrices cannot be written as {}", info(type).name);
   }
 }
 
@@ -38,7 +44,8 @@ void copy_verbatim(const GgufMetadata& from, int64_t n_vocab, GgufMetadata& to) 
   }
   const std::vector<std::string>* tokens = from.strings(kTokens);
   if (tokens != nullptr && static_cast<int64_t>(tokens->size()) != n_vocab)
-    fail("{}: expected one token for each of the {} rows of the embedding, got {}", kTokens, n_vocab, tokens->size());
+    fail("{}: expected one token for each of the {} rows of the embedding, got {}", kTokens, n_vocab,
+         tokens->size());
 }
 
 void add_vocabulary(const Vocabulary* vocabulary, int64_t n_vocab, GgufMetadata& keys) {
@@ -47,8 +54,9 @@ void add_vocabulary(const Vocabulary* vocabulary, int64_t n_vocab, GgufMetadata&
     return;
   }
   if (vocabulary->size() > n_vocab)
-    throw Error(fmt::format("the tokenizer has {} tokens, the embedding only {} rows", vocabulary->size(), n_vocab),
-                "is this the tokenizer of another model?");
+    throw Error(
+        fmt::format("the tokenizer has {} tokens, the embedding only {} rows", vocabulary->size(), n_vocab),
+        "is this the tokenizer of another model?");
   Vocabulary padded = *vocabulary;
   pad_vocabulary(padded, n_vocab);
   write_gguf_keys(padded, keys);
@@ -60,7 +68,9 @@ GgufValue widths_value(const std::vector<int64_t>& by_layer) {
   return GgufArray{std::vector<int32_t>(by_layer.begin(), by_layer.end())};
 }
 
-std::string fused_name(int64_t layer) { return fmt::format("blk.{}.attn_qkv.weight", layer); }
+std::string fused_name(int64_t layer) {
+  return fmt::format("blk.{}.attn_qkv.weight", layer);
+}
 
 }  // namespace
 
@@ -102,10 +112,12 @@ GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architec
   std::vector<int64_t> heads = model.layer_kv_heads;
   for (int64_t& n : heads) n *= model.heads_per_group;
   // The graphs attend to everything; up to the window's length that is what a sliding window does, too.
-  const int64_t context = model.sliding_window > 0 ? std::min(model.max_seq, model.sliding_window) : model.max_seq;
+  const int64_t context =
+      model.sliding_window > 0 ? std::min(model.max_seq, model.sliding_window) : model.max_seq;
 
   set("block_count", static_cast<uint32_t>(model.n_layers));
-  set("context_length", static_cast<uint32_t>(std::min<int64_t>(context, std::numeric_limits<uint32_t>::max())));
+  set("context_length",
+      static_cast<uint32_t>(std::min<int64_t>(context, std::numeric_limits<uint32_t>::max())));
   set("embedding_length", static_cast<uint32_t>(model.d_model));
   set("feed_forward_length", widths_value(model.layer_d_ff));
   set("attention.head_count", widths_value(heads));
@@ -123,25 +135,27 @@ GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architec
   return keys;
 }
 
-std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitecture& architecture, DType type) {
+std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitecture& architecture,
+                                     DType type) {
   std::vector<TensorInfo> tensors;
   if (const auto factors = rope_factors(model); !factors.empty())
     tensors.push_back({"rope_freqs.weight", DType::kF32, {static_cast<int64_t>(factors.size())}});
   for (const TensorSpec& tensor : model.tensors) {
-    const bool fused = architecture.fused_qkv &&
-                       (tensor.role == Role::kQuery || tensor.role == Role::kKey || tensor.role == Role::kValue);
+    const bool fused = architecture.fused_qkv && (tensor.role == Role::kQuery || tensor.role == Role::kKey ||
+                                                  tensor.role == Role::kValue);
     if (fused && tensor.role != Role::kQuery) {  // q, k and v follow each other
       tensors.back().shape[0] += tensor.shape[0];
       continue;
     }
-    tensors.push_back({fused ? fused_name(tensor.layer) : tensor.gguf_name, tensor.shape.size() > 1 ? type : DType::kF32,
-                       tensor.shape});
+    tensors.push_back({fused ? fused_name(tensor.layer) : tensor.gguf_name,
+                       tensor.shape.size() > 1 ? type : DType::kF32, tensor.shape});
   }
   return tensors;
 }
 
 std::vector<float> rope_factors(const ModelSpec& model) {
-  const bool uneven = model.rope.kind == RopeScaling::Kind::kLlama3 || model.rope.kind == RopeScaling::Kind::kFactors;
+  const bool uneven =
+      model.rope.kind == RopeScaling::Kind::kLlama3 || model.rope.kind == RopeScaling::Kind::kFactors;
   return uneven ? rope_frequency_divisors(model) : std::vector<float>();
 }
 

@@ -9,17 +9,19 @@
 
 namespace elastify::exporter {
 
-/// Keys that all files of an artifact share: name and licence of the model, and the tokenizer's (from tokenizer.gguf or a GGUF
-/// source verbatim, else from the vocabulary, padded to one token per row of the embedding).
-/// \throws Error  if there are more tokens than rows
+/// Keys that all files of an artifact share: name and licence of the model, and the tokenizer's (from
+/// tokenizer.gguf or a GGUF source verbatim, else from the vocabulary, padded to one token per row of the
+/// embedding). \throws Error  if there are more tokens than rows
 GgufMetadata shared_keys(const Checkpoint& source, const Vocabulary* vocabulary);
 
-/// general.* and {architecture}.* keys of a model of exactly these dimensions, in the types that llama.cpp insists on.
+/// general.* and {architecture}.* keys of a model of exactly these dimensions, in the types that llama.cpp
+/// insists on.
 GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architecture, DType type);
 
-/// The tensors of its file: rope_freqs.weight where the frequencies are scaled unevenly, then the spec's in order, with q, k
-/// and v as one where the architecture wants it. Matrices are of `type`, vectors f32.
-std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitecture& architecture, DType type);
+/// The tensors of its file: rope_freqs.weight where the frequencies are scaled unevenly, then the spec's in
+/// order, with q, k and v as one where the architecture wants it. Matrices are of `type`, vectors f32.
+std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitecture& architecture,
+                                     DType type);
 
 /// Divisors of the rotary frequencies for rope_freqs.weight; empty where there is no such tensor.
 std::vector<float> rope_factors(const ModelSpec& model);

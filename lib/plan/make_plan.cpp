@@ -14,18 +14,22 @@
 namespace elastify::plan {
 namespace {
 
-constexpr double kRounding = 1e6;  // nominal ratios have six decimals, as level_name() and find_level() see them
+constexpr double kRounding =
+    1e6;  // nominal ratios have six decimals, as level_name() and find_level() see them
 constexpr size_t kMaxLevels = 100;
 constexpr double kWorthANote = 0.01;
 
-double rounded(double level) { return std::round(level * kRounding) / kRounding; }
+double rounded(double level) {
+  return std::round(level * kRounding) / kRounding;
+}
 
 /// In rising order, without duplicates, the full model included.
 std::vector<double> normalised(std::vector<double> levels) {
   for (double& level : levels) {
     if (!(rounded(level) > 0 && level <= 1))
-      throw UsageError(fmt::format("levels: {} is not a share of the model; expected more than 0, up to 1", level),
-                       level > 1 && level <= 100 ? fmt::format("{} percent is {}", level, level / 100) : "");
+      throw UsageError(
+          fmt::format("levels: {} is not a share of the model; expected more than 0, up to 1", level),
+          level > 1 && level <= 100 ? fmt::format("{} percent is {}", level, level / 100) : "");
     level = rounded(level);
   }
   levels.push_back(1);
@@ -85,7 +89,8 @@ std::vector<int64_t> rank_layers(const ModelSpec& spec, const Profile* profile) 
   return layers;
 }
 
-std::vector<int64_t> choose_anchors(const ModelSpec& spec, const Profile* profile, const PlanOptions& options) {
+std::vector<int64_t> choose_anchors(const ModelSpec& spec, const Profile* profile,
+                                    const PlanOptions& options) {
   if (options.method == Method::kUniform) return {};
   std::vector<int64_t> layers = rank_layers(spec, profile);
   const auto asked = std::llround(options.anchor_share * static_cast<double>(spec.n_layers));
@@ -95,16 +100,16 @@ std::vector<int64_t> choose_anchors(const ModelSpec& spec, const Profile* profil
   return layers;
 }
 
-/// A level's widths in three numbers: the first anchors stay full, every other layer gets `groups` and the MLP width d_ff[ff], or
-/// all it has if that is less. Componentwise smaller means nested.
+/// A level's widths in three numbers: the first anchors stay full, every other layer gets `groups` and the
+/// MLP width d_ff[ff], or all it has if that is less. Componentwise smaller means nested.
 struct Choice {
   size_t n_anchors = 0;
   int64_t groups = 1;
   size_t ff = 0;
 };
 
-/// How bad a choice is, the worst first: parameters off the target beyond half a step; anchors given up; KV groups off the ratio
-/// (millionths); parameters off the target.
+/// How bad a choice is, the worst first: parameters off the target beyond half a step; anchors given up; KV
+/// groups off the ratio (millionths); parameters off the target.
 struct Cost {
   int64_t excess = 0, given_up = 0, imbalance = 0, miss = 0;
   auto operator<=>(const Cost&) const = default;
@@ -139,7 +144,8 @@ class Solver {
     const int64_t least = params({0, 1, 0});
     if (least <= target(levels_[0]) + half_step(0)) return;
     const double lowest = static_cast<double>(least) / static_cast<double>(all_);
-    throw Error(fmt::format("level {}: the narrowest widths (one KV group, {} MLP neurons) keep {:.4f} of the decoder weights",
+    throw Error(fmt::format("level {}: the narrowest widths (one KV group, {} MLP neurons) keep {:.4f} of "
+                            "the decoder weights",
                             levels_[0], d_ff_[0], lowest),
                 fmt::format("the lowest ratio that can be met is {:.4f}{}", std::ceil(lowest * 1e4) / 1e4,
                             d_ff_[0] == grid_ && grid_ > 32 ? "; a finer grid goes lower" : ""));
@@ -205,7 +211,8 @@ class Solver {
   void tabulate_attention() {
     for (size_t a = 0; a <= anchors_.size(); ++a) {
       std::vector<int64_t>& row = attention_.emplace_back();
-      for (int64_t groups = 1; groups <= spec_.n_kv_heads(); ++groups) row.push_back(attention_params(a, groups));
+      for (int64_t groups = 1; groups <= spec_.n_kv_heads(); ++groups)
+        row.push_back(attention_params(a, groups));
       step_.push_back(sum_layers(a, [&](size_t layer, bool anchor) {
         return anchor ? 0 : neuron_params_[layer] * std::min(grid_, spec_.layer_d_ff[layer]);
       }));
@@ -216,8 +223,8 @@ class Solver {
     }
   }
 
-  /// MLP widths on the grid next to a level's solution for some number of anchors and groups, the narrowest and the full one: no
-  /// other can be in the best plan.
+  /// MLP widths on the grid next to a level's solution for some number of anchors and groups, the narrowest
+  /// and the full one: no other can be in the best plan.
   std::vector<int64_t> candidates() const {
     const int64_t full = spec_.d_ff();
     const int64_t n_steps = full / grid_;
@@ -246,13 +253,15 @@ class Solver {
   int64_t target(double level) const { return std::llround(level * static_cast<double>(all_)); }
   int64_t half_step(size_t n_anchors) const { return step_[n_anchors] / 2; }
   int64_t params(const Choice& choice) const {
-    return fixed_ + attention_[choice.n_anchors][static_cast<size_t>(choice.groups - 1)] + mlp_[choice.n_anchors][choice.ff];
+    return fixed_ + attention_[choice.n_anchors][static_cast<size_t>(choice.groups - 1)] +
+           mlp_[choice.n_anchors][choice.ff];
   }
 
   Cost cost(double level, const Choice& choice) const {
     const size_t a = choice.n_anchors;
     const int64_t miss = std::abs(params(choice) - target(level));
-    const double share = static_cast<double>(target(level) - fixed_ - anchor_params_[a]) / static_cast<double>(carrier_params_[a]);
+    const double share = static_cast<double>(target(level) - fixed_ - anchor_params_[a]) /
+                         static_cast<double>(carrier_params_[a]);
     const double groups = std::clamp(share, 0.0, 1.0) * static_cast<double>(spec_.n_kv_heads());
     return {.excess = std::max<int64_t>(0, miss - half_step(a)),
             .given_up = static_cast<int64_t>(anchors_.size() - a),
@@ -288,25 +297,27 @@ class Solver {
   std::vector<int64_t> anchors_;
   int64_t grid_;
   std::vector<double> levels_;
-  int64_t all_;        ///< decoder weights of the full model
-  int64_t fixed_ = 0;  ///< those that belong to no space: norms
-  std::vector<int64_t> group_params_, neuron_params_;             ///< [layers]
-  std::vector<std::vector<int64_t>> attention_, mlp_;             ///< [anchors + 1][widths], weights over all layers
-  std::vector<int64_t> step_, anchor_params_, carrier_params_;    ///< [anchors + 1]
-  std::vector<int64_t> d_ff_;                                     ///< MLP widths to choose from, rising
+  int64_t all_;                                        ///< decoder weights of the full model
+  int64_t fixed_ = 0;                                  ///< those that belong to no space: norms
+  std::vector<int64_t> group_params_, neuron_params_;  ///< [layers]
+  std::vector<std::vector<int64_t>> attention_, mlp_;  ///< [anchors + 1][widths], weights over all layers
+  std::vector<int64_t> step_, anchor_params_, carrier_params_;  ///< [anchors + 1]
+  std::vector<int64_t> d_ff_;                                   ///< MLP widths to choose from, rising
 };
 
 void add_notes(ElasticPlan& plan, size_t index, size_t n_anchors) {
   const Level& level = plan.levels[index];
   if (n_anchors < plan.anchors.size()) {
-    const std::vector<int64_t> given_up(plan.anchors.begin() + static_cast<long>(n_anchors), plan.anchors.end());
+    const std::vector<int64_t> given_up(plan.anchors.begin() + static_cast<long>(n_anchors),
+                                        plan.anchors.end());
     plan.notes.push_back(fmt::format("level {}: too low for {} anchors; layers given up: {}", level.nominal,
                                      plan.anchors.size(), fmt::join(given_up, ", ")));
   }
   if (std::abs(level.decoder_ratio - level.nominal) > kWorthANote)
-    plan.notes.push_back(fmt::format("level {}: keeps {:.4f} of the decoder weights, the nearest that whole KV groups and MLP "
-                                     "widths in steps of {} reach while levels stay nested",
-                                     level.nominal, level.decoder_ratio, plan.grid));
+    plan.notes.push_back(
+        fmt::format("level {}: keeps {:.4f} of the decoder weights, the nearest that whole KV groups and MLP "
+                    "widths in steps of {} reach while levels stay nested",
+                    level.nominal, level.decoder_ratio, plan.grid));
   if (index + 1 < plan.levels.size() && level.widths == plan.levels[index + 1].widths)
     plan.notes.push_back(
         fmt::format("level {}: as wide as level {}", level.nominal, plan.levels[index + 1].nominal));

@@ -20,18 +20,19 @@ struct PlanOptions {
 
 /// \throws UsageError listing the known methods
 Method method_named(std::string_view name);
-/// "0.9,0.7,0.5", "0.2:1.0:0.1" (low:high:step) or both mixed; in rising order. The full model (1) is always among them.
-/// \throws UsageError
+/// "0.9,0.7,0.5", "0.2:1.0:0.1" (low:high:step) or both mixed; in rising order. The full model (1) is always
+/// among them. \throws UsageError
 std::vector<double> parse_levels(std::string_view text);
 
-/// Widths for every level, solved against the true ratio of decoder weights: half a grid step of the MLP width off, at most,
-/// unless nesting forbids it. Levels are solved together, so that no width shrinks at a higher level; whole KV groups follow the
-/// ratio as closely as that allows, and the MLP makes up the difference.
-/// uniform: every layer equally wide (or as wide as it is, if that is less). anchors: the layers whose removal hurts most stay
-/// full, the rest carries the budget; a level too low for that gives anchors up, least important first. Notes say where, and
-/// where a true ratio is more than a percentage point off.
+/// Widths for every level, solved against the true ratio of decoder weights: half a grid step of the MLP
+/// width off, at most, unless nesting forbids it. Levels are solved together, so that no width shrinks at a
+/// higher level; whole KV groups follow the ratio as closely as that allows, and the MLP makes up the
+/// difference. uniform: every layer equally wide (or as wide as it is, if that is less). anchors: the layers
+/// whose removal hurts most stay full, the rest carries the budget; a level too low for that gives anchors
+/// up, least important first. Notes say where, and where a true ratio is more than a percentage point off.
 /// \param profile  needed by `anchors` (removal_loss); may be null for `uniform`
-/// \throws Error  when a level cannot be met even at the narrowest widths (one KV group, one grid step), naming the lowest ratio
+/// \throws Error  when a level cannot be met even at the narrowest widths (one KV group, one grid step),
+/// naming the lowest ratio
 ///                that can; if the profile is another model's or lacks the removal loss
 /// \throws UsageError  for levels outside (0, 1] and other options out of range
 /// Source: ElastiLM, arXiv:2409.09071, section 3.2

@@ -21,14 +21,16 @@ constexpr const char* kTokenizerGguf = "tokenizer.gguf";
 
 DType stored_dtype(const Checkpoint& source, const ReorderOptions& options) {
   if (options.dtype.empty()) return source.lossless_dtype();
-  constexpr const char* kHint = "expected f32, f16 or bf16; quantised types come with `elastify export --type`";
+  constexpr const char* kHint =
+      "expected f32, f16 or bf16; quantised types come with `elastify export --type`";
   for (const DTypeInfo& type : all_dtypes()) {
     if (type.name == options.dtype && is_float(type.dtype)) return type.dtype;
   }
   throw UsageError(fmt::format("dtype: models cannot be stored as '{}'", options.dtype), kHint);
 }
 
-/// Which tensors go into which file: in the spec's order, a new file where the next tensor would exceed the limit.
+/// Which tensors go into which file: in the spec's order, a new file where the next tensor would exceed the
+/// limit.
 std::vector<std::vector<size_t>> plan_shards(const ModelSpec& spec, DType dtype, uint64_t shard_bytes) {
   std::vector<std::vector<size_t>> shards(1);
   uint64_t filled = 0;
@@ -63,18 +65,21 @@ void write_index(const ModelSpec& spec, DType dtype, const std::vector<std::vect
   write_text(directory / kIndex, index.dump(2) + "\n");
 }
 
-void write_weights(const Checkpoint& source, const Permutation& permutation, DType dtype, uint64_t shard_bytes,
-                   const fs::path& directory) {
+void write_weights(const Checkpoint& source, const Permutation& permutation, DType dtype,
+                   uint64_t shard_bytes, const fs::path& directory) {
   const ModelSpec& spec = source.spec();
   const auto shards = plan_shards(spec, dtype, shard_bytes);
   Progress progress("reorder", static_cast<int64_t>(spec.tensors.size()), "tensors");
   for (size_t shard = 0; shard < shards.size(); ++shard) {
     std::vector<TensorInfo> tensors;
-    for (const size_t i : shards[shard]) tensors.push_back({spec.tensors[i].name, dtype, spec.tensors[i].shape});
-    SafetensorsWriter writer(directory / shard_name(shard, shards.size()), std::move(tensors), {{"format", "pt"}});
+    for (const size_t i : shards[shard])
+      tensors.push_back({spec.tensors[i].name, dtype, spec.tensors[i].shape});
+    SafetensorsWriter writer(directory / shard_name(shard, shards.size()), std::move(tensors),
+                             {{"format", "pt"}});
     for (const size_t i : shards[shard]) {
       const TensorSpec& tensor = spec.tensors[i];
-      with_context(tensor.name, [&] { writer.write(permute(source.load(i, dtype), tensor, permutation).bytes); });
+      with_context(tensor.name,
+                   [&] { writer.write(permute(source.load(i, dtype), tensor, permutation).bytes); });
       progress.advance(1);
     }
     writer.finish();
@@ -108,16 +113,16 @@ void write_config(const Checkpoint& source, DType dtype, const fs::path& directo
 
 /// "tokenizer*.json" and whatever else a tokenizer in a Hugging Face directory is made of.
 bool belongs_to_tokenizer(const std::string& name) {
-  constexpr std::string_view kNames[] = {"tokenizer.model",  "special_tokens_map.json", "added_tokens.json",
-                                         "vocab.json",       "merges.txt",              "chat_template.jinja",
-                                         kTokenizerGguf};
+  constexpr std::string_view kNames[] = {
+      "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+      "merges.txt",      "chat_template.jinja",     kTokenizerGguf};
   return (name.starts_with("tokenizer") && name.ends_with(".json")) ||
          std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
 }
 
 bool belongs_to_model(const std::string& name) {
-  return name == "generation_config.json" || name == "README.md" || name.starts_with("LICENSE") || name.starts_with("NOTICE") ||
-         name.starts_with("USE_POLICY");
+  return name == "generation_config.json" || name == "README.md" || name.starts_with("LICENSE") ||
+         name.starts_with("NOTICE") || name.starts_with("USE_POLICY");
 }
 
 /// \returns true if a tokenizer was among the files
@@ -133,13 +138,15 @@ bool copy_companions(const fs::path& from, const fs::path& to) {
   return has_tokenizer;
 }
 
-/// A vocabulary-only GGUF file, from which an export takes what config.json and the tokenizer's files cannot say.
+/// A vocabulary-only GGUF file, from which an export takes what config.json and the tokenizer's files cannot
+/// say.
 void keep_gguf_keys(const fs::path& source, const fs::path& target) {
   const GgufFile file = GgufFile::open(source);
   GgufMetadata kept;
   for (const auto& [key, value] : file.metadata().entries()) {
-    const bool about_model = key.starts_with("general.") && key != "general.alignment" && key != "general.file_type" &&
-                             key != "general.quantization_version" && !key.starts_with("general.tag");
+    const bool about_model = key.starts_with("general.") && key != "general.alignment" &&
+                             key != "general.file_type" && key != "general.quantization_version" &&
+                             !key.starts_with("general.tag");
     if (about_model || key.starts_with("tokenizer.")) kept.set(key, value);
   }
   GgufWriter writer(target, kept, {});
@@ -159,13 +166,14 @@ void remove_contents(const fs::path& directory) {
 
 }  // namespace
 
-void reorder_model(const Checkpoint& source, const Vocabulary* vocabulary, const Permutation& permutation, const ElasticPlan& plan,
-                   const ReorderOptions& options, const fs::path& directory) {
+void reorder_model(const Checkpoint& source, const Vocabulary* vocabulary, const Permutation& permutation,
+                   const ElasticPlan& plan, const ReorderOptions& options, const fs::path& directory) {
   const ModelSpec& spec = source.spec();
   check(permutation, spec);
   check(plan, spec);
   const DType dtype = stored_dtype(source, options);
-  if (!fs::is_directory(directory) || !fs::is_empty(directory)) fail("{}: expected an empty directory", directory.string());
+  if (!fs::is_directory(directory) || !fs::is_empty(directory))
+    fail("{}: expected an empty directory", directory.string());
   try {
     // What is small comes first: if it cannot be written, that shows before hours of work.
     write_config(source, dtype, directory);
@@ -181,7 +189,8 @@ void reorder_model(const Checkpoint& source, const Vocabulary* vocabulary, const
 
 bool is_reordered(const fs::path& directory) {
   // An artifact holds the last two as well.
-  return fs::exists(directory / kConfig) && fs::exists(directory / kPermutation) && fs::exists(directory / kPlan);
+  return fs::exists(directory / kConfig) && fs::exists(directory / kPermutation) &&
+         fs::exists(directory / kPlan);
 }
 
 }  // namespace elastify::reorder

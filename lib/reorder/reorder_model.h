@@ -24,11 +24,12 @@ struct ReorderOptions {
 /// A source directory's model card and licence files are copied, too. Memory: about twice the largest tensor.
 /// \param vocabulary  null where the model carries none
 /// \param directory   an existing, empty directory; left empty on failure
-/// \throws Error       if permutation or plan belong to another model, config.json cannot say what the model is, or the stored
+/// \throws Error       if permutation or plan belong to another model, config.json cannot say what the model
+/// is, or the stored
 ///                     type cannot hold a value
 /// \throws UsageError  for a stored type that is not a float type
-void reorder_model(const Checkpoint& source, const Vocabulary* vocabulary, const Permutation& permutation, const ElasticPlan& plan,
-                   const ReorderOptions& options, const fs::path& directory);
+void reorder_model(const Checkpoint& source, const Vocabulary* vocabulary, const Permutation& permutation,
+                   const ElasticPlan& plan, const ReorderOptions& options, const fs::path& directory);
 
 /// True for a directory that reorder_model() wrote.
 bool is_reordered(const fs::path& directory);

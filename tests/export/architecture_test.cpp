@@ -13,7 +13,8 @@ using test::make_tiny_spec;
 /// All layers narrower alike.
 Widths uniform(const ModelSpec& spec, int64_t groups, int64_t d_ff) {
   Widths widths = full_widths(spec);
-  for (size_t i = 0; i < widths.size(); ++i) widths[i] = spec.spaces[i].kind == SpaceKind::kAttention ? groups : d_ff;
+  for (size_t i = 0; i < widths.size(); ++i)
+    widths[i] = spec.spaces[i].kind == SpaceKind::kAttention ? groups : d_ff;
   return widths;
 }
 
@@ -29,7 +30,8 @@ std::string refusal(const ModelSpec& spec, const Widths& widths) {
 
 }  // namespace
 
-TEST_CASE("architecture: llama and mistral stay llama while all layers are alike, and become deci otherwise") {
+TEST_CASE(
+    "architecture: llama and mistral stay llama while all layers are alike, and become deci otherwise") {
   for (const char* family : {"llama", "mistral"}) {
     const ModelSpec spec = make_tiny_spec(family);
     CHECK(gguf_architecture(spec, full_widths(spec)) == "llama");
@@ -42,7 +44,8 @@ TEST_CASE("architecture: llama and mistral stay llama while all layers are alike
   CHECK(gguf_architecture(biased, with_narrow_layer(biased, SpaceKind::kMlp)) == "deci");
 }
 
-TEST_CASE("architecture: qwen2 stays qwen2 while all heads are there and MLPs alike, and becomes deci otherwise") {
+TEST_CASE(
+    "architecture: qwen2 stays qwen2 while all heads are there and MLPs alike, and becomes deci otherwise") {
   const ModelSpec spec = make_tiny_spec("qwen2");
   CHECK(gguf_architecture(spec, full_widths(spec)) == "qwen2");
   CHECK(gguf_architecture(spec, uniform(spec, 2, 32)) == "qwen2");
@@ -64,16 +67,19 @@ TEST_CASE("architecture: qwen3 stays qwen3 while all layers are alike, and becom
   CHECK(gguf_architecture(untied, uniform(untied, 1, 32)) == "qwen3");
   const Widths narrow = with_narrow_layer(untied, SpaceKind::kMlp);
   CHECK(refusal(untied, narrow) ==
-        "stock llama.cpp runs qwen3 with widths that differ by layer only if output and embedding share their weights, which "
+        "stock llama.cpp runs qwen3 with widths that differ by layer only if output and embedding share "
+        "their weights, which "
         "this model's do not");
   CHECK(test::hint_of([&] { gguf_architecture(untied, narrow); }).find("uniform") != std::string::npos);
 }
 
 TEST_CASE("architecture: what no stock graph computes is refused with the reason") {
   const ModelSpec biased = make_tiny_spec("qwen3", {.tied = true, .attention_bias = true});
-  CHECK(refusal(biased, full_widths(biased)) == "no architecture of stock llama.cpp has both norms on q and k and biases");
+  CHECK(refusal(biased, full_widths(biased)) ==
+        "no architecture of stock llama.cpp has both norms on q and k and biases");
   const ModelSpec scaled = make_tiny_spec("qwen3", {.tied = true, .llama3_rope = true});
-  CHECK(refusal(scaled, full_widths(scaled)) == "no architecture of stock llama.cpp has both norms on q and k and rope factors");
+  CHECK(refusal(scaled, full_widths(scaled)) ==
+        "no architecture of stock llama.cpp has both norms on q and k and rope factors");
   const ModelSpec deep = make_tiny_spec("llama", {.n_layers = 513});
   CHECK(refusal(deep, full_widths(deep)) == "stock llama.cpp runs at most 512 layers, got 513");
 }
@@ -83,8 +89,8 @@ TEST_CASE("architecture: layers without heads or neurons, which deci's graph get
   for (size_t space = 0; space < spec.spaces.size(); ++space) {
     Widths widths = full_widths(spec);
     widths[space] = 0;
-    CHECK(refusal(spec, widths) ==
-          fmt::format("{}: width is 0, expected 1 to {}", spec.spaces[space].name, spec.spaces[space].n_units));
+    CHECK(refusal(spec, widths) == fmt::format("{}: width is 0, expected 1 to {}", spec.spaces[space].name,
+                                               spec.spaces[space].n_units));
   }
 }
 

@@ -36,7 +36,8 @@ ElasticPlan uneven_plan(const ModelSpec& spec, int64_t grid) {
   narrow[spec.attention_space(0)] = 1;
   narrow[spec.mlp_space(0)] = grid;
   middle[spec.mlp_space(0)] = std::max(grid, middle[spec.mlp_space(0)] - grid);
-  plan.levels = {make_level(spec, 0.5, narrow), make_level(spec, 0.75, middle), make_level(spec, 1, full_widths(spec))};
+  plan.levels = {make_level(spec, 0.5, narrow), make_level(spec, 0.75, middle),
+                 make_level(spec, 1, full_widths(spec))};
   return plan;
 }
 
@@ -58,16 +59,20 @@ Permutation shuffled(const ModelSpec& spec) {
 struct Model {
   test::TemporaryDirectory directory;
   fs::path path = directory / "model";
-  explicit Model(const ModelSpec& spec, DType dtype = DType::kF32) { test::write_tiny_hf_model(spec, path, 11, dtype); }
+  explicit Model(const ModelSpec& spec, DType dtype = DType::kF32) {
+    test::write_tiny_hf_model(spec, path, 11, dtype);
+  }
   Checkpoint open() const { return Checkpoint::open(path); }
   fs::path make(const std::string& name) const {
     fs::create_directories(directory / name);
     return directory / name;
   }
-  std::vector<exporter::ArtifactFile> to(const fs::path& target, const ElasticPlan& plan, const ExportOptions& options,
+  std::vector<exporter::ArtifactFile> to(const fs::path& target, const ElasticPlan& plan,
+                                         const ExportOptions& options,
                                          const Vocabulary* vocabulary = nullptr) const {
     const Checkpoint source = open();
-    return export_model(source, vocabulary, identity_permutation(source.spec()), plan, options, Json::object(), target);
+    return export_model(source, vocabulary, identity_permutation(source.spec()), plan, options,
+                        Json::object(), target);
   }
 };
 
@@ -93,11 +98,15 @@ Vocabulary tiny_vocabulary(int64_t n_tokens) {
 /// Whether every row of `part` starts as the same row of `full` does.
 bool is_prefix(const HostTensor& part, const HostTensor& full) {
   if (part.dtype != full.dtype || part.shape.size() != full.shape.size()) return false;
-  const uint64_t kept = row_bytes(part.dtype, part.shape.back()), all = row_bytes(full.dtype, full.shape.back());
+  const uint64_t kept = row_bytes(part.dtype, part.shape.back()),
+                 all = row_bytes(full.dtype, full.shape.back());
   const auto rows = static_cast<uint64_t>(n_rows(part.shape));
-  if (kept > all || rows > static_cast<uint64_t>(n_rows(full.shape)) || part.bytes.size() != rows * kept) return false;
+  if (kept > all || rows > static_cast<uint64_t>(n_rows(full.shape)) || part.bytes.size() != rows * kept)
+    return false;
   for (uint64_t row = 0; row < rows; ++row)
-    if (!std::equal(part.bytes.data() + row * kept, part.bytes.data() + (row + 1) * kept, full.bytes.data() + row * all)) return false;
+    if (!std::equal(part.bytes.data() + row * kept, part.bytes.data() + (row + 1) * kept,
+                    full.bytes.data() + row * all))
+      return false;
   return true;
 }
 
@@ -142,8 +151,13 @@ void check_file_prefixes(const fs::path& level, const fs::path& full) {
 }
 
 ModelSpec wide_spec(const std::string& family, bool tied = false) {
-  return test::make_tiny_spec(
-      family, {.d_model = 64, .head_dim = 32, .n_kv_heads = 3, .heads_per_group = 1, .d_ff = 128, .n_vocab = 40, .tied = tied});
+  return test::make_tiny_spec(family, {.d_model = 64,
+                                       .head_dim = 32,
+                                       .n_kv_heads = 3,
+                                       .heads_per_group = 1,
+                                       .d_ff = 128,
+                                       .n_vocab = 40,
+                                       .tied = tied});
 }
 
 template <typename T>
@@ -153,7 +167,8 @@ bool holds(const GgufMetadata& keys, std::string_view key) {
 }
 template <typename T>
 bool holds_array(const GgufMetadata& keys, std::string_view key) {
-  return holds<GgufArray>(keys, key) && std::holds_alternative<std::vector<T>>(std::get<GgufArray>(*keys.find(key)).values);
+  return holds<GgufArray>(keys, key) &&
+         std::holds_alternative<std::vector<T>>(std::get<GgufArray>(*keys.find(key)).values);
 }
 
 }  // namespace
@@ -193,7 +208,9 @@ TEST_CASE("export: q8_0 is encoded once, and every level holds whole blocks of t
   }
 }
 
-TEST_CASE("export: in the files themselves, a level's tensors are row prefixes and prefixes of rows of the full file's") {
+TEST_CASE(
+    "export: in the files themselves, a level's tensors are row prefixes and prefixes of rows of the full "
+    "file's") {
   for (const DType type : {DType::kF32, DType::kF16, DType::kQ8_0}) {
     const ModelSpec spec = wide_spec("llama");
     const Model model(spec);
@@ -219,7 +236,8 @@ TEST_CASE("export: openelm fuses the rows of q, k and v, each a prefix of its ow
   const HostTensor fused = narrow.tensor("blk.0.attn_qkv.weight");
   CHECK(fused.shape == Shape{(2 + 1 + 1) * 16, 32});  // one group: two query heads, k, v
   uint64_t at = 0;
-  for (const auto& [name, rows] : std::map<std::string, uint64_t>{{"attn_k", 16}, {"attn_q", 32}, {"attn_v", 16}}) {
+  for (const auto& [name, rows] :
+       std::map<std::string, uint64_t>{{"attn_k", 16}, {"attn_q", 32}, {"attn_v", 16}}) {
     const HostTensor whole = full.tensor("blk.0." + name + ".weight");
     const uint64_t bytes = rows * 32 * 4;
     at = name == "attn_q" ? 0 : name == "attn_k" ? 32 * 32 * 4 : 48 * 32 * 4;
@@ -234,21 +252,26 @@ TEST_CASE("export: q and k rows are interleaved for llama and deci alone, head b
   const Checkpoint source = model.open();
   const fs::path target = model.make("artifact");
   model.to(target, uneven_plan(spec, 8), {.type = DType::kF32, .levels = {}});
-  const GgufFile full = GgufFile::open(target / "full.gguf"), deci = GgufFile::open(target / "level-050.gguf");
-  for (const Role role : {Role::kQuery, Role::kKey, Role::kQueryBias, Role::kKeyBias, Role::kValue, Role::kValueBias}) {
+  const GgufFile full = GgufFile::open(target / "full.gguf"),
+                 deci = GgufFile::open(target / "level-050.gguf");
+  for (const Role role :
+       {Role::kQuery, Role::kKey, Role::kQueryBias, Role::kKeyBias, Role::kValue, Role::kValueBias}) {
     const auto index = static_cast<size_t>(spec.find(role, 1));
     const TensorSpec& tensor = spec.tensors[index];
     CAPTURE(tensor.name);
     const HostTensor halves = source.load(index);
     const bool value = role == Role::kValue || role == Role::kValueBias;
     CHECK(test::same_bytes(full.tensor(tensor.gguf_name), halves));
-    CHECK(test::same_bytes(deci.tensor(tensor.gguf_name),
-                           value ? halves : reorder_rope_rows(halves, spec.head_dim, RopeOrder::kHalves, RopeOrder::kInterleaved)));
+    CHECK(test::same_bytes(
+        deci.tensor(tensor.gguf_name),
+        value ? halves
+              : reorder_rope_rows(halves, spec.head_dim, RopeOrder::kHalves, RopeOrder::kInterleaved)));
   }
 }
 
 TEST_CASE("export: metadata has the types that stock llama.cpp insists on") {
-  const ModelSpec spec = test::make_tiny_spec("llama", {.head_dim = 16, .heads_per_group = 3, .llama3_rope = true});
+  const ModelSpec spec =
+      test::make_tiny_spec("llama", {.head_dim = 16, .heads_per_group = 3, .llama3_rope = true});
   const Model model(spec);
   const Vocabulary vocabulary = tiny_vocabulary(spec.n_vocab);
   const fs::path target = model.make("artifact");
@@ -261,12 +284,15 @@ TEST_CASE("export: metadata has the types that stock llama.cpp insists on") {
   CHECK(keys.require_string("general.type") == "model");
   CHECK(std::get<uint32_t>(*keys.find("general.file_type")) == 1);
   CHECK_FALSE(keys.contains("general.quantization_version"));
-  for (const char* key : {"deci.block_count", "deci.context_length", "deci.embedding_length", "deci.attention.key_length",
-                          "deci.attention.value_length", "deci.rope.dimension_count", "deci.vocab_size"})
+  for (const char* key :
+       {"deci.block_count", "deci.context_length", "deci.embedding_length", "deci.attention.key_length",
+        "deci.attention.value_length", "deci.rope.dimension_count", "deci.vocab_size"})
     CHECK_MESSAGE(holds<uint32_t>(keys, key), key);
-  for (const char* key : {"deci.feed_forward_length", "deci.attention.head_count", "deci.attention.head_count_kv"})
+  for (const char* key :
+       {"deci.feed_forward_length", "deci.attention.head_count", "deci.attention.head_count_kv"})
     CHECK_MESSAGE(holds_array<int32_t>(keys, key), key);
-  for (const char* key : {"deci.attention.layer_norm_rms_epsilon", "deci.rope.freq_base"}) CHECK_MESSAGE(holds<float>(keys, key), key);
+  for (const char* key : {"deci.attention.layer_norm_rms_epsilon", "deci.rope.freq_base"})
+    CHECK_MESSAGE(holds<float>(keys, key), key);
   CHECK(*keys.integers("deci.feed_forward_length") == std::vector<int64_t>{8, 64});
   CHECK(*keys.integers("deci.attention.head_count") == std::vector<int64_t>{3, 6});
   CHECK(*keys.integers("deci.attention.head_count_kv") == std::vector<int64_t>{1, 2});
@@ -280,7 +306,8 @@ TEST_CASE("export: metadata has the types that stock llama.cpp insists on") {
   CHECK(keys.require_string("elastify.version") == kVersion);
   CHECK(std::get<float>(*keys.find("elastify.level")) == 0.5F);
   CHECK(*keys.floats("elastify.levels") == std::vector<float>{0.5F, 0.75F, 1});
-  CHECK(std::get<float>(*keys.find("elastify.decoder_ratio")) == static_cast<float>(plan.levels[0].decoder_ratio));
+  CHECK(std::get<float>(*keys.find("elastify.decoder_ratio")) ==
+        static_cast<float>(plan.levels[0].decoder_ratio));
   CHECK(std::get<bool>(*keys.find("elastify.full")) == false);
   CHECK(holds_array<int32_t>(keys, "elastify.kv_groups"));
   CHECK(*keys.integers("elastify.kv_groups") == std::vector<int64_t>{1, 2});
@@ -294,7 +321,8 @@ TEST_CASE("export: metadata has the types that stock llama.cpp insists on") {
   const GgufMetadata& full = full_file.metadata();
   CHECK(full.require_string("general.architecture") == "llama");
   CHECK(std::get<bool>(*full.find("elastify.full")) == true);
-  for (const char* key : {"llama.feed_forward_length", "llama.attention.head_count", "llama.attention.head_count_kv"})
+  for (const char* key :
+       {"llama.feed_forward_length", "llama.attention.head_count", "llama.attention.head_count_kv"})
     CHECK_MESSAGE(holds<uint32_t>(full, key), key);
   for (const auto& [key, value] : keys.entries()) CHECK_FALSE_MESSAGE(key.starts_with("llama."), key);
   for (const TensorInfo& tensor : full_file.tensors()) {
@@ -352,7 +380,8 @@ TEST_CASE("export: without a vocabulary the files say no_vocab; a small one is p
   CHECK(fs::is_empty(refused));
 }
 
-TEST_CASE("export: tokenizer.gguf beside the model gives the tokenizer's keys verbatim, and name and licence") {
+TEST_CASE(
+    "export: tokenizer.gguf beside the model gives the tokenizer's keys verbatim, and name and licence") {
   const ModelSpec spec = test::make_tiny_spec("llama");
   const Model model(spec);
   GgufMetadata kept;
@@ -379,8 +408,9 @@ TEST_CASE("export: tokenizer.gguf beside the model gives the tokenizer's keys ve
   write_gguf_keys(tiny_vocabulary(95), kept);
   GgufWriter(model.path / "tokenizer.gguf", kept, {}).finish();
   const fs::path refused = model.make("refused");
-  CHECK(test::message_of([&] { model.to(refused, uniform_plan(spec, 8), {.type = DType::kF32, .levels = {}}); })
-            .find("expected one token for each of the 96 rows of the embedding, got 95") != std::string::npos);
+  CHECK(test::message_of([&] {
+          model.to(refused, uniform_plan(spec, 8), {.type = DType::kF32, .levels = {}});
+        }).find("expected one token for each of the 96 rows of the embedding, got 95") != std::string::npos);
 }
 
 TEST_CASE("export: the manifest lists every file with its size and hash") {
@@ -390,12 +420,13 @@ TEST_CASE("export: the manifest lists every file with its size and hash") {
   const Permutation permutation = shuffled(spec);
   const ElasticPlan plan = uniform_plan(spec, 8);
   const fs::path target = model.make("artifact");
-  const auto files = export_model(source, nullptr, permutation, plan, {.type = DType::kF16, .levels = {}}, {{"type", "f16"}}, target);
+  const auto files = export_model(source, nullptr, permutation, plan, {.type = DType::kF16, .levels = {}},
+                                  {{"type", "f16"}}, target);
   const Json manifest = Json::parse(read_text(target / "manifest.json"));
   std::vector<std::string> keys;
   for (const auto& [key, value] : manifest.items()) keys.push_back(key);
-  CHECK(keys == std::vector<std::string>{"format", "version", "tool", "spec_hash", "permutation_digest", "type", "configuration",
-                                         "files"});
+  CHECK(keys == std::vector<std::string>{"format", "version", "tool", "spec_hash", "permutation_digest",
+                                         "type", "configuration", "files"});
   CHECK(manifest.at("format") == "elastify.artifact");
   CHECK(manifest.at("tool").at("version") == std::string(kVersion));
   CHECK(manifest.at("spec_hash") == spec_hash(spec));
@@ -429,7 +460,8 @@ TEST_CASE("export: only the levels asked for are written, and always the full mo
   REQUIRE(files.size() == 2);
   CHECK(files[1].name == "level-060.gguf");
   CHECK_FALSE(fs::exists(target / "level-080.gguf"));
-  CHECK(*GgufFile::open(target / "full.gguf").metadata().floats("elastify.levels") == std::vector<float>{0.6F, 1});
+  CHECK(*GgufFile::open(target / "full.gguf").metadata().floats("elastify.levels") ==
+        std::vector<float>{0.6F, 1});
   const fs::path other = model.make("other");
   CHECK_THROWS_AS(model.to(other, plan, {.type = DType::kF32, .levels = {0.55}}), UsageError);
   CHECK(fs::is_empty(other));
@@ -440,7 +472,8 @@ TEST_CASE("export: two runs write the same bytes") {
   const Model model(spec);
   const Vocabulary vocabulary = tiny_vocabulary(40);
   const fs::path one = model.make("one"), two = model.make("two");
-  for (const fs::path& target : {one, two}) model.to(target, uneven_plan(spec, 32), {.type = DType::kQ8_0, .levels = {}}, &vocabulary);
+  for (const fs::path& target : {one, two})
+    model.to(target, uneven_plan(spec, 32), {.type = DType::kQ8_0, .levels = {}}, &vocabulary);
   for (const auto& entry : fs::directory_iterator(one))
     CHECK(sha256_file(entry.path()) == sha256_file(two / entry.path().filename()));
 }
@@ -454,7 +487,8 @@ TEST_CASE("export: a failure leaves nothing behind") {
     return tensor;
   });
   const auto export_it = [&] {
-    export_model(broken, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {}, Json::object(), target);
+    export_model(broken, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {}, Json::object(),
+                 target);
   };
   CHECK(test::message_of(export_it) == spec.tensors[9].name + ": unreadable");
   CHECK(fs::is_empty(target));
@@ -468,7 +502,8 @@ TEST_CASE("export: an interrupt leaves nothing behind") {
     if (index == 9) throw Interrupted();
     return tensor;
   });
-  CHECK_THROWS_AS(export_model(interrupted, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {}, Json::object(), target),
+  CHECK_THROWS_AS(export_model(interrupted, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {},
+                               Json::object(), target),
                   Interrupted);
   CHECK(fs::is_empty(target));
 }
@@ -484,8 +519,8 @@ TEST_CASE("export: values that the type cannot hold are refused by name, and not
     return test::tensor_of(values, tensor.shape);
   });
   const auto export_it = [&] {
-    export_model(infinite, nullptr, identity_permutation(spec), uniform_plan(spec, 32, {0.8}), {.type = DType::kQ8_0, .levels = {}},
-                 Json::object(), target);
+    export_model(infinite, nullptr, identity_permutation(spec), uniform_plan(spec, 32, {0.8}),
+                 {.type = DType::kQ8_0, .levels = {}}, Json::object(), target);
   };
   CHECK(test::message_of(export_it).starts_with(spec.tensors[index].name + ": "));
   CHECK(fs::is_empty(target));
@@ -506,17 +541,23 @@ TEST_CASE("export: q8_0 is refused before anything is written where rows are not
   plan.levels[0] = make_level(spec, 0.5, plan.levels[0].widths);
   plan.levels[1] = make_level(spec, 0.75, full_widths(spec));
   auto [message, hint] = refusal(spec, plan);
-  CHECK(message == "level-050: blk.0.ffn_down.weight: rows of 40 elements are not whole blocks of 32, as q8_0 needs");
-  CHECK(hint == "the nearest widths are 32 and 64; plan with --grid 32, or export with --type f16, which takes any width");
+  CHECK(message ==
+        "level-050: blk.0.ffn_down.weight: rows of 40 elements are not whole blocks of 32, as q8_0 needs");
+  CHECK(hint ==
+        "the nearest widths are 32 and 64; plan with --grid 32, or export with --type f16, which takes any "
+        "width");
 
   const ModelSpec odd = test::make_tiny_spec("llama", {.d_ff = 172});
   std::tie(message, hint) = refusal(odd, uniform_plan(odd, 32, {0.8}));
-  CHECK(message == "level-100: blk.0.ffn_down.weight: rows of 172 elements are not whole blocks of 32, as q8_0 needs");
+  CHECK(message ==
+        "level-100: blk.0.ffn_down.weight: rows of 172 elements are not whole blocks of 32, as q8_0 needs");
   CHECK(hint == "export with --type f16, which takes any width");
 
-  const ModelSpec heads = test::make_tiny_spec("llama", {.head_dim = 8, .n_kv_heads = 4, .heads_per_group = 2});
+  const ModelSpec heads =
+      test::make_tiny_spec("llama", {.head_dim = 8, .n_kv_heads = 4, .heads_per_group = 2});
   std::tie(message, hint) = refusal(heads, uneven_plan(heads, 32));
-  CHECK(message == "level-050: blk.0.attn_output.weight: rows of 16 elements are not whole blocks of 32, as q8_0 needs");
+  CHECK(message ==
+        "level-050: blk.0.attn_output.weight: rows of 16 elements are not whole blocks of 32, as q8_0 needs");
   CHECK(hint == "the nearest width is 2; export with --type f16, which takes any width");
 }
 
@@ -524,16 +565,21 @@ TEST_CASE("export: types without an encoder, foreign plans and permutations are 
   const ModelSpec spec = test::make_tiny_spec("llama"), other = test::make_tiny_spec("llama", {.d_ff = 80});
   const Model model(spec);
   const fs::path target = model.make("artifact");
-  CHECK(test::message_of([&] { model.to(target, uniform_plan(spec, 8), {.type = DType::kQ4_K, .levels = {}}); }) ==
-        "type: q4_k can be read but not written");
-  CHECK(test::message_of([&] { model.to(target, uniform_plan(other, 8), {}); }) == "the plan belongs to another model");
+  CHECK(test::message_of([&] {
+          model.to(target, uniform_plan(spec, 8), {.type = DType::kQ4_K, .levels = {}});
+        }) == "type: q4_k can be read but not written");
+  CHECK(test::message_of([&] { model.to(target, uniform_plan(other, 8), {}); }) ==
+        "the plan belongs to another model");
   const auto foreign = [&] {
-    export_model(model.open(), nullptr, identity_permutation(other), uniform_plan(spec, 8), {}, Json::object(), target);
+    export_model(model.open(), nullptr, identity_permutation(other), uniform_plan(spec, 8), {},
+                 Json::object(), target);
   };
   CHECK(test::message_of(foreign).find("expected 64 units, got 80") != std::string::npos);
   const ModelSpec untied = test::make_tiny_spec("qwen3", {.head_dim = 16});
   const Model qwen(untied);
-  CHECK(test::message_of([&] { qwen.to(target, uneven_plan(untied, 8), {}); }).starts_with("level-075: stock llama.cpp runs qwen3"));
+  CHECK(test::message_of([&] {
+          qwen.to(target, uneven_plan(untied, 8), {});
+        }).starts_with("level-075: stock llama.cpp runs qwen3"));
   CHECK(fs::is_empty(target));
 }
 

@@ -17,7 +17,8 @@ using plan::Method;
 using plan::PlanOptions;
 
 /// SmolLM2-135M's shape by default.
-ModelSpec make_spec(int64_t n_layers = 30, int64_t n_kv_heads = 3, int64_t heads_per_group = 3, int64_t d_ff = 1536) {
+ModelSpec make_spec(int64_t n_layers = 30, int64_t n_kv_heads = 3, int64_t heads_per_group = 3,
+                    int64_t d_ff = 1536) {
   return test::make_tiny_spec("llama", {.n_layers = n_layers,
                                         .d_model = 576,
                                         .head_dim = 64,
@@ -32,12 +33,18 @@ Profile make_profile(const ModelSpec& spec) {
   Profile profile;
   profile.spec_hash = spec_hash(spec);
   for (int64_t layer = 0; layer < spec.n_layers; ++layer)
-    profile.removal_loss.push_back(layer == 0 ? 9 : layer + 1 == spec.n_layers ? 8 : 1.0 / static_cast<double>(layer));
+    profile.removal_loss.push_back(layer == 0                   ? 9
+                                   : layer + 1 == spec.n_layers ? 8
+                                                                : 1.0 / static_cast<double>(layer));
   return profile;
 }
 
-int64_t groups(const ModelSpec& spec, const Level& level, int64_t layer) { return level.widths[spec.attention_space(layer)]; }
-int64_t neurons(const ModelSpec& spec, const Level& level, int64_t layer) { return level.widths[spec.mlp_space(layer)]; }
+int64_t groups(const ModelSpec& spec, const Level& level, int64_t layer) {
+  return level.widths[spec.attention_space(layer)];
+}
+int64_t neurons(const ModelSpec& spec, const Level& level, int64_t layer) {
+  return level.widths[spec.mlp_space(layer)];
+}
 
 bool is_full(const ModelSpec& spec, const Level& level, int64_t layer) {
   return groups(spec, level, layer) == spec.layer_kv_heads[static_cast<size_t>(layer)] &&
@@ -108,7 +115,8 @@ TEST_CASE("plan: KV groups follow the ratio and the MLP makes up the difference"
   CHECK(plan.notes.empty());
 }
 
-TEST_CASE("plan: levels too close for a group to go and the MLP not to grow keep their groups and their ratio") {
+TEST_CASE(
+    "plan: levels too close for a group to go and the MLP not to grow keep their groups and their ratio") {
   const ModelSpec spec = make_spec();
   PlanOptions options;
   options.levels = plan::parse_levels("0.3:1:0.05");
@@ -128,7 +136,8 @@ TEST_CASE("plan: where nesting costs accuracy, as little as possible is lost and
   for (const Level& level : plan.levels) n_off += std::abs(level.decoder_ratio - level.nominal) > 0.01;
   CHECK(n_off == 1);
   REQUIRE(plan.notes.size() == 1);
-  CHECK(plan.notes[0].find("of the decoder weights, the nearest that whole KV groups and MLP widths in steps of 32 reach") !=
+  CHECK(plan.notes[0].find(
+            "of the decoder weights, the nearest that whole KV groups and MLP widths in steps of 32 reach") !=
         std::string::npos);
 }
 
@@ -186,7 +195,8 @@ TEST_CASE("plan: a level out of reach is refused with the lowest ratio that is n
   PlanOptions options;
   options.levels = {0.02, 0.5};
   const auto plan_it = [&] { make_plan(spec, nullptr, options); };
-  CHECK(test::message_of(plan_it) == "level 0.02: the narrowest widths (one KV group, 32 MLP neurons) keep 0.0993 of the decoder weights");
+  CHECK(test::message_of(plan_it) ==
+        "level 0.02: the narrowest widths (one KV group, 32 MLP neurons) keep 0.0993 of the decoder weights");
   CHECK(test::hint_of(plan_it) == "the lowest ratio that can be met is 0.0993");
   options.levels = {0.0993};
   CHECK_NOTHROW(make_plan(spec, nullptr, options));
@@ -256,7 +266,8 @@ TEST_CASE("plan: a share of no anchors is uniform") {
   options.anchor_share = 0;
   const ElasticPlan anchors = make_plan(spec, &profile, options);
   REQUIRE(anchors.levels.size() == uniform.levels.size());
-  for (size_t i = 0; i < uniform.levels.size(); ++i) CHECK(anchors.levels[i].widths == uniform.levels[i].widths);
+  for (size_t i = 0; i < uniform.levels.size(); ++i)
+    CHECK(anchors.levels[i].widths == uniform.levels[i].widths);
 }
 
 TEST_CASE("plan: a model with widths by layer is narrowed to a common width, nowhere beyond its own") {
@@ -283,7 +294,8 @@ TEST_CASE("plan: levels that coincide in a small model are said to") {
   options.levels = {0.9, 0.95};
   const ElasticPlan plan = make_plan(spec, nullptr, options);
   CHECK_NOTHROW(check(plan, spec));
-  CHECK(std::find(plan.notes.begin(), plan.notes.end(), "level 0.95: as wide as level 1") != plan.notes.end());
+  CHECK(std::find(plan.notes.begin(), plan.notes.end(), "level 0.95: as wide as level 1") !=
+        plan.notes.end());
 }
 
 TEST_CASE("plan: every family has a plan") {
@@ -307,7 +319,8 @@ TEST_CASE("plan: options out of range and profiles that do not serve are refused
   for (const double level : {0.0, -0.5, 1.5, 50.0, std::nan("")}) {
     PlanOptions options;
     options.levels = {level};
-    CHECK(message(nullptr, options).find("is not a share of the model; expected more than 0, up to 1") != std::string::npos);
+    CHECK(message(nullptr, options).find("is not a share of the model; expected more than 0, up to 1") !=
+          std::string::npos);
     CHECK_THROWS_AS(make_plan(spec, nullptr, options), UsageError);
   }
   PlanOptions options;
@@ -320,13 +333,15 @@ TEST_CASE("plan: options out of range and profiles that do not serve are refused
   options = {};
   options.method = Method::kAnchors;
   Profile profile = make_profile(spec);
-  CHECK(message(nullptr, options) == "the plan `anchors` needs a profile with the loss at the removal of every layer");
+  CHECK(message(nullptr, options) ==
+        "the plan `anchors` needs a profile with the loss at the removal of every layer");
   profile.removal_loss.pop_back();
   CHECK(message(&profile, options) == "removal_loss: expected 30 layers, got 29");
   profile.removal_loss.push_back(std::nan(""));
   CHECK(message(&profile, options) == "removal_loss: not a number");
   profile.removal_loss.clear();
-  CHECK(message(&profile, options) == "the plan `anchors` needs a profile with the loss at the removal of every layer");
+  CHECK(message(&profile, options) ==
+        "the plan `anchors` needs a profile with the loss at the removal of every layer");
   profile = make_profile(spec);
   profile.spec_hash = "other";
   CHECK(message(&profile, options) == "the profile was measured on another model");
@@ -338,7 +353,8 @@ TEST_CASE("plan: levels are read from lists and ranges") {
   CHECK(parse_levels("0.2:1.0:0.1") == std::vector<double>{0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1});
   CHECK(parse_levels("0.25:0.5:0.125, 0.9") == std::vector<double>{0.25, 0.375, 0.5, 0.9, 1});
   CHECK(parse_levels("1") == std::vector<double>{1});
-  for (const char* text : {"", "0.5,", "half", "0.2:1.0", "0.2:1:0", "0.5:0.2:0.1", "0:1:0.1", "0.5 0.6", "0.001:1:0.001", "nan", "2"}) {
+  for (const char* text : {"", "0.5,", "half", "0.2:1.0", "0.2:1:0", "0.5:0.2:0.1", "0:1:0.1", "0.5 0.6",
+                           "0.001:1:0.001", "nan", "2"}) {
     CAPTURE(text);
     CHECK_THROWS_AS(parse_levels(text), UsageError);
   }
@@ -348,7 +364,8 @@ TEST_CASE("plan: levels are read from lists and ranges") {
 TEST_CASE("plan: methods have names") {
   CHECK(plan::method_named("uniform") == Method::kUniform);
   CHECK(plan::method_named("anchors") == Method::kAnchors);
-  CHECK(test::message_of([] { plan::method_named("dp"); }) == "unknown plan 'dp'; known are uniform, anchors");
+  CHECK(test::message_of([] { plan::method_named("dp"); }) ==
+        "unknown plan 'dp'; known are uniform, anchors");
 }
 
 }  // namespace elastify

@@ -65,7 +65,8 @@ void write_qwen2_gguf(const Checkpoint& source, const Vocabulary& vocabulary, co
   write_gguf_keys(vocabulary, keys);
   keys.set("tokenizer.ggml.unheard_of", std::string("kept"));
   std::vector<TensorInfo> tensors;
-  for (const TensorSpec& tensor : spec.tensors) tensors.push_back({tensor.gguf_name, DType::kF32, tensor.shape});
+  for (const TensorSpec& tensor : spec.tensors)
+    tensors.push_back({tensor.gguf_name, DType::kF32, tensor.shape});
   GgufWriter writer(path, keys, tensors);
   for (size_t i = 0; i < spec.tensors.size(); ++i) writer.write(source.load(i, DType::kF32).bytes);
   writer.finish();
@@ -73,7 +74,8 @@ void write_qwen2_gguf(const Checkpoint& source, const Vocabulary& vocabulary, co
 
 std::vector<std::string> names_in(const fs::path& directory) {
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(directory)) names.push_back(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(directory))
+    names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -141,16 +143,27 @@ TEST_CASE("reorder: config.json stays the source's own, byte for byte, while the
 TEST_CASE("reorder: the files of a source's tokenizer and its licence come along unchanged, others do not") {
   const ModelSpec spec = test::make_tiny_spec("llama");
   const Reordered paths(spec);
-  const std::vector<std::string> kept = {"LICENSE", "README.md", "added_tokens.json", "chat_template.jinja", "generation_config.json",
-                                         "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer.model",
-                                         "tokenizer_config.json", "vocab.json"};
+  const std::vector<std::string> kept = {"LICENSE",
+                                         "README.md",
+                                         "added_tokens.json",
+                                         "chat_template.jinja",
+                                         "generation_config.json",
+                                         "merges.txt",
+                                         "special_tokens_map.json",
+                                         "tokenizer.json",
+                                         "tokenizer.model",
+                                         "tokenizer_config.json",
+                                         "vocab.json"};
   for (const std::string& name : kept) write_text(paths.source / name, "content of " + name);
-  for (const char* name : {"pytorch_model.bin", "notes.txt", "optimizer.json"}) write_text(paths.source / name, "no");
+  for (const char* name : {"pytorch_model.bin", "notes.txt", "optimizer.json"})
+    write_text(paths.source / name, "no");
   const Vocabulary vocabulary = tiny_vocabulary();  // the files win
-  reorder_model(Checkpoint::open(paths.source), &vocabulary, shuffled(spec), half_plan(spec), {}, paths.target);
+  reorder_model(Checkpoint::open(paths.source), &vocabulary, shuffled(spec), half_plan(spec), {},
+                paths.target);
   for (const std::string& name : kept) CHECK(read_text(paths.target / name) == "content of " + name);
   std::vector<std::string> expected = kept;
-  for (const char* name : {"config.json", "model.safetensors", "permutation.h5", "plan.json"}) expected.push_back(name);
+  for (const char* name : {"config.json", "model.safetensors", "permutation.h5", "plan.json"})
+    expected.push_back(name);
   std::sort(expected.begin(), expected.end());
   CHECK(names_in(paths.target) == expected);
 }
@@ -159,7 +172,8 @@ TEST_CASE("reorder: a directory without a tokenizer gets the vocabulary that was
   const ModelSpec spec = test::make_tiny_spec("llama");
   const Reordered paths(spec);
   const Vocabulary vocabulary = tiny_vocabulary();
-  reorder_model(Checkpoint::open(paths.source), &vocabulary, shuffled(spec), half_plan(spec), {}, paths.target);
+  reorder_model(Checkpoint::open(paths.source), &vocabulary, shuffled(spec), half_plan(spec), {},
+                paths.target);
   CHECK(load_vocabulary(paths.target).tokens == vocabulary.tokens);
 }
 
@@ -181,13 +195,15 @@ TEST_CASE("reorder: a GGUF source leaves its tokenizer's keys and its name verba
   CHECK(kept.metadata().require_string("general.license") == "apache-2.0");
   CHECK_FALSE(kept.metadata().contains("general.file_type"));
   CHECK_FALSE(kept.metadata().contains("qwen2.block_count"));
-  CHECK(*kept.metadata().strings("tokenizer.ggml.tokens") == *original.metadata().strings("tokenizer.ggml.tokens"));
+  CHECK(*kept.metadata().strings("tokenizer.ggml.tokens") ==
+        *original.metadata().strings("tokenizer.ggml.tokens"));
   CHECK(load_vocabulary(paths.target).size() > 0);
 
   const Checkpoint reordered = Checkpoint::open(paths.target);
   CHECK(reordered.spec().family == "qwen2");
   for (size_t i = 0; i < spec.tensors.size(); ++i)
-    CHECK(test::same_bytes(permute(reordered.load(i), spec.tensors[i], inverse(permutation)), source.load(i)));
+    CHECK(
+        test::same_bytes(permute(reordered.load(i), spec.tensors[i], inverse(permutation)), source.load(i)));
 
   // And on from there.
   const fs::path again = paths.directory / "again";
@@ -204,7 +220,8 @@ TEST_CASE("reorder: large models are written in shards with an index, and read b
   for (const uint64_t shard_bytes : {uint64_t{1}, uint64_t{20000}}) {
     const fs::path sharded = paths.directory / fmt::format("sharded-{}", shard_bytes);
     fs::create_directories(sharded);
-    reorder_model(source, nullptr, shuffled(spec), half_plan(spec), {.dtype = "", .shard_bytes = shard_bytes}, sharded);
+    reorder_model(source, nullptr, shuffled(spec), half_plan(spec), {.dtype = "", .shard_bytes = shard_bytes},
+                  sharded);
     const auto index = nlohmann::json::parse(read_text(sharded / "model.safetensors.index.json"));
     CHECK(index.at("metadata").at("total_size").get<int64_t>() == 4 * n_params(spec, full_widths(spec)));
     CHECK(index.at("weight_map").size() == spec.tensors.size());
@@ -226,23 +243,28 @@ TEST_CASE("reorder: two runs write the same bytes") {
   for (const fs::path& target : {paths.target, again})
     reorder_model(source, &vocabulary, shuffled(spec), half_plan(spec), {.dtype = "bf16"}, target);
   REQUIRE(names_in(paths.target) == names_in(again));
-  for (const std::string& name : names_in(again)) CHECK(sha256_file(paths.target / name) == sha256_file(again / name));
+  for (const std::string& name : names_in(again))
+    CHECK(sha256_file(paths.target / name) == sha256_file(again / name));
 }
 
 TEST_CASE("reorder: what does not belong together is refused, and nothing is left behind") {
   const ModelSpec spec = test::make_tiny_spec("llama"), other = test::make_tiny_spec("llama", {.d_ff = 80});
   const Reordered paths(spec);
   const Checkpoint source = Checkpoint::open(paths.source);
-  const auto message = [&](const Permutation& permutation, const ElasticPlan& plan, const ReorderOptions& options,
-                           const Vocabulary* vocabulary = nullptr) {
-    const std::string text = test::message_of([&] { reorder_model(source, vocabulary, permutation, plan, options, paths.target); });
+  const auto message = [&](const Permutation& permutation, const ElasticPlan& plan,
+                           const ReorderOptions& options, const Vocabulary* vocabulary = nullptr) {
+    const std::string text = test::message_of(
+        [&] { reorder_model(source, vocabulary, permutation, plan, options, paths.target); });
     CHECK(fs::is_empty(paths.target));
     return text;
   };
-  CHECK(message(shuffled(other), half_plan(spec), {}).find("layers.0.mlp: expected 64 units, got 80") != std::string::npos);
+  CHECK(message(shuffled(other), half_plan(spec), {}).find("layers.0.mlp: expected 64 units, got 80") !=
+        std::string::npos);
   CHECK(message(shuffled(spec), half_plan(other), {}) == "the plan belongs to another model");
-  CHECK(message(shuffled(spec), half_plan(spec), {.dtype = "q8_0"}) == "dtype: models cannot be stored as 'q8_0'");
-  CHECK(message(shuffled(spec), half_plan(spec), {.dtype = "int3"}) == "dtype: models cannot be stored as 'int3'");
+  CHECK(message(shuffled(spec), half_plan(spec), {.dtype = "q8_0"}) ==
+        "dtype: models cannot be stored as 'q8_0'");
+  CHECK(message(shuffled(spec), half_plan(spec), {.dtype = "int3"}) ==
+        "dtype: models cannot be stored as 'int3'");
   Vocabulary word_pieces = tiny_vocabulary();
   word_pieces.kind = TokenizerKind::kWordPiece;
   CHECK(message(shuffled(spec), half_plan(spec), {}, &word_pieces) != "no error");
@@ -251,13 +273,16 @@ TEST_CASE("reorder: what does not belong together is refused, and nothing is lef
     if (index == 5) fail("unreadable");
     return tensor;
   });
-  const auto reorder_broken = [&] { reorder_model(broken, nullptr, shuffled(spec), half_plan(spec), {}, paths.target); };
+  const auto reorder_broken = [&] {
+    reorder_model(broken, nullptr, shuffled(spec), half_plan(spec), {}, paths.target);
+  };
   CHECK(test::message_of(reorder_broken) == spec.tensors[5].name + ": unreadable");
   CHECK(fs::is_empty(paths.target));
 
   write_text(paths.target / "there", "before");
-  CHECK(test::message_of([&] { reorder_model(source, nullptr, shuffled(spec), half_plan(spec), {}, paths.target); })
-            .find("expected an empty directory") != std::string::npos);
+  CHECK(test::message_of([&] {
+          reorder_model(source, nullptr, shuffled(spec), half_plan(spec), {}, paths.target);
+        }).find("expected an empty directory") != std::string::npos);
   CHECK(fs::exists(paths.target / "there"));
 }
 

@@ -1,0 +1,265 @@
+#include "nn/decoder.h"
+
+#include <vector>
+
+#include "io/safetensors.h"
+#include "nn/host_tensor.h"
+#include "support/decoders.h"
+#include "support/errors.h"
+
+using namespace elastify;
+using namespace elastify::test;
+
+namespace {
+
+/// Both ways through the decoder: without gradients, and with masks that want them.
+at::Tensor fused_hidden(const nn::Decoder& decoder, const at::Tensor& ids, nn::ForwardOptions options = {}) {
+  const c10::NoGradGuard no_gradients;
+  return decoder.hidden(ids, options);
+}
+
+at::Tensor differentiable_hidden(const nn::Decoder& decoder, const at::Tensor& ids,
+                                 const Widths* widths = nullptr) {
+  ModelSpec spec = decoder.spec();
+  if (widths != nullptr) spec = narrowed(spec, *widths);
+  const auto masks = unit_masks(spec, ids.size(0), true);
+  nn::ForwardOptions options;
+  options.widths = widths;
+  options.unit_masks = &masks;
+  const at::Tensor hidden = decoder.hidden(ids, options);
+  REQUIRE(hidden.requires_grad());
+  return hidden;
+}
+
+}  // namespace
+
+TEST_CASE("decoder: logits are those of transformers, for every fixture, with and without gradients") {
+  const fs::path root = fs::path(ELASTIFY_SOURCE_DIR) / "tests/data/hf";
+  int n_fixtures = 0;
+  for (const auto& entry : fs::directory_iterator(root)) {
+    if (!entry.is_directory()) continue;
+    CAPTURE(entry.path().filename().string());
+    const auto expected = SafetensorsFile::open(entry.path() / "expected.safetensors");
+    const at::Tensor ids = nn::as_tensor(expected.tensor("ids")).to(at::kLong).unsqueeze(0);
+    const at::Tensor logits = nn::as_tensor(expected.tensor("logits"));
+    const nn::Decoder decoder(Checkpoint::open(entry.path()), {});
+    CHECK(relative_difference(decoder.logits(fused_hidden(decoder, ids))[0], logits) < 1e-4);
+    CHECK(relative_difference(decoder.logits(differentiable_hidden(decoder, ids))[0], logits) < 1e-4);
+    ++n_fixtures;
+  }
+  CHECK(n_fixtures >= 10);
+}
+
+TEST_CASE("decoder: both paths agree on sequences longer than a block of queries, windows included") {
+  for (const int64_t window : {0, 20, 150}) {
+    CAPTURE(window);
+    TinyOptions options;
+    options.max_seq = 400;
+    options.sliding_window = window;
+    const nn::Decoder decoder(tiny_checkpoint(make_tiny_spec("mistral", options)), {});
+    const at::Tensor ids = random_ids(2, 300, 96);
+    CHECK(relative_difference(fused_hidden(decoder, ids), differentiable_hidden(decoder, ids)) < 1e-4);
+  }
+}
+
+TEST_CASE("decoder: a level run as views equals the sliced model, in every variant") {
+  for (const TinyVariant& variant : tiny_variants()) {
+    CAPTURE(variant.name);
+    const Checkpoint checkpoint = tiny_checkpoint(variant.spec);
+    const Widths widths = half_widths(variant.spec);
+    const nn::Decoder full(checkpoint, {}), sub(sliced_checkpoint(checkpoint, widths), {});
+    const at::Tensor ids = random_ids(3, 17, variant.spec.n_vocab);
+    nn::ForwardOptions options;
+    options.widths = &widths;
+    CHECK(relative_difference(fused_hidden(full, ids, options), fused_hidden(sub, ids)) < 1e-5);
+    CHECK(relative_difference(differentiable_hidden(full, ids, &widths), fused_hidden(sub, ids)) < 1e-5);
+  }
+}
+
+TEST_CASE("decoder: masking units with zero equals leaving them out, in every variant") {
+  for (const TinyVariant& variant : tiny_variants()) {
+    CAPTURE(variant.name);
+    const nn::Decoder decoder(tiny_checkpoint(variant.spec), {});
+    const Widths widths = half_widths(variant.spec);
+    const at::Tensor ids = random_ids(2, 11, variant.spec.n_vocab);
+    for (const bool with_gradient : {false, true}) {
+      auto masks = unit_masks(variant.spec, 2, false);
+      for (size_t s = 0; s < masks.size(); ++s) {
+        masks[s].narrow(1, widths[s], masks[s].size(1) - widths[s]).zero_();
+        masks[s].requires_grad_(with_gradient);
+      }
+      nn::ForwardOptions masked, narrow;
+      masked.unit_masks = &masks;
+      narrow.widths = &widths;
+      CHECK(relative_difference(decoder.hidden(ids, masked), fused_hidden(decoder, ids, narrow)) < 1e-5);
+    }
+  }
+}
+
+TEST_CASE("decoder: the gradient of a unit's mask is the slope of the loss") {
+  TinyOptions options;
+  options.n_layers = 2;
+  for (const char* family : {"llama", "qwen2", "qwen3"}) {
+    CAPTURE(family);
+    const ModelSpec spec = make_tiny_spec(family, options);
+    const nn::Decoder decoder(tiny_checkpoint(spec), {});
+    const at::Tensor ids = random_ids(2, 16, spec.n_vocab);
+    auto masks = unit_masks(spec, 2, true);
+    nn::ForwardOptions masked;
+    masked.unit_masks = &masks;
+    const auto gradients = torch::autograd::grad({decoder.sequence_nll(ids, masked).sum()}, masks);
+    const c10::NoGradGuard no_gradients;
+    for (size_t s = 0; s < masks.size(); ++s) {
+      const double scale = gradients[s].abs().max().item<double>();
+      CHECK(scale > 0);
+      for (const int64_t unit : {int64_t{0}, masks[s].size(1) - 1}) {
+        const double step = 0.02;
+        const auto loss = [&](double value) {
+          masks[s][1][unit] = value;
+          const double nll = decoder.sequence_nll(ids, masked)[1].item<double>();
+          masks[s][1][unit] = 1;
+          return nll;
+        };
+        const double slope = (loss(1 + step) - loss(1 - step)) / (2 * step);
+        CHECK(gradients[s][1][unit].item<double>() == doctest::Approx(slope).epsilon(0.02).scale(scale));
+      }
+    }
+  }
+}
+
+TEST_CASE("decoder: reading a text piece by piece with a cache equals reading it at once") {
+  for (const TinyVariant& variant : tiny_variants()) {
+    CAPTURE(variant.name);
+    const nn::Decoder decoder(tiny_checkpoint(variant.spec), {});
+    const at::Tensor ids = random_ids(2, 30, variant.spec.n_vocab);
+    const Widths widths = half_widths(variant.spec);
+    for (const Widths* chosen : {static_cast<const Widths*>(nullptr), &widths}) {
+      nn::ForwardOptions options;
+      options.widths = chosen;
+      const at::Tensor whole = fused_hidden(decoder, ids, options);
+      nn::KvCache cache;
+      std::vector<at::Tensor> parts;
+      int64_t first = 0;
+      for (const int64_t n : {7, 1, 1, 12, 1, 8}) {
+        parts.push_back(decoder.hidden(ids.narrow(1, first, n), options, &cache));
+        first += n;
+      }
+      CHECK(cache.length == 30);
+      CHECK(relative_difference(at::cat(parts, 1), whole) < 1e-5);
+    }
+  }
+}
+
+TEST_CASE("decoder: layer by layer equals the whole, and a skipped layer is not run") {
+  TinyOptions options;
+  options.n_layers = 3;
+  const nn::Decoder decoder(tiny_checkpoint(make_tiny_spec("llama", options)), {});
+  const at::Tensor ids = random_ids(2, 12, 96);
+  for (const int64_t skipped : {-1, 0, 1, 2}) {
+    CAPTURE(skipped);
+    at::Tensor x = decoder.embed(ids);
+    for (int64_t l = 0; l < 3; ++l) {
+      if (l == skipped) continue;
+      const at::Tensor before = x.clone();
+      const at::Tensor after = decoder.layer(l, x);
+      CHECK(at::equal(x, before));
+      x = after;
+    }
+    nn::ForwardOptions forward;
+    forward.skip_layer = skipped;
+    CHECK(at::equal(decoder.final_norm(x), fused_hidden(decoder, ids, forward)));
+  }
+}
+
+TEST_CASE("decoder: a token outside the window has no influence") {
+  TinyOptions options;
+  options.n_layers = 1;
+  options.sliding_window = 4;
+  const nn::Decoder decoder(tiny_checkpoint(make_tiny_spec("mistral", options)), {});
+  const at::Tensor ids = random_ids(1, 10, 96);
+  at::Tensor changed = ids.clone();
+  changed[0][2] = (ids[0][2].item<int64_t>() + 1) % 96;
+  const auto difference = (fused_hidden(decoder, ids) - fused_hidden(decoder, changed)).abs().amax(2)[0];
+  CHECK(difference[1].item<float>() == 0);
+  CHECK(difference[2].item<float>() > 0);
+  CHECK(difference[5].item<float>() > 0);
+  CHECK(difference.narrow(0, 6, 4).max().item<float>() == 0);
+}
+
+TEST_CASE("decoder: token nll is that of a plain log-softmax, with and without gradients") {
+  TinyOptions options;
+  options.n_vocab = 5000;
+  const nn::Decoder decoder(tiny_checkpoint(make_tiny_spec("llama", options)), {});
+  const at::Tensor ids = random_ids(40, 33, 5000);  // more rows than one walk over the vocabulary takes
+  at::Tensor hidden = fused_hidden(decoder, ids);
+  const auto plain = [&](const at::Tensor& x) {
+    const auto log_p = at::log_softmax(decoder.logits(x.narrow(1, 0, 32)), -1);
+    return -log_p.gather(2, ids.narrow(1, 1, 32).unsqueeze(2)).squeeze(2);
+  };
+  CHECK(relative_difference(decoder.token_nll(hidden, ids), plain(hidden)) < 1e-5);
+  hidden.requires_grad_(true);
+  const at::Tensor weights = at::linspace(-1, 2, 32).unsqueeze(0);
+  const auto found = torch::autograd::grad({(decoder.token_nll(hidden, ids) * weights).sum()}, {hidden})[0];
+  const auto expected = torch::autograd::grad({(plain(hidden) * weights).sum()}, {hidden})[0];
+  CHECK(relative_difference(found, expected) < 1e-5);
+}
+
+TEST_CASE("decoder: float32 weights are used where the file is mapped") {
+  const Checkpoint checkpoint = tiny_checkpoint(make_tiny_spec("llama"));
+  const at::Tensor weight = nn::as_tensor(checkpoint.load(0));
+  CHECK(weight.data_ptr() == static_cast<const void*>(checkpoint.load(0).bytes.data()));
+}
+
+TEST_CASE("decoder: computes in bfloat16; in float16 where LibTorch can, and says so where it cannot") {
+  const Checkpoint checkpoint = tiny_checkpoint(make_tiny_spec("llama"));
+  const at::Tensor ids = random_ids(2, 12, 96);
+  const at::Tensor exact = fused_hidden(nn::Decoder(checkpoint, {}), ids);
+  const nn::Decoder bf16(checkpoint, {"cpu", "bf16"});
+  CHECK(relative_difference(fused_hidden(bf16, ids), exact) < 0.2);
+  CHECK(bf16.sequence_nll(ids).scalar_type() == at::kDouble);
+  const std::string message = message_of([&] {
+    const nn::Decoder f16(checkpoint, {"cpu", "f16"});
+    CHECK(relative_difference(fused_hidden(f16, ids), exact) < 0.02);
+  });
+  const bool works_or_refused =
+      message == "no error" || message.find("cannot compute in f16") != std::string::npos;
+  CHECK_MESSAGE(works_or_refused, message);
+}
+
+TEST_CASE("decoder: what cannot run is refused in words") {
+  const Checkpoint checkpoint = tiny_checkpoint(make_tiny_spec("llama"));
+  const nn::Decoder decoder(checkpoint, {});
+  CHECK(message_of([&] {
+          decoder.hidden(at::full({1, 3}, 96, at::kLong));
+        }) == "token id 96 is out of range: the model has 96 tokens");
+  CHECK(message_of([&] {
+          decoder.hidden(at::full({1, 3}, -1, at::kLong));
+        }) == "token id -1 is out of range: the model has 96 tokens");
+  CHECK(message_of([&] {
+          decoder.hidden(at::zeros({1, 65}, at::kLong));
+        }) == "a sequence of 65 tokens is longer than the model's 64");
+  CHECK(message_of([&] { decoder.hidden(at::zeros({3}, at::kLong)); }) ==
+        "token ids: expected int64 [batch, tokens], got Long [3]");
+  CHECK(message_of([&] {
+          decoder.layer(2, at::zeros({1, 3, 32}));
+        }) == "layer 2 is out of range: the model has 2");
+  const std::vector<at::Tensor> masks(1);
+  nn::ForwardOptions options;
+  options.unit_masks = &masks;
+  CHECK(message_of([&] {
+          decoder.hidden(at::zeros({1, 3}, at::kLong), options);
+        }) == "unit masks: expected 4, one per space, got 1");
+  CHECK(message_of([&] { nn::Decoder(checkpoint, {"tpu", "f32"}); }) == "device: unknown device 'tpu'");
+  CHECK(message_of([&] { nn::Decoder(checkpoint, {"cpu", "f64"}); }) == "dtype: unknown compute type 'f64'");
+  CHECK(message_of([&] { decoder.logits(at::zeros({1, 31})); }).find("LibTorch: ") == 0);
+}
+
+TEST_CASE("system: the report names the library of the matrix products and measures them") {
+  nn::set_threads(1);
+  const nn::SystemReport report = nn::inspect_system();
+  CHECK(report.threads == 1);
+  CHECK(report.gemm_gflops > 0.1);
+  CHECK_FALSE(report.blas.empty());
+  CHECK_FALSE(report.torch_version.empty());
+  CHECK_FALSE(report.simd.empty());
+}
