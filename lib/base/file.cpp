@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "base/error.h"
 
@@ -32,12 +33,15 @@ fs::path beside(const fs::path& path) {
 void remove_abandoned(const fs::path& path) {
   const std::string prefix = fmt::format(".{}.tmp-", path.filename().string());
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(path.has_parent_path() ? path.parent_path() : ".", error)) {
-    const std::string name = entry.path().filename().string();
+  fs::directory_iterator entry(path.has_parent_path() ? path.parent_path() : ".", error);
+  std::vector<fs::path> abandoned;
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
     if (name.compare(0, prefix.size(), prefix) != 0) continue;
     const long process = std::strtol(name.c_str() + prefix.size(), nullptr, 10);
-    if (process > 0 && ::kill(static_cast<pid_t>(process), 0) != 0 && errno == ESRCH) fs::remove_all(entry.path(), error);
+    if (process > 0 && ::kill(static_cast<pid_t>(process), 0) != 0 && errno == ESRCH) abandoned.push_back(entry->path());
   }
+  for (const fs::path& left : abandoned) fs::remove_all(left, error);
 }
 
 fs::path without_trailing_slash(fs::path path) {

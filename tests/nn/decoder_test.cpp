@@ -216,7 +216,7 @@ TEST_CASE("decoder: computes in bfloat16; in float16 where LibTorch can, and say
   const at::Tensor exact = fused_hidden(nn::Decoder(checkpoint, {}), ids);
   const nn::Decoder bf16(checkpoint, {"cpu", "bf16"});
   CHECK(relative_difference(fused_hidden(bf16, ids), exact) < 0.2);
-  CHECK(bf16.sequence_nll(ids).scalar_type() == at::kDouble);
+  CHECK((bf16.sequence_nll(ids).scalar_type() == at::kDouble));
   const std::string message = message_of([&] {
     const nn::Decoder f16(checkpoint, {"cpu", "f16"});
     CHECK(relative_difference(fused_hidden(f16, ids), exact) < 0.02);

@@ -154,8 +154,8 @@ TEST_CASE("profile: random scores are fixed by the seed, on every platform") {
   profile::add_data_free_metric(a, checkpoint, Metric::kRandom, 5489);
   profile::add_data_free_metric(b, checkpoint, Metric::kRandom, 5489);
   profile::add_data_free_metric(c, checkpoint, Metric::kRandom, 2);
-  CHECK(a.importance == b.importance);
-  CHECK(a.importance != c.importance);
+  CHECK((a.importance == b.importance));
+  CHECK((a.importance != c.importance));
   // mt19937_64's first output for its default seed, 14514284786278117030, by definition of the engine.
   CHECK(a.importance.at(Metric::kRandom)[0][0] ==
         doctest::Approx(14514284786278117030.0 / 18446744073709551616.0));
