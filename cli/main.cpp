@@ -36,6 +36,12 @@ void add_globals(CLI::App& command, Globals& globals) {
                     "tokenizer.json, .model, .bin, .gguf or a directory with one");
 }
 
+bool has_command(const CLI::App& app, const std::string& name) {
+  const auto commands =
+      app.get_subcommands([&](const CLI::App* command) { return command->get_name() == name; });
+  return !commands.empty();
+}
+
 int report_error(const std::string& verb, const Error& error) {
   std::fflush(stdout);
   fmt::print(stderr, "elastify{}{}: error: {}\n", verb.empty() ? "" : " ", verb, error.what());
@@ -64,6 +70,9 @@ int run_main(int argc, char** argv) {
   for (CLI::App* command : app.get_subcommands({})) add_globals(*command, globals);
 
   std::string verb;
+  if (argc > 1 && argv[1][0] != '-' && !has_command(app, argv[1]))
+    return report_error("", UsageError(fmt::format("there is no command '{}'", argv[1]),
+                                       "`elastify --help` lists the commands"));
   try {
     app.parse(argc, argv);
     verb = app.get_subcommands().front()->get_name();

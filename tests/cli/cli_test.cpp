@@ -111,7 +111,7 @@ TEST_SUITE("cli") {
 
   TEST_CASE("cli: an existing output is refused without --force and replaced with it") {
     const TinyModel model;
-    const std::string command = fmt::format("reorder {} --metric magnitude -o {}/out", model.path.string(), model.directory.path().string());
+    const std::string command = fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8 -o {}/out", model.path.string(), model.directory.path().string());
     CHECK(elastify(command).status == 0);
     const Outcome again = elastify(command);
     CHECK(again.status == 2);
@@ -125,7 +125,7 @@ TEST_SUITE("cli") {
     const TinyModel model;
     const std::string base = model.directory.path().string();
     // A file-size limit makes write() fail as a full disk does.
-    const Outcome full = elastify(fmt::format("reorder {} --metric magnitude -o {}/out", model.path.string(), base), "trap '' XFSZ; ulimit -f 16;");
+    const Outcome full = elastify(fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8 -o {}/out", model.path.string(), base), "trap '' XFSZ; ulimit -f 16;");
     CAPTURE(full.err);
     CHECK(full.status == 1);
     CHECK(full.err.find("model.safetensors: cannot write: ") != std::string::npos);
@@ -134,7 +134,7 @@ TEST_SUITE("cli") {
 
   TEST_CASE("cli: an output that cannot be written is refused") {
     const TinyModel model;
-    const Outcome outcome = elastify(fmt::format("reorder {} --metric magnitude -o /proc/nothing/out", model.path.string()));
+    const Outcome outcome = elastify(fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8 -o /proc/nothing/out", model.path.string()));
     CHECK(outcome.status == 1);
     CHECK(outcome.err.find("/proc/nothing") != std::string::npos);
   }

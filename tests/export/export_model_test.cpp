@@ -3,9 +3,10 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <map>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <tuple>
 
 #include "base/hash.h"
 #include "base/version.h"
@@ -235,14 +236,13 @@ TEST_CASE("export: openelm fuses the rows of q, k and v, each a prefix of its ow
   CHECK_FALSE(narrow.contains("blk.0.attn_q.weight"));
   const HostTensor fused = narrow.tensor("blk.0.attn_qkv.weight");
   CHECK(fused.shape == Shape{(2 + 1 + 1) * 16, 32});  // one group: two query heads, k, v
-  uint64_t at = 0;
+  long at = 0;
   for (const auto& [name, rows] :
-       std::map<std::string, uint64_t>{{"attn_k", 16}, {"attn_q", 32}, {"attn_v", 16}}) {
-    const HostTensor whole = full.tensor("blk.0." + name + ".weight");
-    const uint64_t bytes = rows * 32 * 4;
-    at = name == "attn_q" ? 0 : name == "attn_k" ? 32 * 32 * 4 : 48 * 32 * 4;
-    CHECK(std::equal(whole.bytes.begin(), whole.bytes.begin() + static_cast<long>(bytes),
-                     fused.bytes.begin() + static_cast<long>(at)));
+       {std::pair("attn_q", 32), std::pair("attn_k", 16), std::pair("attn_v", 16)}) {
+    const HostTensor whole = full.tensor(fmt::format("blk.0.{}.weight", name));
+    const long bytes = rows * 32 * 4;
+    CHECK(std::equal(whole.bytes.begin(), whole.bytes.begin() + bytes, fused.bytes.begin() + at));
+    at += bytes;
   }
 }
 

@@ -249,7 +249,7 @@ TEST_CASE("plan: with all layers asked to be anchors, one carries the budget and
   PlanOptions options;
   options.method = Method::kAnchors;
   options.anchor_share = 1;
-  options.levels = {0.3, 0.6, 0.9};
+  options.levels = {0.35, 0.6, 0.9};
   const ElasticPlan plan = make_plan(spec, &profile, options);
   CHECK(plan.anchors == std::vector<int64_t>{0, 3, 1});
   check_met(spec, plan);

@@ -14,6 +14,7 @@ ElasticFixture::ElasticFixture(const ModelSpec& spec, DType type, plan::Method m
   options.plan.method = method;
   options.plan.levels = {0.6, 0.8, 1.0};
   options.plan.anchor_share = 0.5;
+  options.plan.grid = is_float(type) ? 8 : 32;
   Profile profile;
   profile.spec_hash = spec_hash(spec);
   for (int64_t layer = 0; layer < spec.n_layers; ++layer) profile.removal_loss.push_back(static_cast<double>(layer));
