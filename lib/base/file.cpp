@@ -39,7 +39,8 @@ void remove_abandoned(const fs::path& path) {
     const std::string name = entry->path().filename().string();
     if (name.compare(0, prefix.size(), prefix) != 0) continue;
     const long process = std::strtol(name.c_str() + prefix.size(), nullptr, 10);
-    if (process > 0 && ::kill(static_cast<pid_t>(process), 0) != 0 && errno == ESRCH) abandoned.push_back(entry->path());
+    if (process > 0 && ::kill(static_cast<pid_t>(process), 0) != 0 && errno == ESRCH)
+      abandoned.push_back(entry->path());
   }
   for (const fs::path& left : abandoned) fs::remove_all(left, error);
 }

@@ -23,7 +23,9 @@ void on_signal(int signal) {
   if (interrupted.exchange(true)) std::_Exit(128 + signal);
 }
 
-double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+double seconds(Clock::duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
 
 std::string clock_text(double total_seconds) {
   const auto whole = static_cast<int64_t>(total_seconds + 0.5);
@@ -70,11 +72,12 @@ void Progress::advance(int64_t n) {
 void Progress::draw(bool final) {
   const double elapsed = std::max(seconds(Clock::now() - start_), 1e-9);
   const double rate = static_cast<double>(done_) / elapsed;
-  const double share = total_ > 0 ? std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_)) : 1;
+  const double share =
+      total_ > 0 ? std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_)) : 1;
   const double left = rate > 0 ? static_cast<double>(total_ - done_) / rate : 0;
   const std::string line =
-      fmt::format("{}: {}/{} {} ({:.0f}%), {:.0f} {}/s, {} {}", label_, done_, total_, unit_, 100 * share, rate, unit_,
-                  clock_text(final ? elapsed : left), final ? "in all" : "left");
+      fmt::format("{}: {}/{} {} ({:.0f}%), {:.0f} {}/s, {} {}", label_, done_, total_, unit_, 100 * share,
+                  rate, unit_, clock_text(final ? elapsed : left), final ? "in all" : "left");
   if (!terminal_) {
     log::write_info(line);
     return;

@@ -31,7 +31,8 @@ Scores measure_magnitude(const Checkpoint& checkpoint) {
       for (size_t a = 0; a < axis; ++a) before *= host.shape[a];
       const int64_t after = n_elements(host.shape) / (before * length);
       const auto values = nn::as_tensor(host).view({before, length / use.block, use.block * after});
-      squares[static_cast<size_t>(use.space)] += values.square().sum(at::IntArrayRef({0, 2}), false, at::kDouble);
+      squares[static_cast<size_t>(use.space)] +=
+          values.square().sum(at::IntArrayRef({0, 2}), false, at::kDouble);
     }
     progress.advance(1);
   }

@@ -23,16 +23,17 @@ struct Outcome {
 Outcome elastify(const std::string& args, const std::string& before = "") {
   const test::TemporaryDirectory directory;
   const std::string binary = (fs::path(ELASTIFY_BINARY_DIR) / "elastify").string();
-  const std::string command = fmt::format("({} '{}' {}) >'{}/out' 2>'{}/err'", before, binary, args, directory.path().string(),
-                                          directory.path().string());
+  const std::string command = fmt::format("({} '{}' {}) >'{}/out' 2>'{}/err'", before, binary, args,
+                                          directory.path().string(), directory.path().string());
   const int status = std::system(("bash -c \"" + command + "\"").c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(directory.path() / "out"),
-          read_text(directory.path() / "err")};
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
+          read_text(directory.path() / "out"), read_text(directory.path() / "err")};
 }
 
 std::vector<std::string> names_in(const fs::path& directory) {
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(directory)) names.push_back(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(directory))
+    names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -41,7 +42,9 @@ std::vector<std::string> names_in(const fs::path& directory) {
 struct TinyModel {
   test::TemporaryDirectory directory;
   fs::path path = directory.path() / "model";
-  explicit TinyModel(const std::string& family = "llama") { test::write_tiny_hf_model(test::make_tiny_spec(family), path, 1); }
+  explicit TinyModel(const std::string& family = "llama") {
+    test::write_tiny_hf_model(test::make_tiny_spec(family), path, 1);
+  }
 };
 
 TEST_SUITE("cli") {
@@ -86,32 +89,39 @@ TEST_SUITE("cli") {
   TEST_CASE("cli: --json prints one object with the documented keys") {
     const TinyModel model;
     const std::string base = model.directory.path().string();
-    const auto inspected = nlohmann::json::parse(elastify(fmt::format("inspect {} --json", model.path.string())).out);
-    for (const char* key : {"family", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "n_vocab", "n_params", "tied", "spaces",
-                            "levels"}) {
+    const auto inspected =
+        nlohmann::json::parse(elastify(fmt::format("inspect {} --json", model.path.string())).out);
+    for (const char* key : {"family", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff",
+                            "n_vocab", "n_params", "tied", "spaces", "levels"}) {
       CAPTURE(key);
       CHECK(inspected.contains(key));
     }
     const auto profiled = nlohmann::json::parse(
-        elastify(fmt::format("profile {} --data self --tokens 64 --seq 16 -o {}/p.h5 --json", model.path.string(), base)).out);
+        elastify(fmt::format("profile {} --data self --tokens 64 --seq 16 -o {}/p.h5 --json",
+                             model.path.string(), base))
+            .out);
     for (const char* key : {"tokens", "tokens_per_second", "seconds", "peak_rss_bytes"}) {
       CAPTURE(key);
       CHECK(profiled.contains(key));
     }
     const Outcome reordered =
-        elastify(fmt::format("reorder {} --profile {}/p.h5 --plan anchors --levels 0.6,0.8 -o {}/out --json", model.path.string(), base, base));
+        elastify(fmt::format("reorder {} --profile {}/p.h5 --plan anchors --levels 0.6,0.8 -o {}/out --json",
+                             model.path.string(), base, base));
     CAPTURE(reordered.err);
     CHECK(nlohmann::json::parse(reordered.out).at("levels").size() == 3);
-    const auto exported = nlohmann::json::parse(elastify(fmt::format("export {}/out --type f32 -o {}/art --json", base, base)).out);
+    const auto exported = nlohmann::json::parse(
+        elastify(fmt::format("export {}/out --type f32 -o {}/art --json", base, base)).out);
     CHECK(exported.at("files").size() == 3);
-    const Outcome proved = elastify(fmt::format("verify {}/art --against {} --json", base, model.path.string()));
+    const Outcome proved =
+        elastify(fmt::format("verify {}/art --against {} --json", base, model.path.string()));
     CHECK(proved.status == 0);
     CHECK(nlohmann::json::parse(proved.out).at("proved") == true);
   }
 
   TEST_CASE("cli: an existing output is refused without --force and replaced with it") {
     const TinyModel model;
-    const std::string command = fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8 -o {}/out", model.path.string(), model.directory.path().string());
+    const std::string command = fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8 -o {}/out",
+                                            model.path.string(), model.directory.path().string());
     CHECK(elastify(command).status == 0);
     const Outcome again = elastify(command);
     CHECK(again.status == 2);
@@ -125,7 +135,9 @@ TEST_SUITE("cli") {
     const TinyModel model;
     const std::string base = model.directory.path().string();
     // A file-size limit makes write() fail as a full disk does.
-    const Outcome full = elastify(fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8 -o {}/out", model.path.string(), base), "trap '' XFSZ; ulimit -f 16;");
+    const Outcome full = elastify(fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8 -o {}/out",
+                                              model.path.string(), base),
+                                  "trap '' XFSZ; ulimit -f 16;");
     CAPTURE(full.err);
     CHECK(full.status == 1);
     CHECK(full.err.find("model.safetensors: cannot write: ") != std::string::npos);
@@ -134,7 +146,8 @@ TEST_SUITE("cli") {
 
   TEST_CASE("cli: an output that cannot be written is refused") {
     const TinyModel model;
-    const Outcome outcome = elastify(fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8 -o /proc/nothing/out", model.path.string()));
+    const Outcome outcome = elastify(fmt::format(
+        "reorder {} --metric magnitude --levels 0.6 --grid 8 -o /proc/nothing/out", model.path.string()));
     CHECK(outcome.status == 1);
     CHECK(outcome.err.find("/proc/nothing") != std::string::npos);
   }
@@ -143,12 +156,15 @@ TEST_SUITE("cli") {
     if (!test::has_shared_data("cli: an interrupt")) return;
     const test::TemporaryDirectory directory;
     const std::string model = (test::shared_data() / "models/stories3M/stories3M-q80.bin").string();
-    const std::string command = fmt::format("profile {} --data self --tokens 200000 -o {}/p.h5", model, directory.path().string());
+    const std::string command =
+        fmt::format("profile {} --data self --tokens 200000 -o {}/p.h5", model, directory.path().string());
     const Outcome stopped = elastify(command, "timeout -s INT 3");
     CAPTURE(stopped.err);
     CHECK(stopped.err.find("interrupted") != std::string::npos);
     CHECK(names_in(directory.path()).empty());
-    CHECK(elastify(fmt::format("profile {} --data self --tokens 512 -o {}/p.h5", model, directory.path().string())).status == 0);
+    CHECK(elastify(
+              fmt::format("profile {} --data self --tokens 512 -o {}/p.h5", model, directory.path().string()))
+              .status == 0);
     CHECK(names_in(directory.path()) == std::vector<std::string>{"p.h5"});
   }
 }

@@ -84,8 +84,7 @@ Arguments parse(int argc, char** argv) {
     }
   }
   if (files.size() != 3) {
-    fail(kUsage,
-         "usage: llama_oracle MODEL.gguf [--lora F [--scale S]] [--generate N] IDS_FILE OUT.f32");
+    fail(kUsage, "usage: llama_oracle MODEL.gguf [--lora F [--scale S]] [--generate N] IDS_FILE OUT.f32");
   }
   args.model = files[0];
   args.ids = files[1];
@@ -146,8 +145,7 @@ void write_logits(llama_context* context, int n_tokens, int n_vocab, const std::
   for (int i = 0; i < n_tokens; ++i) {
     const float* logits = llama_get_logits_ith(context, i);
     if (logits == nullptr) fail(kBadDecode, "no logits at position " + std::to_string(i));
-    out.write(reinterpret_cast<const char*>(logits),
-              static_cast<std::streamsize>(sizeof(float)) * n_vocab);
+    out.write(reinterpret_cast<const char*>(logits), static_cast<std::streamsize>(sizeof(float)) * n_vocab);
   }
   out.close();
   if (!out) fail(kBadOutput, "cannot write " + path);

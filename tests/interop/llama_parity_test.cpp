@@ -1,8 +1,10 @@
-// Exported files in stock llama.cpp against our own run of the same weights. tests/interop/setup.sh makes the oracle.
+// Exported files in stock llama.cpp against our own run of the same weights. tests/interop/setup.sh makes the
+// oracle.
 
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -18,7 +20,9 @@
 namespace elastify {
 namespace {
 
-fs::path tool(const std::string& name) { return fs::path(ELASTIFY_BINARY_DIR) / "interop" / name; }
+fs::path tool(const std::string& name) {
+  return fs::path(ELASTIFY_BINARY_DIR) / "interop" / name;
+}
 
 bool has_oracle(const std::string& test) {
   if (fs::exists(tool("llama_oracle"))) return true;
@@ -26,15 +30,19 @@ bool has_oracle(const std::string& test) {
   return false;
 }
 
-int shell(const std::string& command) { return std::system(command.c_str()); }
+int shell(const std::string& command) {
+  return std::system(command.c_str());
+}
 
 /// Logits of stock llama.cpp for every position, [T, V]; float32 KV cache, no flash attention.
 at::Tensor stock_logits(const fs::path& model, const std::vector<int32_t>& ids, int64_t n_vocab) {
   const test::TemporaryDirectory directory;
-  const fs::path in = directory.path() / "ids", out = directory.path() / "logits", log = directory.path() / "log";
-  std::ofstream(in, std::ios::binary).write(reinterpret_cast<const char*>(ids.data()), static_cast<std::streamsize>(ids.size() * 4));
-  const int status = shell(fmt::format("'{}' '{}' '{}' '{}' >'{}' 2>&1", tool("llama_oracle").string(), model.string(), in.string(),
-                                       out.string(), log.string()));
+  const fs::path in = directory.path() / "ids", out = directory.path() / "logits",
+                 log = directory.path() / "log";
+  std::ofstream(in, std::ios::binary)
+      .write(reinterpret_cast<const char*>(ids.data()), static_cast<std::streamsize>(ids.size() * 4));
+  const int status = shell(fmt::format("'{}' '{}' '{}' '{}' >'{}' 2>&1", tool("llama_oracle").string(),
+                                       model.string(), in.string(), out.string(), log.string()));
   if (status != 0) {
     FAIL("stock llama.cpp does not run " << model.string() << ":\n" << read_text(log));
   }
@@ -80,14 +88,17 @@ void check_artifact(const fs::path& reordered, const fs::path& artifact, const s
 }
 
 TEST_SUITE("interop") {
-  TEST_CASE("interop: every level of every family gives our logits in stock llama.cpp, uniform and with anchors") {
+  TEST_CASE(
+      "interop: every level of every family gives our logits in stock llama.cpp, uniform and with anchors") {
     if (!has_oracle("every level of every family")) return;
     std::map<std::string, int> architectures;
     for (const auto& variant : test::tiny_variants()) {
       for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors}) {
         CAPTURE(variant.name);
-        // No stock graph has q/k norms together with biases, or with an output matrix of its own and per-layer widths.
-        if (variant.spec.qk_norm && (variant.spec.qkv_bias || (!variant.spec.tied && method == plan::Method::kAnchors))) {
+        // No stock graph has q/k norms together with biases, or with an output matrix of its own and
+        // per-layer widths.
+        if (variant.spec.qk_norm &&
+            (variant.spec.qkv_bias || (!variant.spec.tied && method == plan::Method::kAnchors))) {
           CHECK_THROWS_AS(test::ElasticFixture(variant.spec, DType::kF32, method), Error);
           continue;
         }
@@ -95,24 +106,60 @@ TEST_SUITE("interop") {
         // Stock graphs attend fully: compare inside the window.
         const int64_t n = variant.spec.sliding_window > 0 ? variant.spec.sliding_window : 24;
         check_artifact(made.reordered(), made.artifact(), some_ids(n, variant.spec.n_vocab));
-        for (const auto& file : nlohmann::json::parse(read_text(made.artifact() / "manifest.json")).at("files"))
+        const auto manifest = nlohmann::json::parse(read_text(made.artifact() / "manifest.json"));
+        for (const auto& file : manifest.at("files"))
           ++architectures[file.at("architecture").get<std::string>()];
       }
     }
-    for (const char* name : {"llama", "deci", "qwen2", "qwen3", "openelm"}) {
+    for (const std::string name : {"llama", "deci", "qwen2", "qwen3", "openelm"}) {
       CAPTURE(name);
       CHECK(architectures[name] > 0);
     }
   }
 
-  TEST_CASE("interop: every level of stories3M gives our logits in stock llama.cpp, loads and generates through node-llama-cpp, "
-            "and parses in @huggingface/gguf") {
+  TEST_CASE("interop: levels of SmolLM2-135M give our logits in stock llama.cpp, uniform and with anchors") {
+    const fs::path model = fs::path(ELASTIFY_SOURCE_DIR) / "models/SmolLM2-135M-Instruct.Q4_1.gguf";
+    if (!has_oracle("levels of SmolLM2-135M")) return;
+    if (!fs::exists(model)) {
+      MESSAGE("skipped, scripts/fetch_model.sh has not run: levels of SmolLM2-135M");
+      return;
+    }
+    const pipeline::OpenModel source = pipeline::open_model(model, {});
+    const auto ids =
+        make_tokenizer(*source.vocabulary)
+            ->encode("Mr. Speaker, the state of our Union is strong, and its people are working.");
+    Profile profile;
+    for (int64_t layer = 0; layer < source.checkpoint.spec().n_layers; ++layer)
+      profile.removal_loss.push_back(std::abs(14.5 - static_cast<double>(layer)));
+    profile.spec_hash = spec_hash(source.checkpoint.spec());
+    for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors}) {
+      const test::TemporaryDirectory directory;
+      pipeline::ReorderSection options;
+      options.metric = Metric::kMagnitude;
+      options.plan.method = method;
+      options.plan.levels = {0.4, 0.7, 1.0};
+      pipeline::write_reordered(source, &profile, options, 0, directory.path() / "reordered", false);
+      exporter::ExportOptions export_options;
+      export_options.type = DType::kF32;
+      pipeline::write_artifact(directory.path() / "reordered", export_options,
+                               nlohmann::ordered_json::object(), directory.path() / "artifact", false);
+      check_artifact(directory.path() / "reordered", directory.path() / "artifact", ids);
+    }
+  }
+
+  TEST_CASE(
+      "interop: every level of stories3M gives our logits in stock llama.cpp, loads and generates through "
+      "node-llama-cpp, "
+      "and parses in @huggingface/gguf") {
     if (!has_oracle("stories3M") || !test::has_shared_data("interop: stories3M")) return;
     const fs::path model = test::shared_data() / "models/stories3M/stories3M-q80.bin";
-    const pipeline::OpenModel source = pipeline::open_model(model, test::shared_data() / "models/stories3M/tok4096.model");
-    const auto ids = make_tokenizer(*source.vocabulary)->encode("Once upon a time there was a little girl named Lily. She liked to play.");
+    const pipeline::OpenModel source =
+        pipeline::open_model(model, test::shared_data() / "models/stories3M/tok4096.model");
+    const auto ids = make_tokenizer(*source.vocabulary)
+                         ->encode("Once upon a time there was a little girl named Lily. She liked to play.");
     profile::ProfileOptions profiling;
-    profiling.data = {(test::shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt").string()};
+    profiling.data = {
+        (test::shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt").string()};
     profiling.tokens = 2048;
     const Profile profile = pipeline::measure_profile(source, {}, profiling).profile;
     for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors}) {
@@ -122,8 +169,8 @@ TEST_SUITE("interop") {
       pipeline::write_reordered(source, &profile, options, 0, directory.path() / "reordered", false);
       exporter::ExportOptions export_options;
       export_options.type = DType::kF32;
-      pipeline::write_artifact(directory.path() / "reordered", export_options, nlohmann::ordered_json::object(),
-                               directory.path() / "artifact", false);
+      pipeline::write_artifact(directory.path() / "reordered", export_options,
+                               nlohmann::ordered_json::object(), directory.path() / "artifact", false);
       check_artifact(directory.path() / "reordered", directory.path() / "artifact", ids);
 
       std::string files;
@@ -134,9 +181,10 @@ TEST_SUITE("interop") {
         ++n;
       }
       CHECK(n == 9);
-      const fs::path scripts = fs::path(ELASTIFY_SOURCE_DIR) / "tests/interop", out = directory.path() / "out";
-      REQUIRE(shell(fmt::format("node '{}' --prompt 'Once upon a time' --tokens 6 {} >'{}' 2>/dev/null", (scripts / "load.mjs").string(), files,
-                                out.string())) == 0);
+      const fs::path scripts = fs::path(ELASTIFY_SOURCE_DIR) / "tests/interop",
+                     out = directory.path() / "out";
+      REQUIRE(shell(fmt::format("node '{}' --prompt 'Once upon a time' --tokens 6 {} >'{}' 2>/dev/null",
+                                (scripts / "load.mjs").string(), files, out.string())) == 0);
       int loaded = 0;
       std::istringstream lines(read_text(out));
       for (std::string line; std::getline(lines, line);) {

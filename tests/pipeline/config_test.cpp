@@ -28,8 +28,9 @@ TEST_SUITE("pipeline") {
   }
 
   TEST_CASE("config: every option of the resolved form is read back to the same value") {
-    const RunConfig config = parse(kMinimal, {"profile.tokens=77", "reorder.plan=anchors", "reorder.levels=0.5,0.7", "export.type=q8_0",
-                                              "profile.metrics=[taylor, magnitude]", "eval.baseline=false", "seed=3"});
+    const RunConfig config = parse(
+        kMinimal, {"profile.tokens=77", "reorder.plan=anchors", "reorder.levels=0.5,0.7", "export.type=q8_0",
+                   "profile.metrics=[taylor, magnitude]", "eval.baseline=false", "seed=3"});
     // JSON is YAML: the resolved configuration is itself a configuration.
     const std::string resolved = to_json(config).dump(2);
     CHECK(to_json(parse(resolved)).dump(2) == resolved);
@@ -43,18 +44,23 @@ TEST_SUITE("pipeline") {
       std::string text, message, hint;
     };
     const std::vector<Bad> table{
-        {kMinimal + "profile:\n  tokns: 5\n", "run.yaml:5: unknown key 'profile.tokns'", "did you mean 'tokens'?"},
+        {kMinimal + "profile:\n  tokns: 5\n", "run.yaml:5: unknown key 'profile.tokns'",
+         "did you mean 'tokens'?"},
         {kMinimal + "mode: x\n", "run.yaml:4: unknown key 'mode'", "did you mean 'model'?"},
         {kMinimal + "seed: 1\nseed: 2\n", "run.yaml:5: seed: stands here twice", ""},
-        {kMinimal + "profile:\n  tokens: many\n", "run.yaml:5: profile.tokens: expected a whole number, got 'many'", ""},
-        {kMinimal + "profile:\n  tokens: 1e3\n", "run.yaml:5: profile.tokens: expected a whole number, got '1e3'", ""},
+        {kMinimal + "profile:\n  tokens: many\n",
+         "run.yaml:5: profile.tokens: expected a whole number, got 'many'", ""},
+        {kMinimal + "profile:\n  tokens: 1e3\n",
+         "run.yaml:5: profile.tokens: expected a whole number, got '1e3'", ""},
         {kMinimal + "profile:\n  seq: 1\n", "run.yaml:5: profile.seq: expected at least 2, got 1", ""},
         {kMinimal + "profile: 7\n", "run.yaml:4: profile: expected a section with keys, got '7'", ""},
         {kMinimal + "reorder:\n  metric: tailor\n", "run.yaml:5: reorder.metric: ", ""},
         {kMinimal + "reorder:\n  plan: best\n", "run.yaml:5: reorder.plan: ", ""},
-        {kMinimal + "reorder:\n  anchor_share: 2\n", "run.yaml:5: reorder.anchor_share: expected a share", ""},
+        {kMinimal + "reorder:\n  anchor_share: 2\n", "run.yaml:5: reorder.anchor_share: expected a share",
+         ""},
         {kMinimal + "export:\n  type: q9\n", "run.yaml:5: export.type: ", ""},
-        {kMinimal + "export:\n  levels: [0.5, x]\n", "run.yaml:5: export.levels: expected a number, got 'x'", ""},
+        {kMinimal + "export:\n  levels: [0.5, x]\n", "run.yaml:5: export.levels: expected a number, got 'x'",
+         ""},
         {"model: [a\n", "run.yaml:", ""},
         {"just text", "expected a section with keys, got 'just text'", ""},
         {"output: out\neval: {data: h}\n", "model is missing", ""},
@@ -79,7 +85,8 @@ TEST_SUITE("pipeline") {
       CAPTURE(text);
       CHECK_THROWS_AS(parse(kMinimal, {text}), UsageError);
     }
-    CHECK_THROWS_WITH_AS(parse(kMinimal, {"profile.tokns=3"}), doctest::Contains("unknown key 'profile.tokns'"), UsageError);
+    CHECK_THROWS_WITH_AS(parse(kMinimal, {"profile.tokns=3"}),
+                         doctest::Contains("unknown key 'profile.tokns'"), UsageError);
   }
 
   TEST_CASE("config: every file in configs/ loads") {

@@ -19,11 +19,13 @@ RunConfig short_run(const fs::path& output) {
   config.model = (test::shared_data() / "models/stories260K/stories260K.bin").string();
   config.tokenizer = (test::shared_data() / "models/stories260K/tok512.model").string();
   config.output = output.string();
-  config.profile.data = {(test::shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt").string()};
+  config.profile.data = {
+      (test::shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt").string()};
   config.profile.tokens = 1024;
   config.profile.seq = 64;
   config.reorder.plan.levels = {0.6, 1.0};
-  config.eval.data = {(test::shared_data() / "datasets/tinystories/tinystories_v1_valid_head_0.8MB.txt").string()};
+  config.eval.data = {
+      (test::shared_data() / "datasets/tinystories/tinystories_v1_valid_head_0.8MB.txt").string()};
   config.eval.tokens = 1024;
   config.eval.seq = 64;
   return config;
@@ -33,7 +35,8 @@ std::map<std::string, std::string> hashes(const fs::path& directory) {
   std::map<std::string, std::string> all;
   for (const auto& entry : fs::recursive_directory_iterator(directory)) {
     const auto name = fs::relative(entry.path(), directory).string();
-    if (entry.is_regular_file() && (name.find("artifact") == 0 || name.find("reordered") == 0 || name == "profile.h5"))
+    if (entry.is_regular_file() &&
+        (name.find("artifact") == 0 || name.find("reordered") == 0 || name == "profile.h5"))
       all[name] = sha256_file(entry.path());
   }
   return all;
@@ -46,7 +49,8 @@ TEST_SUITE("pipeline") {
     RunConfig config = short_run(directory.path() / "a");
     const auto report = run(config, false);
     REQUIRE(report.at("levels").size() == 2);
-    const double narrow = report.at("levels")[0].at("perplexity"), full = report.at("levels")[1].at("perplexity");
+    const double narrow = report.at("levels")[0].at("perplexity"),
+                 full = report.at("levels")[1].at("perplexity");
     CHECK(full < narrow);
     CHECK(narrow < report.at("levels")[0].at("perplexity_random_order").get<double>());
     CHECK(table(report).find("level-060.gguf") != std::string::npos);

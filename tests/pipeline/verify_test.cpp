@@ -54,7 +54,8 @@ uint64_t offset_in_file(const fs::path& path, const std::string& tensor) {
 TEST_SUITE("pipeline") {
   TEST_CASE("verify: outputs of every family are proved, in every type") {
     for (const auto& variant : test::tiny_variants()) {
-      if (variant.spec.qk_norm && variant.spec.qkv_bias) continue;  // no stock architecture, nothing to export
+      if (variant.spec.qk_norm && variant.spec.qkv_bias)
+        continue;  // no stock architecture, nothing to export
       for (const DType type : {DType::kF32, DType::kF16}) {
         CAPTURE(variant.name);
         CAPTURE(info(type).name);
@@ -112,7 +113,8 @@ TEST_SUITE("pipeline") {
     const std::string second(reinterpret_cast<const char*>(rows.bytes.data()) + row, row);
     overwrite(file, offset, second + first);
     restate_hash(made.artifact(), "full.gguf");
-    CHECK(refutation(made.artifact(), made.model()).find("model.layers.0.mlp.gate_proj.weight: row ") != std::string::npos);
+    CHECK(refutation(made.artifact(), made.model()).find("model.layers.0.mlp.gate_proj.weight: row ") !=
+          std::string::npos);
   }
 
   TEST_CASE("verify: a level that is not a prefix of the full model is refuted") {
@@ -122,7 +124,8 @@ TEST_SUITE("pipeline") {
     restate_hash(made.artifact(), "level-060.gguf");
     const std::string found = refutation(made.artifact(), made.model());
     CHECK(found.find("every level is a prefix") == 0);
-    CHECK(found.find("level-060.gguf: model.layers.0.self_attn.v_proj.weight: row 0, column 0") != std::string::npos);
+    CHECK(found.find("level-060.gguf: model.layers.0.self_attn.v_proj.weight: row 0, column 0") !=
+          std::string::npos);
   }
 
   TEST_CASE("verify: a permutation that is not the one used is refuted") {
@@ -137,8 +140,8 @@ TEST_SUITE("pipeline") {
 
   TEST_CASE("verify: what is neither reordered nor an artifact is refused") {
     const ElasticFixture made(test::make_tiny_spec("llama"));
-    CHECK_THROWS_WITH_AS(verify(made.model(), made.model(), {}, {}), doctest::Contains("neither a reordered directory nor an artifact"),
-                         UsageError);
+    CHECK_THROWS_WITH_AS(verify(made.model(), made.model(), {}, {}),
+                         doctest::Contains("neither a reordered directory nor an artifact"), UsageError);
   }
 }
 

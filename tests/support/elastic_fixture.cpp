@@ -17,7 +17,8 @@ ElasticFixture::ElasticFixture(const ModelSpec& spec, DType type, plan::Method m
   options.plan.grid = is_float(type) ? 8 : 32;
   Profile profile;
   profile.spec_hash = spec_hash(spec);
-  for (int64_t layer = 0; layer < spec.n_layers; ++layer) profile.removal_loss.push_back(static_cast<double>(layer));
+  for (int64_t layer = 0; layer < spec.n_layers; ++layer)
+    profile.removal_loss.push_back(static_cast<double>(layer));
   const pipeline::OpenModel source = pipeline::open_model(model(), {});
   pipeline::write_reordered(source, &profile, options, 7, reordered(), false);
   exporter::ExportOptions export_options;

@@ -12,8 +12,8 @@ namespace elastify::test {
 /// A tiny model, its reordering (random order) and an artifact of it, on disk.
 class ElasticFixture {
  public:
-  explicit ElasticFixture(const ModelSpec& spec, DType type = DType::kF32, plan::Method method = plan::Method::kUniform,
-                          uint64_t seed = 1);
+  explicit ElasticFixture(const ModelSpec& spec, DType type = DType::kF32,
+                          plan::Method method = plan::Method::kUniform, uint64_t seed = 1);
 
   fs::path model() const { return directory_.path() / "model"; }
   fs::path reordered() const { return directory_.path() / "reordered"; }
