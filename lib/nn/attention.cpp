@@ -12,44 +12,112 @@ namespace {
 
 constexpr int64_t kQueryBlock = 128;
 
-/// Attention of some queries, as rows of a matrix.
-/// \param keys, values  [n_keys, head_dim], those that at least one of the queries sees
-/// \param visible       which of these keys row i sees
-/// \param scratch       float [>= rows * n_keys]
-template <typename Visible>
-void attend_rows(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values, Visible visible,
-                 double scale, const at::Tensor& scratch, at::Tensor out) {
-  const int64_t n_rows = queries.size(0), n_keys = keys.size(0);
-  auto scores = scratch.narrow(0, 0, n_rows * n_keys).view({n_rows, n_keys});
-  at::mm_out(scores, queries, keys.t());
-  for (int64_t i = 0; i < n_rows; ++i) {
-    const KeyRange range = visible(i);
-    softmax_row(scores.data_ptr<float>() + i * n_keys, n_keys, range.first, range.last,
-                static_cast<float>(scale));
+/// Consecutive queries of one head, and the keys that at least one of them sees.
+struct QueryBlock {
+  int64_t first, n_rows;
+  int64_t position;  ///< of the first query
+  int64_t window;
+  int64_t first_key, n_keys;
+
+  static QueryBlock make(int64_t first, int64_t n_queries, int64_t past, int64_t window) {
+    const int64_t n_rows = std::min(kQueryBlock, n_queries - first);
+    const int64_t first_key = visible_keys(past + first, window).first;
+    return {first, n_rows, past + first, window, first_key, past + first + n_rows - first_key};
   }
-  at::mm_out(out, scores, values);
-}
+  at::Tensor queries(const at::Tensor& head) const { return head.narrow(0, first, n_rows); }
+  at::Tensor keys(const at::Tensor& group) const { return group.narrow(0, first_key, n_keys); }
+  at::Tensor scores(const at::Tensor& scratch) const {
+    return scratch.narrow(0, 0, n_rows * n_keys).view({n_rows, n_keys});
+  }
+  void softmax(const at::Tensor& scores, double scale) const {
+    float* row = scores.data_ptr<float>();
+    for (int64_t i = 0; i < n_rows; ++i, row += n_keys) {
+      const KeyRange seen = visible_keys(position + i, window);
+      softmax_row(row, n_keys, seen.first - first_key, seen.last - first_key, static_cast<float>(scale));
+    }
+  }
+};
 
 /// One new token per sequence: the heads of a group see the same keys, and can be the rows of one product.
 void attend_one_token(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
                       double scale, const at::Tensor& out) {
   const int64_t n_groups = k.size(1), heads_per_group = q.size(1) / n_groups;
-  const KeyRange range = visible_keys(k.size(2) - 1, window);
-  const int64_t n_keys = range.last - range.first;
-  const auto seen = [&](int64_t) { return KeyRange{0, n_keys}; };
+  const KeyRange seen = visible_keys(k.size(2) - 1, window);
+  const int64_t n_keys = seen.last - seen.first;
   at::parallel_for(0, q.size(0) * n_groups, 1, [&](int64_t begin, int64_t end) {
     const at::AutoDispatchBelowADInplaceOrView plain_tensors;
-    const at::Tensor scratch = at::empty({heads_per_group * n_keys}, q.options());
+    at::Tensor scores = at::empty({heads_per_group, n_keys}, q.options());
     for (int64_t i = begin; i < end; ++i) {
       const int64_t batch = i / n_groups, group = i % n_groups;
-      const auto heads_of = [&](const at::Tensor& x) {
+      const auto heads = [&](const at::Tensor& x) {
         return x[batch].narrow(0, group * heads_per_group, heads_per_group).select(1, 0);
       };
-      attend_rows(heads_of(q), k[batch][group].narrow(0, range.first, n_keys),
-                  v[batch][group].narrow(0, range.first, n_keys), seen, scale, scratch, heads_of(out));
+      const auto keys = [&](const at::Tensor& x) { return x[batch][group].narrow(0, seen.first, n_keys); };
+      at::mm_out(scores, heads(q), keys(k).t());
+      for (int64_t row = 0; row < heads_per_group; ++row)
+        softmax_row(scores.data_ptr<float>() + row * n_keys, n_keys, 0, n_keys, static_cast<float>(scale));
+      at::Tensor result = heads(out);
+      at::mm_out(result, scores, keys(v));
     }
   });
 }
+
+/// Like x [B, H, T, head_dim], but laid out as [B, T, H, head_dim], the way projections take it.
+at::Tensor empty_by_position(const at::Tensor& x) {
+  return at::empty({x.size(0), x.size(2), x.size(1), x.size(3)}, x.options()).transpose(1, 2);
+}
+
+/// attend_blocked() with gradients: the scores are computed again on the way back instead of being kept.
+class BlockedAttention : public torch::autograd::Function<BlockedAttention> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& q,
+                            const at::Tensor& k, const at::Tensor& v, int64_t window, double scale) {
+    context->save_for_backward({q, k, v});
+    context->saved_data["window"] = window;
+    context->saved_data["scale"] = scale;
+    at::Tensor out = empty_by_position(q);
+    attend_blocked(q, k, v, window, scale, out);
+    return out;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list upstream) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2];
+    const int64_t window = context->saved_data["window"].toInt();
+    const double scale = context->saved_data["scale"].toDouble();
+    const at::Tensor grad_out = upstream[0].stride(-1) == 1 ? upstream[0] : upstream[0].contiguous();
+    const at::Tensor grad_q = empty_by_position(q);
+    const at::Tensor grad_k = empty_by_position(k).zero_(), grad_v = empty_by_position(v).zero_();
+    const int64_t n_groups = k.size(1), heads_per_group = q.size(1) / n_groups;
+    const int64_t n_queries = q.size(2), past = k.size(2) - n_queries;
+    // Heads of one group add to the same gradients, so that a group is the least that a thread can do.
+    at::parallel_for(0, q.size(0) * n_groups, 1, [&](int64_t begin, int64_t end) {
+      const at::AutoDispatchBelowADInplaceOrView plain_tensors;
+      const at::Tensor scratch = at::empty({2, std::min(kQueryBlock, n_queries) * k.size(2)}, q.options());
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t batch = i / n_groups, group = i % n_groups;
+        for (int64_t head = group * heads_per_group; head < (group + 1) * heads_per_group; ++head) {
+          for (int64_t first = 0; first < n_queries; first += kQueryBlock) {
+            const auto block = QueryBlock::make(first, n_queries, past, window);
+            const at::Tensor queries = block.queries(q[batch][head]), keys = block.keys(k[batch][group]);
+            const at::Tensor grad_rows = block.queries(grad_out[batch][head]);
+            at::Tensor weights = block.scores(scratch[0]), grad_weights = block.scores(scratch[1]);
+            at::mm_out(weights, queries, keys.t());
+            block.softmax(weights, scale);
+            block.keys(grad_v[batch][group]).addmm_(weights.t(), grad_rows);
+            at::mm_out(grad_weights, grad_rows, block.keys(v[batch][group]).t());
+            softmax_backward_rows(weights, grad_weights, static_cast<float>(scale));
+            at::Tensor grad_queries = block.queries(grad_q[batch][head]);
+            at::mm_out(grad_queries, grad_weights, keys);
+            block.keys(grad_k[batch][group]).addmm_(grad_weights.t(), queries);
+          }
+        }
+      }
+    });
+    return {grad_q, grad_k, grad_v, at::Tensor(), at::Tensor()};
+  }
+};
 
 }  // namespace
 
@@ -66,23 +134,19 @@ void attend_blocked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& 
     const at::Tensor scratch = at::empty({std::min(kQueryBlock, n_queries) * k.size(2)}, q.options());
     for (int64_t i = begin; i < end; ++i) {
       const int64_t batch = i / n_blocks / n_heads, head = i / n_blocks % n_heads;
-      const int64_t first = i % n_blocks * kQueryBlock, n_rows = std::min(kQueryBlock, n_queries - first);
-      const int64_t first_key = visible_keys(past + first, window).first;
-      const int64_t n_keys = past + first + n_rows - first_key;
-      const auto seen = [&](int64_t row) {
-        const KeyRange range = visible_keys(past + first + row, window);
-        return KeyRange{range.first - first_key, range.last - first_key};
-      };
-      attend_rows(q[batch][head].narrow(0, first, n_rows),
-                  k[batch][head / heads_per_group].narrow(0, first_key, n_keys),
-                  v[batch][head / heads_per_group].narrow(0, first_key, n_keys), seen, scale, scratch,
-                  out[batch][head].narrow(0, first, n_rows));
+      const int64_t group = head / heads_per_group;
+      const auto block = QueryBlock::make(i % n_blocks * kQueryBlock, n_queries, past, window);
+      at::Tensor scores = block.scores(scratch), result = block.queries(out[batch][head]);
+      at::mm_out(scores, block.queries(q[batch][head]), block.keys(k[batch][group]).t());
+      block.softmax(scores, scale);
+      at::mm_out(result, scores, block.keys(v[batch][group]));
     }
   });
 }
 
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
                   double scale) {
+  if (q.is_cpu() && q.scalar_type() == at::kFloat) return BlockedAttention::apply(q, k, v, window, scale);
   const int64_t n_queries = q.size(2), n_keys = k.size(2);
   const auto options = at::TensorOptions().dtype(at::kLong).device(q.device());
   const auto distance =

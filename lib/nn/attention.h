@@ -22,7 +22,7 @@ inline KeyRange visible_keys(int64_t position, int64_t window) {
 void attend_blocked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
                     double scale, const at::Tensor& out);
 
-/// The same with gradients, on any device.
+/// The same with gradients, on any device and in any type.
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
                   double scale);
 

@@ -93,6 +93,14 @@ ELASTIFY_VECTORISED void multiply_run(float* x, float factor, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] *= factor;
 }
 
+ELASTIFY_VECTORISED void softmax_backward_row(const float* weights, float* grad, float scale, int64_t n) {
+  float mean = 0;
+#pragma omp simd reduction(+ : mean)
+  for (int64_t i = 0; i < n; ++i) mean += weights[i] * grad[i];
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) grad[i] = weights[i] * (grad[i] - mean) * scale;
+}
+
 /// Rows that are worth a thread of their own.
 int64_t grain(int64_t row_length) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, row_length));
@@ -139,6 +147,12 @@ void softmax_row(float* row, int64_t n, int64_t first, int64_t last, float scale
   multiply_run(row + first, 1 / sum, last - first);
   std::fill(row, row + first, 0.0F);
   std::fill(row + last, row + n, 0.0F);
+}
+
+void softmax_backward_rows(const at::Tensor& weights, const at::Tensor& grad, float scale) {
+  const int64_t n = weights.size(1);
+  for (int64_t row = 0; row < weights.size(0); ++row)
+    softmax_backward_row(weights.data_ptr<float>() + row * n, grad.data_ptr<float>() + row * n, scale, n);
 }
 
 void accumulate_log_sum_exp(const at::Tensor& x, const at::Tensor& maximum, const at::Tensor& sum) {

@@ -22,6 +22,10 @@ void silu_multiply(const at::Tensor& gate, const at::Tensor& up);
 /// Softmax of `scale` * row[first:last] in place, zeros around it: one row, on the calling thread.
 void softmax_row(float* row, int64_t n, int64_t first, int64_t last, float scale);
 
+/// From weights p = softmax(scale * s) and dL/dp to dL/ds, in place of dL/dp, on the calling thread.
+/// \param weights, grad  contiguous [rows, n]; weights are 0 where nothing was seen
+void softmax_backward_rows(const at::Tensor& weights, const at::Tensor& grad, float scale);
+
 /// Running log-sum-exp of rows that arrive in pieces.
 /// \param x        contiguous [rows, n], the next piece
 /// \param maximum  [rows], starts at -infinity; \param sum [rows], starts at 0: sum of exp(x - maximum)

@@ -37,7 +37,7 @@ double bits_per_byte(const std::string& model, const std::string& tokenizer_file
   const torch::NoGradGuard no_grad;
   const nn::Decoder decoder(Checkpoint::open(models / model), {});
   double nats = 0, n_bytes = 0;
-  for (const std::string& window : windows_of(*tokenizer, text, 300)) {
+  for (const std::string& window : windows_of(*tokenizer, text, 100)) {
     std::vector<int64_t> ids{tokenizer->vocabulary().bos.value()};
     for (const int32_t id : tokenizer->encode(window)) ids.push_back(id);
     nats += decoder.sequence_nll(at::tensor(ids).unsqueeze(0)).item<double>();

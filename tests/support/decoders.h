@@ -1,6 +1,6 @@
 #pragma once
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 // After LibTorch, whose logging has a CHECK of its own.
 #include <doctest/doctest.h>
