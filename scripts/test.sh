@@ -36,7 +36,7 @@ lane build scripts/setup.sh --tests
 scripts/fetch_model.sh || echo "the demo model could not be fetched: its tests skip"
 ((n_failed > 0)) || lane tests ctest --preset release "$@"
 lane sanitizers sanitize
-lane lint scripts/lint.sh
+lane lint scripts/lint.sh --quick
 
 echo "== summary ($((SECONDS - start)) s)"
 printf '%s\n' "${lines[@]}"
