@@ -1,8 +1,19 @@
 #include "cli/options.h"
 
+#include <fmt/ranges.h>
+
 #include <CLI/CLI.hpp>
 
 namespace elastify::cli {
+namespace {
+
+std::string metric_names() {
+  std::vector<std::string_view> names;
+  for (const Metric metric : all_metrics()) names.push_back(name_of(metric));
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+}  // namespace
 
 void add_levels_option(CLI::App& command, std::vector<double>& levels, const std::string& help) {
   command
@@ -14,7 +25,7 @@ void add_levels_option(CLI::App& command, std::vector<double>& levels, const std
 void add_metric_option(CLI::App& command, Metric& metric) {
   command.add_option_function<std::string>(
       "--metric", [&metric](const std::string& name) { metric = metric_named(name); },
-      "importance to order by: taylor, magnitude, random [taylor]");
+      fmt::format("importance to order by: {} [taylor]", metric_names()));
 }
 
 void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bool with_metrics) {
@@ -28,7 +39,7 @@ void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bo
               options.metrics.clear();
               for (const auto& name : names) options.metrics.push_back(metric_named(name));
             },
-            "importances to measure: taylor, magnitude, random [taylor]")
+            fmt::format("importances to measure: {} [taylor]", metric_names()))
         ->delimiter(',');
   command.add_option("--tokens", options.tokens, "calibration tokens; 0: all of the data")
       ->check(CLI::NonNegativeNumber)

@@ -21,7 +21,7 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
     profiling.metrics = {command.options.metric};
     if (command.options.plan.method == plan::Method::kUniform) profiling.removal_tokens = 0;
     profile = pipeline::measure_profile(model, globals.compute, profiling).profile;
-  } else if (command.options.metric == Metric::kTaylor ||
+  } else if (needs_data(command.options.metric) ||
              command.options.plan.method == plan::Method::kAnchors) {
     throw UsageError("neither a profile nor calibration text",
                      "--data FILE... (or self), or --profile of an earlier `elastify profile`");

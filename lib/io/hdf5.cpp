@@ -92,6 +92,8 @@ bool is_absolute(std::string_view path) {
          path.find("//") == std::string_view::npos && path.find('\0') == std::string_view::npos;
 }
 
+constexpr hsize_t kSymmetricChunk = 256;
+
 Handle scalar_space() {
   return checked(H5Screate(H5S_SCALAR), H5Sclose, "make a data space");
 }
@@ -102,6 +104,9 @@ struct Hdf5Writer::State {
   explicit State(const fs::path& path) : target(path) {}
 
   void write(std::string_view path, hid_t stored_type, hid_t memory_type, const void* values, size_t n);
+  void write_symmetric(std::string_view path, std::span<const double> values, hsize_t n);
+  /// Makes the groups that lead to a new dataset, and the dataset.
+  Handle create(std::string_view path, hid_t stored_type, std::span<const hsize_t> dims, hsize_t chunk);
   void attribute(std::string_view name, hid_t stored_type, hid_t memory_type, const void* value);
 
   // In this order: HDF5 writes into the temporary file of `target` and has to close it first.
@@ -109,32 +114,63 @@ struct Hdf5Writer::State {
   Handle file;
 };
 
+Handle Hdf5Writer::State::create(std::string_view path, hid_t stored_type, std::span<const hsize_t> dims,
+                                 hsize_t chunk) {
+  if (!is_absolute(path)) fail("expected a path like /group/name");
+  const auto link_options = checked(H5Pcreate(H5P_LINK_CREATE), H5Pclose, "set options");
+  check(H5Pset_char_encoding(link_options.get(), H5T_CSET_UTF8), "set options");
+  for (const std::string& prefix : prefixes(path)) {
+    const bool exists = H5Lexists(file.get(), prefix.c_str(), H5P_DEFAULT) > 0;
+    if (prefix == path) {
+      if (exists) fail("written twice");
+    } else if (!exists) {
+      const auto options = checked(H5Pcreate(H5P_GROUP_CREATE), H5Pclose, "set options");
+      check(H5Pset_obj_track_times(options.get(), false), "set options");
+      checked(H5Gcreate2(file.get(), prefix.c_str(), link_options.get(), options.get(), H5P_DEFAULT),
+              H5Gclose, "make the group");
+    }
+  }
+  const auto options = checked(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "set options");
+  check(H5Pset_obj_track_times(options.get(), false), "set options");
+  check(H5Pset_fill_time(options.get(), H5D_FILL_TIME_NEVER), "set options");
+  if (chunk > 0) {
+    const std::vector<hsize_t> chunks(dims.size(), chunk);
+    check(H5Pset_chunk(options.get(), static_cast<int>(dims.size()), chunks.data()), "set options");
+  }
+  const auto space = checked(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr), H5Sclose,
+                             "make a data space");
+  return checked(H5Dcreate2(file.get(), std::string(path).c_str(), stored_type, space.get(),
+                            link_options.get(), options.get(), H5P_DEFAULT),
+                 H5Dclose, "make the dataset");
+}
+
 void Hdf5Writer::State::write(std::string_view path, hid_t stored_type, hid_t memory_type, const void* values,
                               size_t n) {
   with_context(fmt::format("{}: {}", target.path().string(), printable(path)), [&] {
-    if (!is_absolute(path)) fail("expected a path like /group/name");
-    const auto link_options = checked(H5Pcreate(H5P_LINK_CREATE), H5Pclose, "set options");
-    check(H5Pset_char_encoding(link_options.get(), H5T_CSET_UTF8), "set options");
-    for (const std::string& prefix : prefixes(path)) {
-      const bool exists = H5Lexists(file.get(), prefix.c_str(), H5P_DEFAULT) > 0;
-      if (prefix == path) {
-        if (exists) fail("written twice");
-      } else if (!exists) {
-        const auto options = checked(H5Pcreate(H5P_GROUP_CREATE), H5Pclose, "set options");
-        check(H5Pset_obj_track_times(options.get(), false), "set options");
-        checked(H5Gcreate2(file.get(), prefix.c_str(), link_options.get(), options.get(), H5P_DEFAULT),
-                H5Gclose, "make the group");
-      }
-    }
-    const auto options = checked(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "set options");
-    check(H5Pset_obj_track_times(options.get(), false), "set options");
-    check(H5Pset_fill_time(options.get(), H5D_FILL_TIME_NEVER), "set options");
-    const hsize_t dims = n;
-    const auto space = checked(H5Screate_simple(1, &dims, nullptr), H5Sclose, "make a data space");
-    auto dataset = checked(H5Dcreate2(file.get(), std::string(path).c_str(), stored_type, space.get(),
-                                      link_options.get(), options.get(), H5P_DEFAULT),
-                           H5Dclose, "make the dataset");
+    const hsize_t dims[] = {n};
+    Handle dataset = create(path, stored_type, dims, 0);
     if (n > 0) check(H5Dwrite(dataset.get(), memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), "write");
+    check(dataset.reset(), "write");
+  });
+}
+
+void Hdf5Writer::State::write_symmetric(std::string_view path, std::span<const double> values, hsize_t n) {
+  with_context(fmt::format("{}: {}", target.path().string(), printable(path)), [&] {
+    if (n == 0 || values.size() != n * n) fail("expected {} x {} values, got {}", n, n, values.size());
+    const hsize_t dims[] = {n, n}, chunk = std::min<hsize_t>(n, kSymmetricChunk);
+    Handle dataset = create(path, H5T_IEEE_F64LE, dims, chunk);
+    const auto memory = checked(H5Screate_simple(2, dims, nullptr), H5Sclose, "make a data space");
+    const auto target_space = checked(H5Dget_space(dataset.get()), H5Sclose, "make a data space");
+    for (hsize_t first = 0; first < n; first += chunk) {
+      const hsize_t start[] = {first, 0};
+      const hsize_t rows = std::min(chunk, n - first);
+      const hsize_t count[] = {rows, std::min(n, first + chunk)};
+      for (const hid_t space : {memory.get(), target_space.get()})
+        check(H5Sselect_hyperslab(space, H5S_SELECT_SET, start, nullptr, count, nullptr), "select");
+      check(H5Dwrite(dataset.get(), H5T_NATIVE_DOUBLE, memory.get(), target_space.get(), H5P_DEFAULT,
+                     values.data()),
+            "write");
+    }
     check(dataset.reset(), "write");
   });
 }
@@ -178,6 +214,10 @@ void Hdf5Writer::write(std::string_view path, std::span<const double> values) {
 }
 void Hdf5Writer::write(std::string_view path, std::span<const int64_t> values) {
   state_->write(path, H5T_STD_I64LE, H5T_NATIVE_INT64, values.data(), values.size());
+}
+
+void Hdf5Writer::write_symmetric(std::string_view path, std::span<const double> values, int64_t n) {
+  state_->write_symmetric(path, values, static_cast<hsize_t>(n));
 }
 
 void Hdf5Writer::attribute(std::string_view name, std::string_view value) {
@@ -319,6 +359,32 @@ std::vector<double> Hdf5Reader::doubles(std::string_view path) const {
 }
 std::vector<int64_t> Hdf5Reader::integers(std::string_view path) const {
   return state_->read<int64_t>(path, H5T_STD_I64LE, H5T_NATIVE_INT64, "int64");
+}
+
+std::vector<double> Hdf5Reader::symmetric(std::string_view path, int64_t n) const {
+  return with_context(state_->place(path), [&] {
+    if (!state_->exists(path)) fail("expected a dataset of float64, but there is none");
+    const Handle dataset(H5Dopen2(state_->file.get(), std::string(path).c_str(), H5P_DEFAULT), H5Dclose);
+    if (!dataset.valid()) fail("expected a dataset of float64: {}", cause());
+    const auto type = checked(H5Dget_type(dataset.get()), H5Tclose, "read the type");
+    if (H5Tequal(type.get(), H5T_IEEE_F64LE) <= 0)
+      fail("expected float64, got {}", describe_type(type.get()));
+    const auto space = checked(H5Dget_space(dataset.get()), H5Sclose, "read the shape");
+    hsize_t dims[H5S_MAX_RANK] = {};
+    const int rank = H5Sget_simple_extent_dims(space.get(), dims, nullptr);
+    const auto side = static_cast<hsize_t>(n);
+    if (rank != 2 || dims[0] != side || dims[1] != side) fail("expected {} x {} values", n, n);
+    // A dataset may claim more values than are stored: the lower triangle alone is more than half of them.
+    if (H5Dget_storage_size(dataset.get()) / sizeof(double) < side * side / 2)
+      fail("{} x {} values need more than the {} bytes that are stored", n, n,
+           H5Dget_storage_size(dataset.get()));
+    std::vector<double> values(side * side);
+    check(H5Dread(dataset.get(), H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), "read");
+    for (hsize_t row = 0; row < side; ++row)
+      for (hsize_t column = row + 1; column < side; ++column)
+        values[row * side + column] = values[column * side + row];
+    return values;
+  });
 }
 
 bool Hdf5Reader::has_attribute(std::string_view name) const {

@@ -11,7 +11,7 @@
 
 namespace elastify {
 
-/// A small HDF5 file, read or written in one go, through the C API. Paths are absolute inside the file
+/// An HDF5 file of whole datasets, through the C API. Paths are absolute inside the file
 /// ("/layers/removal_loss"); missing groups are made. Written atomically and without time stamps, so that
 /// the same content gives the same bytes.
 class Hdf5Writer {
@@ -24,6 +24,9 @@ class Hdf5Writer {
   void write(std::string_view path, std::span<const float> values);
   void write(std::string_view path, std::span<const double> values);
   void write(std::string_view path, std::span<const int64_t> values);
+  /// A symmetric matrix in square chunks, of which only those that the lower triangle touches are stored.
+  /// \param values  [n, n]; only the lower triangle matters
+  void write_symmetric(std::string_view path, std::span<const double> values, int64_t n);
   /// Attributes of the root group.
   void attribute(std::string_view name, std::string_view value);
   void attribute(std::string_view name, int64_t value);
@@ -49,6 +52,8 @@ class Hdf5Reader {
   std::vector<float> floats(std::string_view path) const;
   std::vector<double> doubles(std::string_view path) const;
   std::vector<int64_t> integers(std::string_view path) const;
+  /// What write_symmetric() wrote, both triangles. \throws Error if it is not [n, n]
+  std::vector<double> symmetric(std::string_view path, int64_t n) const;
   bool has_attribute(std::string_view name) const;
   std::string string_attribute(std::string_view name) const;
   int64_t integer_attribute(std::string_view name) const;

@@ -22,7 +22,41 @@ struct NamedMetric {
   std::string_view name;
 };
 constexpr NamedMetric kMetrics[] = {
-    {Metric::kTaylor, "taylor"}, {Metric::kMagnitude, "magnitude"}, {Metric::kRandom, "random"}};
+    {Metric::kTaylor, "taylor"},       {Metric::kTaylorElement, "taylor-element"},
+    {Metric::kFisher, "fisher"},       {Metric::kWanda, "wanda"},
+    {Metric::kWifv, "wifv"},           {Metric::kActivation, "activation"},
+    {Metric::kMagnitude, "magnitude"}, {Metric::kRandom, "random"},
+    {Metric::kImatrix, "imatrix"}};
+constexpr std::string_view kSiteNames[] = {"attn_input", "attn_out", "ffn_input", "ffn_down"};
+
+/// Columns of the matrix that reads at this site.
+int64_t n_inputs(const ModelSpec& spec, int64_t layer, Site site) {
+  if (site == Site::kFfnDown) return spec.layer_d_ff[static_cast<size_t>(layer)];
+  if (site == Site::kAttnOut)
+    return spec.layer_kv_heads[static_cast<size_t>(layer)] * spec.heads_per_group * spec.head_dim;
+  return spec.d_model;
+}
+
+int64_t n_columns(const ModelSpec& spec, size_t space) {
+  const AxisSpace& found = spec.spaces[space];
+  return n_inputs(spec, found.layer, found.kind == SpaceKind::kMlp ? Site::kFfnDown : Site::kAttnOut);
+}
+
+struct LayerValue {
+  std::string_view name;
+  std::vector<double> Profile::*values;
+};
+constexpr LayerValue kLayerValues[] = {{"removal_loss", &Profile::removal_loss},
+                                       {"block_influence", &Profile::block_influence},
+                                       {"attention_influence", &Profile::attention_influence},
+                                       {"mlp_influence", &Profile::mlp_influence}};
+
+std::string inputs_path(size_t index) {
+  return fmt::format("/inputs/layers.{}.{}", index / 4, name_of(kSites[index % 4]));
+}
+std::string moments_path(const ModelSpec& spec, size_t space) {
+  return "/moments/" + spec.spaces[space].name;
+}
 
 /// \throws Error naming the first space that differs
 void check_profile(const Profile& profile, const ModelSpec& spec) {
@@ -37,9 +71,18 @@ void check_profile(const Profile& profile, const ModelSpec& spec) {
                     kAgain);
     }
   }
-  const auto n_losses = static_cast<int64_t>(profile.removal_loss.size());
-  if (n_losses != 0 && n_losses != spec.n_layers)
-    throw Error(fmt::format("removal_loss: expected {} layers, got {}", spec.n_layers, n_losses), kAgain);
+  for (const auto& [name, values] : kLayerValues)
+    if (const auto n = static_cast<int64_t>((profile.*values).size()); n != 0 && n != spec.n_layers)
+      throw Error(fmt::format("{}: expected {} layers, got {}", name, spec.n_layers, n), kAgain);
+  for (size_t i = 0; i < profile.inputs.size(); ++i) {
+    const auto layer = static_cast<int64_t>(i) / 4;
+    const int64_t expected = layer < spec.n_layers ? n_inputs(spec, layer, kSites[i % 4]) : 0;
+    for (const auto* values : {&profile.inputs[i].mean, &profile.inputs[i].mean_square})
+      if (static_cast<int64_t>(values->size()) != expected)
+        throw Error(fmt::format("inputs of layers.{}.{}: expected {} columns, got {}", layer,
+                                name_of(kSites[i % 4]), expected, values->size()),
+                    kAgain);
+  }
   if (profile.spec_hash != spec_hash(spec)) throw Error("the profile belongs to another model", kAgain);
 }
 
@@ -61,7 +104,25 @@ Metric metric_named(std::string_view name) {
   throw UsageError(fmt::format("unknown metric \"{}\"; known are {}", name, fmt::join(names, ", ")));
 }
 
-void save_profile(const Profile& profile, const ModelSpec& spec, const fs::path& path) {
+const std::vector<Metric>& all_metrics() {
+  static const std::vector<Metric> metrics = [] {
+    std::vector<Metric> known;
+    for (const NamedMetric& metric : kMetrics) known.push_back(metric.metric);
+    return known;
+  }();
+  return metrics;
+}
+
+bool needs_data(Metric metric) {
+  return metric != Metric::kMagnitude && metric != Metric::kRandom && metric != Metric::kImatrix;
+}
+
+std::string_view name_of(Site site) {
+  return kSiteNames[static_cast<size_t>(site)];
+}
+
+void save_profile(const Profile& profile, const ModelSpec& spec, const fs::path& path,
+                  const MomentSource& moments) {
   check_profile(profile, spec);
   Hdf5Writer file(path);
   file.attribute("format", std::string_view(kFormat));
@@ -78,8 +139,17 @@ void save_profile(const Profile& profile, const ModelSpec& spec, const fs::path&
       file.write(fmt::format("/importance/{}/{}", name_of(metric), spec.spaces[i].name),
                  std::span<const float>(values[i]));
   }
-  if (!profile.removal_loss.empty())
-    file.write("/layers/removal_loss", std::span<const double>(profile.removal_loss));
+  for (const auto& [name, values] : kLayerValues)
+    if (!(profile.*values).empty())
+      file.write(fmt::format("/layers/{}", name), std::span<const double>(profile.*values));
+  for (size_t i = 0; i < profile.inputs.size(); ++i) {
+    const std::string group = inputs_path(i);
+    file.write(group + "/mean", std::span<const double>(profile.inputs[i].mean));
+    file.write(group + "/mean_square", std::span<const double>(profile.inputs[i].mean_square));
+  }
+  if (moments)
+    for (size_t i = 0; i < spec.spaces.size(); ++i)
+      file.write_symmetric(moments_path(spec, i), moments(i), n_columns(spec, i));
   file.commit();
 }
 
@@ -108,9 +178,42 @@ Profile load_profile(const fs::path& path, const ModelSpec& spec) {
         values.push_back(file.floats(place));
       }
     }
-    if (file.contains("/layers/removal_loss")) profile.removal_loss = file.doubles("/layers/removal_loss");
+    for (const auto& [layer_value, values] : kLayerValues)
+      if (const std::string place = fmt::format("/layers/{}", layer_value); file.contains(place))
+        profile.*values = file.doubles(place);
+    if (file.contains("/inputs"))
+      for (size_t i = 0; i < static_cast<size_t>(4 * spec.n_layers); ++i)
+        profile.inputs.push_back(
+            {file.doubles(inputs_path(i) + "/mean"), file.doubles(inputs_path(i) + "/mean_square")});
     check_profile(profile, spec);
     return profile;
+  });
+}
+
+bool has_second_moments(const fs::path& path) {
+  return Hdf5Reader(path).contains("/moments");
+}
+
+SecondMoments load_second_moments(const fs::path& path, const ModelSpec& spec, size_t space) {
+  const Hdf5Reader file(path);
+  return with_context(path.string(), [&] {
+    const std::string place = moments_path(spec, space);
+    if (file.string_attribute("spec_hash") != spec_hash(spec))
+      throw Error("the profile belongs to another model", kAgain);
+    if (!file.contains(place))
+      throw Error(fmt::format("{}: no second moments", spec.spaces[space].name),
+                  "run `elastify profile` with --second-moments");
+    const size_t input =
+        static_cast<size_t>(4 * spec.spaces[space].layer) +
+        static_cast<size_t>(spec.spaces[space].kind == SpaceKind::kMlp ? Site::kFfnDown : Site::kAttnOut);
+    SecondMoments moments{.n = n_columns(spec, space),
+                          .xtx = file.symmetric(place, n_columns(spec, space)),
+                          .mean = file.doubles(inputs_path(input) + "/mean"),
+                          .n_tokens = file.integer_attribute("tokens")};
+    if (static_cast<int64_t>(moments.mean.size()) != moments.n)
+      fail("{}: expected means of {} columns, got {}", spec.spaces[space].name, moments.n,
+           moments.mean.size());
+    return moments;
   });
 }
 

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,15 +13,37 @@
 
 namespace elastify {
 
-/// How the importance of a unit is measured.
+/// How the importance of a unit is measured. A unit is an MLP neuron or a KV group; its activations a are its
+/// columns of the inputs of `down` or `o` (1 for a neuron, heads_per_group * head_dim for a KV group).
 enum class Metric : uint8_t {
-  kTaylor,     ///< sum over sequences of |sum_t a_t dL/da_t|: first-order loss change on removal
-  kMagnitude,  ///< L2 norm of the unit's weights; needs no data
-  kRandom,     ///< seeded noise: the floor that every metric must beat; needs no data
+  kTaylor,  ///< sum over sequences of |sum_t a_t dL/da_t|: first-order loss change on removal
+  /// Sum over all weights of the unit of |w dL/dw|, gradients over all of the data. Source: ElastiLM,
+  /// arXiv:2409.09071, Eq. 2; LLM-Pruner, arXiv:2305.11627, Eq. 5
+  kTaylorElement,
+  kFisher,      ///< sum over sequences of (sum_t a_t dL/da_t)^2
+  kWanda,       ///< mean_i |W_ij| * ||X_j||, summed over the unit's columns j. Source: arXiv:2306.11695
+  kWifv,        ///< Var(X_j) * ||W_:j||^2, summed over the unit's columns j. Source: FLAP, arXiv:2312.11983
+  kActivation,  ///< mean over tokens of ||a||. Source: Minitron, arXiv:2407.14679, section 2.2
+  kMagnitude,   ///< L2 norm of the unit's weights; needs no data
+  kRandom,      ///< seeded noise: the floor that every metric must beat; needs no data
+  kImatrix,     ///< wanda out of an importance matrix that llama.cpp measured; needs no forward pass
 };
 std::string_view name_of(Metric metric);
 /// \throws UsageError listing the known metrics
 Metric metric_named(std::string_view name);
+const std::vector<Metric>& all_metrics();
+/// Whether the metric is measured on text, rather than read off the weights or a file.
+bool needs_data(Metric metric);
+
+/// The four matrix products of a layer by what goes into them: q, k, v; o; gate, up; down.
+enum class Site : uint8_t { kAttnInput, kAttnOut, kFfnInput, kFfnDown };
+inline constexpr Site kSites[] = {Site::kAttnInput, Site::kAttnOut, Site::kFfnInput, Site::kFfnDown};
+std::string_view name_of(Site site);  ///< "attn_input", "attn_out", "ffn_input", "ffn_down"
+
+/// Means over all calibration tokens of what goes into one matrix product.
+struct InputMeans {
+  std::vector<double> mean, mean_square;  ///< [in]
+};
 
 /// Measured importance of every unit, per metric, and of every layer.
 struct Profile {
@@ -28,19 +52,37 @@ struct Profile {
   /// Rise of the mean next-token loss when a layer is left out, nats per token, [n_layers]; empty if not
   /// measured.
   std::vector<double> removal_loss;
-  double base_loss = 0;  ///< nats per token of the whole model on the same tokens
-  std::string corpus;    ///< what the tokens came from, in words
+  /// Mean over tokens of 1 - cos(before, after) of the residual stream over a whole layer, its attention half
+  /// and its MLP half, [n_layers]; empty if not measured. Source: ShortGPT, arXiv:2403.03853, Eq. 1
+  std::vector<double> block_influence, attention_influence, mlp_influence;
+  std::vector<InputMeans> inputs;  ///< [4 * layer + site]; empty if not measured
+  double base_loss = 0;            ///< nats per token of the whole model on the same tokens
+  std::string corpus;              ///< what the tokens came from, in words
   std::string corpus_digest;
   int64_t n_tokens = 0, seq_len = 0;
   int64_t seed = 0;
 };
 
-/// HDF5: attributes `format` = "elastify.profile", `version` = 1, `spec_hash`, `corpus`, `corpus_digest`,
-/// `tokens`, `seq_len`, `seed`, `base_loss`; datasets /importance/<metric>/<space name> float32 [n_units],
-/// /layers/removal_loss float64.
-void save_profile(const Profile& profile, const ModelSpec& spec, const fs::path& path);
-/// \throws Error if it was measured on another model, naming the first space that differs
+/// Second moments of the inputs of o or down of one layer: X^T X over all calibration tokens.
+struct SecondMoments {
+  int64_t n = 0;             ///< columns
+  std::vector<double> xtx;   ///< [n, n], symmetric
+  std::vector<double> mean;  ///< [n]
+  int64_t n_tokens = 0;
+};
+
+/// Gives X^T X of a space, [n, n], of which only the lower triangle is read; called once per space.
+using MomentSource = std::function<std::vector<double>(size_t space)>;
+
+/// HDF5, see docs/formats.md. \param moments  written beside the importances, one space in memory at a time
+void save_profile(const Profile& profile, const ModelSpec& spec, const fs::path& path,
+                  const MomentSource& moments = nullptr);
+/// All but the second moments. \throws Error if it was measured on another model, naming the first space that
+/// differs
 Profile load_profile(const fs::path& path, const ModelSpec& spec);
+bool has_second_moments(const fs::path& path);
+/// \throws Error  if the profile has none
+SecondMoments load_second_moments(const fs::path& path, const ModelSpec& spec, size_t space);
 
 /// Most important first; ties keep their order. Metrics that need no data may be absent from the profile: the
 /// caller adds them. \throws Error if the profile lacks the metric Source: ElastiLM, arXiv:2409.09071,

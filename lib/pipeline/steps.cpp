@@ -30,10 +30,6 @@ fs::path artifact_file(const fs::path& directory, double level) {
   return file;
 }
 
-bool needs_measurement(Metric metric) {
-  return metric == Metric::kTaylor;
-}
-
 }  // namespace
 
 bool is_artifact(const fs::path& path) {
@@ -105,7 +101,7 @@ ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, cons
   Profile measured = profile != nullptr ? *profile : Profile{};
   measured.spec_hash = spec_hash(spec);
   if (measured.importance.count(options.metric) == 0) {
-    if (needs_measurement(options.metric))
+    if (needs_data(options.metric))
       throw UsageError(fmt::format("metric '{}' is not in the profile", name_of(options.metric)),
                        "profile with this metric, or choose another");
     profile::add_data_free_metric(measured, model.checkpoint, options.metric, seed);

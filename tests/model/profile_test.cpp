@@ -19,6 +19,10 @@ Profile make_profile(const ModelSpec& spec) {
   Profile profile{.spec_hash = spec_hash(spec),
                   .importance = {},
                   .removal_loss = {},
+                  .block_influence = {},
+                  .attention_influence = {},
+                  .mlp_influence = {},
+                  .inputs = {},
                   .base_loss = 3.25,
                   .corpus = "two stories",
                   .corpus_digest = "abc",
@@ -39,10 +43,11 @@ Profile make_profile(const ModelSpec& spec) {
 }  // namespace
 
 TEST_CASE("profile: metrics have names, unknown ones are refused with the known") {
-  for (const Metric metric : {Metric::kTaylor, Metric::kMagnitude, Metric::kRandom})
-    CHECK(metric_named(name_of(metric)) == metric);
-  CHECK_THROWS_WITH_AS(metric_named("fisher"),
-                       "unknown metric \"fisher\"; known are taylor, magnitude, random", UsageError);
+  for (const Metric metric : all_metrics()) CHECK(metric_named(name_of(metric)) == metric);
+  CHECK_THROWS_WITH_AS(metric_named("fischer"),
+                       "unknown metric \"fischer\"; known are taylor, taylor-element, fisher, wanda, wifv, "
+                       "activation, magnitude, random, imatrix",
+                       UsageError);
 }
 
 TEST_CASE("profile: saved and loaded it is the same, with equal bytes each time") {
@@ -62,6 +67,60 @@ TEST_CASE("profile: saved and loaded it is the same, with equal bytes each time"
   CHECK(loaded.n_tokens == 640);
   CHECK(loaded.seq_len == 64);
   CHECK(loaded.seed == 11);
+}
+
+TEST_CASE("profile: input means and second moments come back, moments one space at a time") {
+  const ModelSpec spec = make_tiny_spec("llama");
+  Profile profile = make_profile(spec);
+  profile.block_influence.assign(static_cast<size_t>(spec.n_layers), 0.25);
+  for (int64_t layer = 0; layer < spec.n_layers; ++layer)
+    for (const Site site : kSites) {
+      const auto l = static_cast<size_t>(layer);
+      const int64_t n = site == Site::kFfnDown ? spec.layer_d_ff[l]
+                        : site == Site::kAttnOut
+                            ? spec.layer_kv_heads[l] * spec.heads_per_group * spec.head_dim
+                            : spec.d_model;
+      profile.inputs.push_back({std::vector<double>(static_cast<size_t>(n), 0.5 + static_cast<double>(layer)),
+                                std::vector<double>(static_cast<size_t>(n), 2)});
+    }
+  const auto value = [](size_t space, size_t row, size_t column) {
+    return static_cast<double>(space) + 1e-3 * static_cast<double>(std::max(row, column)) +
+           1e-6 * static_cast<double>(std::min(row, column));
+  };
+  const auto columns = [&](size_t space) {
+    return profile.inputs[4 * (space / 2) + (space % 2 == 0 ? 1 : 3)].mean.size();
+  };
+  const TemporaryDirectory directory;
+  const auto source = [&](size_t space) {
+    const size_t n = columns(space);
+    std::vector<double> lower(n * n, -1);
+    for (size_t row = 0; row < n; ++row)
+      for (size_t column = 0; column <= row; ++column) lower[row * n + column] = value(space, row, column);
+    return lower;
+  };
+  save_profile(profile, spec, directory / "a.h5", source);
+  save_profile(profile, spec, directory / "b.h5", source);
+  CHECK(read_text(directory / "a.h5") == read_text(directory / "b.h5"));
+  const Profile loaded = load_profile(directory / "a.h5", spec);
+  CHECK(loaded.block_influence == profile.block_influence);
+  REQUIRE(loaded.inputs.size() == profile.inputs.size());
+  CHECK(loaded.inputs[5].mean == profile.inputs[5].mean);
+  CHECK(has_second_moments(directory / "a.h5"));
+  for (const size_t space : {size_t{0}, spec.mlp_space(1)}) {
+    const SecondMoments moments = load_second_moments(directory / "a.h5", spec, space);
+    CHECK(moments.n == static_cast<int64_t>(columns(space)));
+    CHECK(moments.n_tokens == 640);
+    CHECK(moments.mean[0] == 0.5 + static_cast<double>(spec.spaces[space].layer));
+    bool same = true;
+    for (size_t row = 0; row < columns(space); ++row)
+      for (size_t column = 0; column < columns(space); ++column)
+        same = same && moments.xtx[row * columns(space) + column] == value(space, row, column);
+    CHECK(same);
+  }
+  save_profile(make_profile(spec), spec, directory / "none.h5");
+  CHECK(!has_second_moments(directory / "none.h5"));
+  CHECK(message_of([&] { load_second_moments(directory / "none.h5", spec, 0); }) ==
+        (directory / "none.h5").string() + ": layers.0.attn: no second moments");
 }
 
 TEST_CASE("profile: without layer losses it is saved and loaded, too") {
