@@ -51,6 +51,8 @@ void add_run(CLI::App& app, const Globals& globals, Action& action);
 struct ProfileCommand {
   fs::path model, output;
   profile::ProfileOptions options;
+  profile::WorkOptions work;
+  bool resume = false;
 };
 struct ReorderCommand {
   fs::path model, profile, output;

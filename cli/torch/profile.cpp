@@ -1,33 +1,65 @@
 #include "base/error.h"
+#include "base/log.h"
 #include "cli/commands.h"
 #include "nn/decoder.h"
 #include "pipeline/steps.h"
 
 namespace elastify::cli {
+namespace {
 
-Report run_profile(const Globals& globals, const ProfileCommand& command) {
+Report profile_with(const Communicator& processes, const Globals& globals, const ProfileCommand& command) {
   require_absent(command.output, globals.force);
   if (command.options.data.empty())
     throw UsageError("no calibration text", "--data FILE..., or --data self to let the model write its own");
+  if (!processes.is_root()) log::set_level(log::Level::kQuiet);
   nn::set_threads(globals.threads);
   nn::warn_if_blas_is_slow();
+  profile::WorkOptions work = command.work;
+  if (command.resume) {
+    work.existing = profile::WorkOptions::Existing::kResume;
+  } else if (globals.force) {
+    std::error_code ignored;
+    if (processes.is_root()) fs::remove_all(pipeline::unfinished_path(command.output), ignored);
+    processes.wait();
+  }
+  nn::DecoderOptions compute = globals.compute;
+  if (compute.device == "cuda" && processes.size() > 1)
+    compute.device = nn::device_of_process(processes.rank());
   const pipeline::OpenModel model = pipeline::open_model(command.model, globals.tokenizer);
-  const pipeline::Measured measured = pipeline::measure_profile(model, globals.compute, command.options);
-  save_profile(measured.profile, model.checkpoint.spec(), command.output);
+  const pipeline::Measured measured =
+      pipeline::write_profile(model, compute, command.options, work, command.output, processes);
 
+  Report report;
+  if (!processes.is_root()) return report;
   const auto tokens = measured.profile.n_tokens;
   const double rate = static_cast<double>(tokens) / measured.seconds;
-  Report report;
+  const double mebibytes = static_cast<double>(pipeline::peak_rss_bytes()) / (1 << 20);
   report.json = {{"tokens", tokens},
                  {"tokens_per_second", rate},
                  {"seconds", measured.seconds},
                  {"peak_rss_bytes", pipeline::peak_rss_bytes()},
                  {"base_loss", measured.profile.base_loss},
+                 {"streamed", measured.streamed},
+                 {"processes", processes.size()},
                  {"output", command.output.string()}};
-  report.text = fmt::format(
-      "{} tokens in {:.1f} s, {:.0f} tokens/s, peak memory {:.0f} MiB -> {}\n", tokens, measured.seconds,
-      rate, static_cast<double>(pipeline::peak_rss_bytes()) / (1 << 20), command.output.string());
+  report.text = fmt::format("{} tokens in {:.1f} s, {:.0f} tokens/s, peak memory {:.0f} MiB{} -> {}\n",
+                            tokens, measured.seconds, rate, mebibytes, measured.streamed ? ", streamed" : "",
+                            command.output.string());
   return report;
+}
+
+}  // namespace
+
+Report run_profile(const Globals& globals, const ProfileCommand& command) {
+  const Communicator processes = Communicator::start();
+  if (processes.size() == 1) return profile_with(processes, globals, command);
+  try {
+    return profile_with(processes, globals, command);
+  } catch (const Error& error) {
+    fmt::print(stderr, "elastify profile: error: {}\n", error.what());
+    if (!error.hint().empty()) fmt::print(stderr, "  hint: {}\n", error.hint());
+    processes.abort(1);  // the others would wait for this one for ever
+  }
 }
 
 }  // namespace elastify::cli

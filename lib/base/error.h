@@ -35,7 +35,9 @@ class UsageError : public Error {
 /// A signal asked the program to stop; outputs are left as they were before the command.
 class Interrupted : public Error {
  public:
-  Interrupted() : Error("interrupted; nothing was left half-written") {}
+  explicit Interrupted(std::string message = "interrupted; nothing was left half-written",
+                       std::string hint = {})
+      : Error(std::move(message), std::move(hint)) {}
 };
 
 /// Throws Error with a formatted message.

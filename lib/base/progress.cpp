@@ -69,9 +69,14 @@ void Progress::advance(int64_t n) {
   draw(false);
 }
 
+void Progress::skip(int64_t n) {
+  done_ += n;
+  skipped_ += n;
+}
+
 void Progress::draw(bool final) {
   const double elapsed = std::max(seconds(Clock::now() - start_), 1e-9);
-  const double rate = static_cast<double>(done_) / elapsed;
+  const double rate = static_cast<double>(done_ - skipped_) / elapsed;
   const double share =
       total_ > 0 ? std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_)) : 1;
   const double left = rate > 0 ? static_cast<double>(total_ - done_) / rate : 0;

@@ -18,6 +18,8 @@ class Progress {
 
   /// \throws Interrupted  after SIGINT or SIGTERM
   void advance(int64_t n);
+  /// Counts as done what was done before, which says nothing about the rate.
+  void skip(int64_t n);
 
  private:
   void draw(bool final);
@@ -26,6 +28,7 @@ class Progress {
   std::string unit_;
   int64_t total_;
   int64_t done_ = 0;
+  int64_t skipped_ = 0;
   bool terminal_;
   std::chrono::steady_clock::time_point start_;
   std::chrono::steady_clock::time_point last_drawn_;

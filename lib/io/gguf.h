@@ -86,6 +86,8 @@ class GgufFile {
   HostTensor tensor(std::string_view name) const;
   const fs::path& path() const { return file_->path(); }
 
+  void release_pages() const { file_->release(file_->bytes()); }  ///< see MappedFile
+
  private:
   void parse();
 

@@ -37,6 +37,8 @@ class Llama2cFile {
   /// float32; a view into the map for version 0, decoded for version 2.
   HostTensor tensor(std::string_view name) const;
 
+  void release_pages() const { file_->release(file_->bytes()); }  ///< see MappedFile
+
  private:
   void parse();
 

@@ -33,6 +33,8 @@ class SafetensorsFile {
   /// tensor
   HostTensor tensor(std::string_view name) const;
 
+  void release_pages() const { file_->release(file_->bytes()); }  ///< see MappedFile
+
  private:
   void parse();
 

@@ -58,14 +58,16 @@ std::string lower_suffix(const fs::path& path) {
 }  // namespace
 
 Checkpoint::Checkpoint(fs::path path, SourceFormat format, ModelSpec spec, std::vector<DType> dtypes,
-                       std::vector<fs::path> files, std::map<std::string, std::string> description, Load load)
+                       std::vector<fs::path> files, std::map<std::string, std::string> description, Load load,
+                       std::function<void()> release)
     : path_(std::move(path)),
       format_(format),
       spec_(std::move(spec)),
       dtypes_(std::move(dtypes)),
       files_(std::move(files)),
       description_(std::move(description)),
-      load_(std::move(load)) {}
+      load_(std::move(load)),
+      release_(std::move(release)) {}
 
 Checkpoint Checkpoint::open(const fs::path& path) {
   std::error_code ignored;

@@ -42,10 +42,17 @@ class Checkpoint {
   HostTensor load(size_t index) const { return load_(index); }
   HostTensor load(size_t index, DType dtype) const { return convert(load(index), dtype); }
 
+  /// Tells the kernel that what was read so far is not needed soon, so that it does not count as memory of
+  /// this process; views stay valid and are read again when touched.
+  void release_pages() const {
+    if (release_) release_();
+  }
+
   // For the readers.
   using Load = std::function<HostTensor(size_t index)>;
   Checkpoint(fs::path path, SourceFormat format, ModelSpec spec, std::vector<DType> dtypes,
-             std::vector<fs::path> files, std::map<std::string, std::string> description, Load load);
+             std::vector<fs::path> files, std::map<std::string, std::string> description, Load load,
+             std::function<void()> release = nullptr);
 
  private:
   fs::path path_;
@@ -55,6 +62,7 @@ class Checkpoint {
   std::vector<fs::path> files_;
   std::map<std::string, std::string> description_;
   Load load_;
+  std::function<void()> release_;
 };
 
 // The readers behind Checkpoint::open(), one file each.

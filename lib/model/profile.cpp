@@ -29,14 +29,6 @@ constexpr NamedMetric kMetrics[] = {
     {Metric::kImatrix, "imatrix"}};
 constexpr std::string_view kSiteNames[] = {"attn_input", "attn_out", "ffn_input", "ffn_down"};
 
-/// Columns of the matrix that reads at this site.
-int64_t n_inputs(const ModelSpec& spec, int64_t layer, Site site) {
-  if (site == Site::kFfnDown) return spec.layer_d_ff[static_cast<size_t>(layer)];
-  if (site == Site::kAttnOut)
-    return spec.layer_kv_heads[static_cast<size_t>(layer)] * spec.heads_per_group * spec.head_dim;
-  return spec.d_model;
-}
-
 int64_t n_columns(const ModelSpec& spec, size_t space) {
   const AxisSpace& found = spec.spaces[space];
   return n_inputs(spec, found.layer, found.kind == SpaceKind::kMlp ? Site::kFfnDown : Site::kAttnOut);
@@ -115,6 +107,13 @@ const std::vector<Metric>& all_metrics() {
 
 bool needs_data(Metric metric) {
   return metric != Metric::kMagnitude && metric != Metric::kRandom && metric != Metric::kImatrix;
+}
+
+int64_t n_inputs(const ModelSpec& spec, int64_t layer, Site site) {
+  if (site == Site::kFfnDown) return spec.layer_d_ff[static_cast<size_t>(layer)];
+  if (site == Site::kAttnOut)
+    return spec.layer_kv_heads[static_cast<size_t>(layer)] * spec.heads_per_group * spec.head_dim;
+  return spec.d_model;
 }
 
 std::string_view name_of(Site site) {

@@ -38,6 +38,8 @@ bool needs_data(Metric metric);
 /// The four matrix products of a layer by what goes into them: q, k, v; o; gate, up; down.
 enum class Site : uint8_t { kAttnInput, kAttnOut, kFfnInput, kFfnDown };
 inline constexpr Site kSites[] = {Site::kAttnInput, Site::kAttnOut, Site::kFfnInput, Site::kFfnDown};
+/// Columns of what goes into the product.
+int64_t n_inputs(const ModelSpec& spec, int64_t layer, Site site);
 std::string_view name_of(Site site);  ///< "attn_input", "attn_out", "ffn_input", "ffn_down"
 
 /// Means over all calibration tokens of what goes into one matrix product.

@@ -306,7 +306,7 @@ Checkpoint open_gguf(const fs::path& path) {
       return source.rotary ? reorder_rope_rows(tensor, head_dim, order, RopeOrder::kHalves) : tensor;
     };
     return Checkpoint(path, SourceFormat::kGguf, std::move(spec), std::move(dtypes), {path},
-                      std::move(description), load);
+                      std::move(description), load, [shared] { shared->release_pages(); });
   });
 }
 

@@ -186,9 +186,13 @@ Checkpoint open_hf_directory(const fs::path& directory) {
 
     std::vector<std::string> tensor_names;
     for (const TensorSpec& tensor : spec.tensors) tensor_names.push_back(tensor.name);
-    return Checkpoint(directory, SourceFormat::kHuggingFace, std::move(spec), std::move(dtypes),
-                      std::move(files), read_card(directory),
-                      [shards, tensor_names](size_t index) { return shards->load(tensor_names.at(index)); });
+    return Checkpoint(
+        directory, SourceFormat::kHuggingFace, std::move(spec), std::move(dtypes), std::move(files),
+        read_card(directory),
+        [shards, tensor_names](size_t index) { return shards->load(tensor_names.at(index)); },
+        [shards] {
+          for (const auto& file : shards->files) file.release_pages();
+        });
   });
 }
 

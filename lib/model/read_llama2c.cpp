@@ -84,7 +84,8 @@ Checkpoint open_llama2c(const fs::path& path) {
       if (!sources[index].rotary) return tensor;
       return reorder_rope_rows(tensor, head_dim, RopeOrder::kInterleaved, RopeOrder::kHalves);
     };
-    return Checkpoint(path, SourceFormat::kLlama2c, std::move(spec), std::move(dtypes), {path}, {}, load);
+    return Checkpoint(path, SourceFormat::kLlama2c, std::move(spec), std::move(dtypes), {path}, {}, load,
+                      [file] { file->release_pages(); });
   });
 }
 

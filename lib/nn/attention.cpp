@@ -67,7 +67,41 @@ at::Tensor empty_by_position(const at::Tensor& x) {
   return at::empty({x.size(0), x.size(2), x.size(1), x.size(3)}, x.options()).transpose(1, 2);
 }
 
-/// attend_blocked() with gradients: the scores are computed again on the way back instead of being kept.
+AttentionGradients attend_backward_blocked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                           int64_t window, double scale, const at::Tensor& upstream) {
+  const at::Tensor grad_out = upstream.stride(-1) == 1 ? upstream : upstream.contiguous();
+  const at::Tensor grad_q = empty_by_position(q);
+  const at::Tensor grad_k = empty_by_position(k).zero_(), grad_v = empty_by_position(v).zero_();
+  const int64_t n_groups = k.size(1), heads_per_group = q.size(1) / n_groups;
+  const int64_t n_queries = q.size(2), past = k.size(2) - n_queries;
+  // Heads of one group add to the same gradients, so that a group is the least that a thread can do.
+  at::parallel_for(0, q.size(0) * n_groups, 1, [&](int64_t begin, int64_t end) {
+    const at::AutoDispatchBelowADInplaceOrView plain_tensors;
+    const at::Tensor scratch = at::empty({2, std::min(kQueryBlock, n_queries) * k.size(2)}, q.options());
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t batch = i / n_groups, group = i % n_groups;
+      for (int64_t head = group * heads_per_group; head < (group + 1) * heads_per_group; ++head) {
+        for (int64_t first = 0; first < n_queries; first += kQueryBlock) {
+          const auto block = QueryBlock::make(first, n_queries, past, window);
+          const at::Tensor queries = block.queries(q[batch][head]), keys = block.keys(k[batch][group]);
+          const at::Tensor grad_rows = block.queries(grad_out[batch][head]);
+          at::Tensor weights = block.scores(scratch[0]), grad_weights = block.scores(scratch[1]);
+          at::mm_out(weights, queries, keys.t());
+          block.softmax(weights, scale);
+          block.keys(grad_v[batch][group]).addmm_(weights.t(), grad_rows);
+          at::mm_out(grad_weights, grad_rows, block.keys(v[batch][group]).t());
+          softmax_backward_rows(weights, grad_weights, static_cast<float>(scale));
+          at::Tensor grad_queries = block.queries(grad_q[batch][head]);
+          at::mm_out(grad_queries, grad_weights, keys);
+          block.keys(grad_k[batch][group]).addmm_(grad_weights.t(), queries);
+        }
+      }
+    }
+  });
+  return {grad_q, grad_k, grad_v};
+}
+
+/// attend_into() with gradients, float32 on the CPU.
 class BlockedAttention : public torch::autograd::Function<BlockedAttention> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& q,
@@ -76,54 +110,28 @@ class BlockedAttention : public torch::autograd::Function<BlockedAttention> {
     context->saved_data["window"] = window;
     context->saved_data["scale"] = scale;
     at::Tensor out = empty_by_position(q);
-    attend_blocked(q, k, v, window, scale, out);
+    attend_into(out, q, k, v, window, scale);
     return out;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list upstream) {
     const auto saved = context->get_saved_variables();
-    const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2];
-    const int64_t window = context->saved_data["window"].toInt();
-    const double scale = context->saved_data["scale"].toDouble();
-    const at::Tensor grad_out = upstream[0].stride(-1) == 1 ? upstream[0] : upstream[0].contiguous();
-    const at::Tensor grad_q = empty_by_position(q);
-    const at::Tensor grad_k = empty_by_position(k).zero_(), grad_v = empty_by_position(v).zero_();
-    const int64_t n_groups = k.size(1), heads_per_group = q.size(1) / n_groups;
-    const int64_t n_queries = q.size(2), past = k.size(2) - n_queries;
-    // Heads of one group add to the same gradients, so that a group is the least that a thread can do.
-    at::parallel_for(0, q.size(0) * n_groups, 1, [&](int64_t begin, int64_t end) {
-      const at::AutoDispatchBelowADInplaceOrView plain_tensors;
-      const at::Tensor scratch = at::empty({2, std::min(kQueryBlock, n_queries) * k.size(2)}, q.options());
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t batch = i / n_groups, group = i % n_groups;
-        for (int64_t head = group * heads_per_group; head < (group + 1) * heads_per_group; ++head) {
-          for (int64_t first = 0; first < n_queries; first += kQueryBlock) {
-            const auto block = QueryBlock::make(first, n_queries, past, window);
-            const at::Tensor queries = block.queries(q[batch][head]), keys = block.keys(k[batch][group]);
-            const at::Tensor grad_rows = block.queries(grad_out[batch][head]);
-            at::Tensor weights = block.scores(scratch[0]), grad_weights = block.scores(scratch[1]);
-            at::mm_out(weights, queries, keys.t());
-            block.softmax(weights, scale);
-            block.keys(grad_v[batch][group]).addmm_(weights.t(), grad_rows);
-            at::mm_out(grad_weights, grad_rows, block.keys(v[batch][group]).t());
-            softmax_backward_rows(weights, grad_weights, static_cast<float>(scale));
-            at::Tensor grad_queries = block.queries(grad_q[batch][head]);
-            at::mm_out(grad_queries, grad_weights, keys);
-            block.keys(grad_k[batch][group]).addmm_(grad_weights.t(), queries);
-          }
-        }
-      }
-    });
-    return {grad_q, grad_k, grad_v, at::Tensor(), at::Tensor()};
+    const auto grad = attend_backward(saved[0], saved[1], saved[2], context->saved_data["window"].toInt(),
+                                      context->saved_data["scale"].toDouble(), upstream[0]);
+    return {grad.q, grad.k, grad.v, at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
-void attend_blocked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
-                    double scale, const at::Tensor& out) {
+void attend_into(const at::Tensor& out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                 int64_t window, double scale) {
   if (q.numel() == 0) return;
+  if (!is_fused(q)) {
+    out.copy_(attend(q, k, v, window, scale));
+    return;
+  }
   if (q.size(2) == 1) return attend_one_token(q, k, v, window, scale, out);
   const int64_t n_heads = q.size(1), heads_per_group = n_heads / k.size(1);
   const int64_t n_queries = q.size(2), past = k.size(2) - n_queries;
@@ -144,9 +152,20 @@ void attend_blocked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& 
   });
 }
 
+AttentionGradients attend_backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   int64_t window, double scale, const at::Tensor& grad_out) {
+  if (is_fused(q)) return attend_backward_blocked(q, k, v, window, scale, grad_out);
+  const c10::AutoGradMode gradients(true);
+  const std::vector<at::Tensor> inputs{q.detach().requires_grad_(), k.detach().requires_grad_(),
+                                       v.detach().requires_grad_()};
+  const at::Tensor out = attend(inputs[0], inputs[1], inputs[2], window, scale);
+  const auto grad = torch::autograd::grad({out}, inputs, {grad_out});
+  return {grad[0], grad[1], grad[2]};
+}
+
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
                   double scale) {
-  if (q.is_cpu() && q.scalar_type() == at::kFloat) return BlockedAttention::apply(q, k, v, window, scale);
+  if (is_fused(q)) return BlockedAttention::apply(q, k, v, window, scale);
   const int64_t n_queries = q.size(2), n_keys = k.size(2);
   const auto options = at::TensorOptions().dtype(at::kLong).device(q.device());
   const auto distance =

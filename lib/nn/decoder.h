@@ -5,12 +5,14 @@
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "model/checkpoint.h"
+#include "model/profile.h"
 #include "nn/options.h"
 
 namespace elastify::nn {
@@ -31,8 +33,31 @@ struct KvCache {
   int64_t length = 0;
 };
 
+/// What one layer computed on its way, enough to go back through it. [B, T, ...]
+struct LayerTrace {
+  at::Tensor input;         ///< residual stream before, [B, T, D]
+  at::Tensor q, k, v;       ///< rotated, [B, T, H or K, head_dim]
+  at::Tensor raw_q, raw_k;  ///< before q/k norms; undefined without these
+  at::Tensor attention;     ///< what goes into o, [B, T, H * head_dim]
+  at::Tensor middle;        ///< residual stream between attention and MLP, [B, T, D]
+  at::Tensor gate, up;      ///< [B, T, F]; silu(gate) * up goes into down
+  at::Tensor output;        ///< residual stream after, [B, T, D]
+};
+
+struct LayerGradients {
+  at::Tensor input;  ///< of the loss by the layer's input, [B, T, D]
+  /// Sum over t of a_t dL/da_t per column of what goes into o and down, float64 [B, H * head_dim], [B, F]:
+  /// the gradients of multiplicative masks on these columns.
+  at::Tensor attention_masks, mlp_masks;
+};
+
+/// Takes the gradient of one weight or bias of the layer, float32, in the weight's shape.
+using WeightGradientSink = std::function<void(Role role, const at::Tensor& gradient)>;
+
 /// A decoder-only transformer driven by its ModelSpec: RMSNorm, rotary attention with grouped heads,
 /// gated SiLU MLP, optional biases and q/k norms. Float32 weights of a mapped file are used in place.
+/// Streamed, it holds the weights of one layer at a time and loads a layer when it is asked to run it: then
+/// call it from one thread, layer by layer.
 class Decoder {
  public:
   Decoder(const Checkpoint& checkpoint, const DecoderOptions& options);
@@ -41,6 +66,8 @@ class Decoder {
 
   const ModelSpec& spec() const;
   c10::Device device() const;
+  c10::ScalarType dtype() const;
+  bool is_streamed() const;
 
   /// \param ids  int64 [B, T]
   /// \returns    final hidden states after the output norm, [B, T, D]
@@ -53,13 +80,28 @@ class Decoder {
   /// int64 [B, T]; predicts ids[:, 1:]
   at::Tensor sequence_nll(const at::Tensor& ids, const ForwardOptions& options = {}) const;
 
-  // Layer by layer, for layer removal and streaming.
+  // Layer by layer, for layer removal, profiling and streaming.
   at::Tensor embed(const at::Tensor& ids) const;  ///< [B, T, D]
   at::Tensor layer(int64_t index, const at::Tensor& x, const ForwardOptions& options = {},
                    KvCache* cache = nullptr) const;
   at::Tensor final_norm(const at::Tensor& x) const;
   /// -log p of the given targets, [B, T-1], from hidden states [B, T, D].
   at::Tensor token_nll(const at::Tensor& hidden, const at::Tensor& ids) const;
+
+  // The way there and back without autograd: no graph, no weight gradients unless asked for.
+  LayerTrace trace(int64_t index, const at::Tensor& x) const;
+  /// What went into the layer's matrix products, [B, T, columns].
+  at::Tensor site_input(int64_t index, Site site, const LayerTrace& trace) const;
+  /// \param trace         is used up
+  /// \param grad_output   of the loss by the layer's output, [B, T, D]
+  /// \param weights       also given the gradients of all matrices and biases that have units
+  LayerGradients backward(int64_t index, LayerTrace trace, const at::Tensor& grad_output,
+                          const WeightGradientSink& weights = nullptr) const;
+  struct Loss {
+    at::Tensor nll;       ///< of each sequence, float64 [B]
+    at::Tensor gradient;  ///< of their sum by the last layer's output, [B, T, D]
+  };
+  Loss loss_and_gradient(const at::Tensor& last_output, const at::Tensor& ids) const;
 
  private:
   struct State;
@@ -70,6 +112,9 @@ class Decoder {
 /// with `first_id`, temperature 1, all sequences in one batch. Deterministic for a seed and thread count.
 std::vector<std::vector<int32_t>> sample_sequences(const Decoder& decoder, int64_t n, int64_t seq_len,
                                                    int32_t first_id, uint64_t seed);
+
+/// Which GPU the n-th of several processes of one machine computes on.
+std::string device_of_process(int rank);
 
 /// Threads for LibTorch's kernels and BLAS; 0: all cores.
 void set_threads(int n);

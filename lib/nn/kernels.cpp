@@ -59,9 +59,42 @@ ELASTIFY_VECTORISED void rotate_row(float* x, const float* cosine, const float* 
   }
 }
 
-ELASTIFY_VECTORISED void silu_multiply_run(float* gate, const float* up, int64_t n) {
+/// grad_x += weight * grad * f - x * f^3 / n * sum(weight * grad * x), with f = 1 / rms(x).
+ELASTIFY_VECTORISED void rms_norm_backward_row(const float* x, const float* weight, float eps,
+                                               const float* grad, float* grad_x, int64_t n) {
+  float squares = 0, products = 0;
+#pragma omp simd reduction(+ : squares, products)
+  for (int64_t i = 0; i < n; ++i) {
+    squares += x[i] * x[i];
+    products += weight[i] * grad[i] * x[i];
+  }
+  const float factor = 1 / std::sqrt(squares / static_cast<float>(n) + eps);
+  const float along = factor * factor * factor * products / static_cast<float>(n);
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) gate[i] = gate[i] / (1 + exp_approximate(-gate[i])) * up[i];
+  for (int64_t i = 0; i < n; ++i) grad_x[i] += weight[i] * grad[i] * factor - x[i] * along;
+}
+
+ELASTIFY_VECTORISED void silu_multiply_run(const float* gate, const float* up, float* out, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = gate[i] / (1 + exp_approximate(-gate[i])) * up[i];
+}
+
+ELASTIFY_VECTORISED void silu_multiply_backward_run(float* gate, float* up, const float* grad, double* sum,
+                                                    int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float sigmoid = 1 / (1 + exp_approximate(-gate[i]));
+    const float silu = gate[i] * sigmoid;
+    const float grad_up = grad[i] * silu;
+    sum[i] += static_cast<double>(grad_up * up[i]);
+    gate[i] = grad[i] * up[i] * sigmoid * (1 + gate[i] - silu);
+    up[i] = grad_up;
+  }
+}
+
+ELASTIFY_VECTORISED void add_products(const float* x, const float* y, double* sum, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) sum[i] += static_cast<double>(x[i] * y[i]);
 }
 
 ELASTIFY_VECTORISED float maximum_of(const float* x, int64_t n) {
@@ -101,14 +134,46 @@ ELASTIFY_VECTORISED void softmax_backward_row(const float* weights, float* grad,
   for (int64_t i = 0; i < n; ++i) grad[i] = weights[i] * (grad[i] - mean) * scale;
 }
 
+ELASTIFY_VECTORISED void add_squares(const float* x, double* sum, double* squares, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    sum[i] += static_cast<double>(x[i]);
+    squares[i] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  }
+}
+
 /// Rows that are worth a thread of their own.
 int64_t grain(int64_t row_length) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, row_length));
 }
 
+/// Calls run(offset into x, offset into sums [B, n], length) for all of x [B, T, n], in runs of columns; one
+/// thread does all rows of a run, so that sums over t need no locks and are always added in the same order.
+template <typename Run>
+void for_column_runs(const at::Tensor& x, const Run& run) {
+  constexpr int64_t kColumns = 128;
+  const int64_t n_rows = x.size(1), n = x.size(2), n_runs = (n + kColumns - 1) / kColumns;
+  at::parallel_for(0, x.size(0) * n_runs, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t batch = i / n_runs, first = i % n_runs * kColumns;
+      for (int64_t row = 0; row < n_rows; ++row)
+        run((batch * n_rows + row) * n + first, batch * n + first, std::min(kColumns, n - first));
+    }
+  });
+}
+
 }  // namespace
 
+bool is_fused(const at::Tensor& x) {
+  return x.is_cpu() && x.scalar_type() == at::kFloat;
+}
+
 void rms_norm_rows(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& out) {
+  if (!is_fused(x)) {
+    const at::Tensor wide = x.to(at::kFloat);
+    out.copy_((wide * at::rsqrt(wide.square().mean(-1, true) + eps)).to(x.scalar_type()) * weight);
+    return;
+  }
   const int64_t n = x.size(-1);
   const float* source = x.data_ptr<float>();
   const float* factors = weight.data_ptr<float>();
@@ -119,8 +184,36 @@ void rms_norm_rows(const at::Tensor& x, const at::Tensor& weight, double eps, co
   });
 }
 
+void rms_norm_backward_rows(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& grad,
+                            const at::Tensor& grad_x) {
+  if (!is_fused(x)) {
+    const at::Tensor wide = x.to(at::kFloat), weighted = (grad * weight).to(at::kFloat);
+    const at::Tensor factor = at::rsqrt(wide.square().mean(-1, true) + eps);
+    const at::Tensor along = factor.pow(3) * (weighted * wide).mean(-1, true);
+    grad_x.add_((weighted * factor - wide * along).to(x.scalar_type()));
+    return;
+  }
+  const int64_t n = x.size(-1);
+  const float* source = x.data_ptr<float>();
+  const float* factors = weight.data_ptr<float>();
+  const float* slopes = grad.data_ptr<float>();
+  float* target = grad_x.data_ptr<float>();
+  at::parallel_for(0, n == 0 ? 0 : x.numel() / n, grain(n), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      rms_norm_backward_row(source + row * n, factors, static_cast<float>(eps), slopes + row * n,
+                            target + row * n, n);
+  });
+}
+
 void rotate_heads(const at::Tensor& x, const at::Tensor& cosines, const at::Tensor& sines) {
   const int64_t n_positions = x.size(1), n_heads = x.size(2), head_dim = x.size(3), half = head_dim / 2;
+  if (!is_fused(x)) {
+    const at::Tensor cosine = cosines.unsqueeze(1).to(x.scalar_type());
+    const at::Tensor sine = sines.unsqueeze(1).to(x.scalar_type());
+    const at::Tensor low = x.narrow(3, 0, half), high = x.narrow(3, half, half);
+    x.copy_(at::cat({low * cosine - high * sine, high * cosine + low * sine}, 3));
+    return;
+  }
   float* values = x.data_ptr<float>();
   const float* cosine = cosines.data_ptr<float>();
   const float* sine = sines.data_ptr<float>();
@@ -133,11 +226,62 @@ void rotate_heads(const at::Tensor& x, const at::Tensor& cosines, const at::Tens
   });
 }
 
-void silu_multiply(const at::Tensor& gate, const at::Tensor& up) {
-  float* values = gate.data_ptr<float>();
+void silu_multiply(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& out) {
+  if (!is_fused(gate)) {
+    out.copy_(at::silu(gate) * up);
+    return;
+  }
+  const float* gates = gate.data_ptr<float>();
   const float* factors = up.data_ptr<float>();
+  float* target = out.data_ptr<float>();
   at::parallel_for(0, gate.numel(), 8192, [&](int64_t begin, int64_t end) {
-    silu_multiply_run(values + begin, factors + begin, end - begin);
+    silu_multiply_run(gates + begin, factors + begin, target + begin, end - begin);
+  });
+}
+
+at::Tensor silu_multiply_backward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& grad) {
+  if (!is_fused(gate)) {
+    const at::Tensor wide = gate.to(at::kFloat), slope = grad.to(at::kFloat), factor = up.to(at::kFloat);
+    const at::Tensor sigmoid = wide.sigmoid(), silu = wide * sigmoid;
+    const at::Tensor grad_up = slope * silu;
+    const at::Tensor sums = (grad_up * factor).sum(1, false, at::kDouble);
+    gate.copy_(slope * factor * sigmoid * (1 + wide - silu));
+    up.copy_(grad_up);
+    return sums;
+  }
+  at::Tensor sums = at::zeros({gate.size(0), gate.size(2)}, gate.options().dtype(at::kDouble));
+  float* gates = gate.data_ptr<float>();
+  float* factors = up.data_ptr<float>();
+  const float* slopes = grad.data_ptr<float>();
+  for_column_runs(gate, [&](int64_t offset, int64_t sum_offset, int64_t n) {
+    silu_multiply_backward_run(gates + offset, factors + offset, slopes + offset,
+                               sums.data_ptr<double>() + sum_offset, n);
+  });
+  return sums;
+}
+
+at::Tensor sum_products(const at::Tensor& x, const at::Tensor& y) {
+  if (!is_fused(x)) return (x.to(at::kFloat) * y.to(at::kFloat)).sum(1, false, at::kDouble);
+  at::Tensor sums = at::zeros({x.size(0), x.size(2)}, x.options().dtype(at::kDouble));
+  const float* a = x.data_ptr<float>();
+  const float* b = y.data_ptr<float>();
+  for_column_runs(x, [&](int64_t offset, int64_t sum_offset, int64_t n) {
+    add_products(a + offset, b + offset, sums.data_ptr<double>() + sum_offset, n);
+  });
+  return sums;
+}
+
+void add_column_sums(const at::Tensor& x, const at::Tensor& sum, const at::Tensor& squares) {
+  if (!is_fused(x)) {
+    const at::Tensor wide = x.to(at::kFloat);
+    sum.add_(wide.sum(0, false, at::kDouble).to(at::kCPU));
+    squares.add_(wide.square().sum(0, false, at::kDouble).to(at::kCPU));
+    return;
+  }
+  const float* values = x.data_ptr<float>();
+  for_column_runs(x.unsqueeze(0), [&](int64_t offset, int64_t sum_offset, int64_t n) {
+    add_squares(values + offset, sum.data_ptr<double>() + sum_offset, squares.data_ptr<double>() + sum_offset,
+                n);
   });
 }
 

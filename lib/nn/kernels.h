@@ -6,18 +6,37 @@
 
 namespace elastify::nn {
 
-// Float32 passes over memory on the CPU, without gradients, each one fused from several of LibTorch's.
-// Parallel over rows where not said otherwise.
+// Passes over memory without gradients, each one fused from several of LibTorch's: on the CPU in float32 by
+// loops of our own, parallel over rows; elsewhere by LibTorch's operations, computed in float32 where
+// rounding would hurt.
+
+/// Whether the loops take this tensor: float32 on the CPU.
+bool is_fused(const at::Tensor& x);
 
 /// RMS norm of every row. \param x, out  contiguous [rows, n], may be the same; \param weight [n]
 void rms_norm_rows(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& out);
+/// grad_x += dL/dx, given dL/dout. \param x, grad, grad_x  contiguous [rows, n], none the same
+void rms_norm_backward_rows(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& grad,
+                            const at::Tensor& grad_x);
 
 /// Rotates every head's halves in place. \param x contiguous [B, T, H, head_dim]
-/// \param cosines, sines  contiguous [T, head_dim / 2]
+/// \param cosines, sines  contiguous float32 [T, head_dim / 2]
 void rotate_heads(const at::Tensor& x, const at::Tensor& cosines, const at::Tensor& sines);
 
-/// gate = silu(gate) * up, both contiguous and of one shape.
-void silu_multiply(const at::Tensor& gate, const at::Tensor& up);
+/// out = silu(gate) * up, contiguous and of one shape; out may be gate.
+void silu_multiply(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& out);
+/// From dL/dout to dL/dgate and dL/dup, in place of gate and up.
+/// \param gate, up, grad  contiguous [B, T, n]
+/// \returns               sum over t of out * dL/dout, float64 [B, n]
+at::Tensor silu_multiply_backward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& grad);
+
+/// Sum over t of x * y. \param x, y  contiguous [B, T, n]; \returns float64 [B, n]
+at::Tensor sum_products(const at::Tensor& x, const at::Tensor& y);
+
+/// Adds the columns' sums of x and x^2. \param x  contiguous [rows, n]; \param sum, squares  float64 [n], CPU
+void add_column_sums(const at::Tensor& x, const at::Tensor& sum, const at::Tensor& squares);
+
+// From here on float32 on the CPU only.
 
 /// Softmax of `scale` * row[first:last] in place, zeros around it: one row, on the calling thread.
 void softmax_row(float* row, int64_t n, int64_t first, int64_t last, float scale);

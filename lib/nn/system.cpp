@@ -1,4 +1,5 @@
 #include <dlfcn.h>
+#include <malloc.h>
 #include <torch/torch.h>
 
 #include <ATen/Version.h>
@@ -54,9 +55,24 @@ std::string config_line(const std::string& key) {
   return text.substr(first, text.find('\n', first) - first);
 }
 
+/// Every pass frees and asks again for the same large buffers; giving them back to the system in between
+/// costs a page fault per 4 KiB, a fifth of the time.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most it takes
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
+}
+
 }  // namespace
 
+std::string device_of_process(int rank) {
+  const auto n_devices = std::max<int64_t>(1, static_cast<int64_t>(torch::cuda::device_count()));
+  return fmt::format("cuda:{}", rank % n_devices);
+}
+
 void set_threads(int n) {
+  keep_freed_memory();
   at::set_num_threads(n > 0 ? n : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
 }
 

@@ -27,6 +27,7 @@ void fields(V& visit, profile::ProfileOptions& o) {
   visit("seq", o.seq, 2);
   visit("batch", o.batch, 1);
   visit("removal_tokens", o.removal_tokens, 0);
+  visit("second_moments", o.second_moments);
 }
 
 template <typename V>
@@ -61,6 +62,7 @@ void fields(V& visit, RunConfig& o) {
   visit("output", o.output);
   visit("seed", o.seed, 0);
   visit("threads", o.threads, 0);
+  visit("max_ram", o.max_ram);
   visit("device", o.compute.device);
   visit("dtype", o.compute.dtype);
   visit.section("profile", o.profile);

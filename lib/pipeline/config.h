@@ -35,6 +35,7 @@ struct RunConfig {
   std::string output;     ///< directory of everything the run makes
   int64_t seed = 0;
   int64_t threads = 0;  ///< 0: all cores
+  std::string max_ram;  ///< for profiling, "4GiB": larger models are streamed; empty: no limit
   nn::DecoderOptions compute;
   profile::ProfileOptions profile;
   ReorderSection reorder;

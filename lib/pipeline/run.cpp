@@ -14,6 +14,7 @@
 #include "model/permutation.h"
 #include "pipeline/steps.h"
 #include "pipeline/verify.h"
+#include "profile/memory.h"
 #include "profile/profile_model.h"
 
 namespace elastify::pipeline {
@@ -177,7 +178,12 @@ ordered_json run(const RunConfig& config, bool force) {
       step("profile", profile_file,
            {source, to_json(config.profile), text_hash(config.profile.data), compute, config.seed}, [&] {
              const OpenModel model = open_source();
-             save_profile(measure_profile(model, config.compute, config.profile).profile, spec, profile_file);
+             profile::WorkOptions work;
+             if (!config.max_ram.empty()) work.max_ram = profile::parse_bytes(config.max_ram);
+             work.existing = profile::WorkOptions::Existing::kResumeOrReplace;
+             std::error_code ignored;
+             if (force) fs::remove_all(unfinished_path(profile_file), ignored);
+             write_profile(model, config.compute, config.profile, work, profile_file);
            });
   const std::string arranged =
       step("reorder", reordered, {profiled, to_json(config.reorder), config.seed}, [&] {

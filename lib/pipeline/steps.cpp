@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "profile/memory.h"
 #include "profile/profile_model.h"
 
 namespace elastify::pipeline {
@@ -82,15 +83,41 @@ TokenBatches load_batches(const OpenModel& model, const nn::Decoder& decoder,
 }
 
 Measured measure_profile(const OpenModel& model, const nn::DecoderOptions& compute,
-                         const profile::ProfileOptions& options) {
-  const nn::Decoder decoder(model.checkpoint, compute);
+                         const profile::ProfileOptions& options, const profile::WorkOptions& work,
+                         const fs::path& work_directory, const Communicator& processes) {
+  nn::DecoderOptions placement = compute;
+  placement.streamed = profile::must_stream(model.checkpoint.spec(), options, work.max_ram);
+  if (placement.streamed && std::find(options.data.begin(), options.data.end(), "self") != options.data.end())
+    throw UsageError("data: sampling text from the model itself needs all of it in memory",
+                     "give text files, or a larger --max-ram");
+  const nn::Decoder decoder(model.checkpoint, placement);
   const TokenBatches batches = load_batches(model, decoder, options.data, options.seq, options.tokens,
                                             static_cast<uint64_t>(options.seed));
   const auto start = std::chrono::steady_clock::now();
   Measured measured;
-  measured.profile = profile::profile_model(decoder, model.checkpoint, batches, options);
+  profile::Measured result =
+      profile::profile_model(decoder, model.checkpoint, batches, options, work, work_directory, processes);
+  measured.profile = std::move(result.profile);
   measured.profile.corpus = fmt::format("{}", fmt::join(options.data, ", "));
+  measured.moments = std::move(result.moments);
+  measured.streamed = placement.streamed;
   measured.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return measured;
+}
+
+fs::path unfinished_path(const fs::path& output) {
+  return output.string() + ".partial";
+}
+
+Measured write_profile(const OpenModel& model, const nn::DecoderOptions& compute,
+                       const profile::ProfileOptions& options, const profile::WorkOptions& work,
+                       const fs::path& output, const Communicator& processes) {
+  const fs::path unfinished = unfinished_path(output);
+  Measured measured = measure_profile(model, compute, options, work, unfinished, processes);
+  if (processes.is_root()) save_profile(measured.profile, model.checkpoint.spec(), output, measured.moments);
+  processes.wait();
+  std::error_code ignored;
+  if (processes.is_root()) fs::remove_all(unfinished, ignored);
   return measured;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/communicator.h"
 #include "eval/evaluate.h"
 #include "model/plan.h"
 #include "model/profile.h"
@@ -33,9 +34,20 @@ TokenBatches load_batches(const OpenModel& model, const nn::Decoder& decoder,
 struct Measured {
   Profile profile;
   double seconds = 0;  ///< of measuring, loading left out
+  bool streamed = false;
+  MomentSource moments;  ///< null if not wanted
 };
+/// Profiles with all of the model in memory, or streamed where `work.max_ram` asks for it.
+/// \param work_directory  see profile_model()
 Measured measure_profile(const OpenModel& model, const nn::DecoderOptions& compute,
-                         const profile::ProfileOptions& options);
+                         const profile::ProfileOptions& options, const profile::WorkOptions& work = {},
+                         const fs::path& work_directory = {}, const Communicator& processes = {});
+/// Profiles into a file; unfinished work lies beside it, in `<output>.partial`, until the file is complete.
+Measured write_profile(const OpenModel& model, const nn::DecoderOptions& compute,
+                       const profile::ProfileOptions& options, const profile::WorkOptions& work,
+                       const fs::path& output, const Communicator& processes = {});
+/// Where write_profile() keeps unfinished work.
+fs::path unfinished_path(const fs::path& output);
 
 /// Ranks, plans and writes the reordered directory; returns the plan.
 /// \param profile  may be null if neither the metric nor the plan needs measurements

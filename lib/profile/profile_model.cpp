@@ -3,136 +3,170 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <numeric>
 #include <span>
 
-#include "base/progress.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/version.h"
 #include "nn/token_ids.h"
 #include "nn/torch_error.h"
+#include "profile/collect.h"
 
 namespace elastify::profile {
 namespace {
 
-/// The sequences, `size` at a time; the last batch may be smaller.
-std::vector<at::Tensor> make_id_batches(std::span<const std::vector<int32_t>> sequences, int64_t size) {
+/// The sequences, `size` at a time, every `n_processes`-th of these batches; the last one may be smaller.
+std::vector<at::Tensor> make_id_batches(std::span<const std::vector<int32_t>> sequences, int64_t size,
+                                        const Communicator& processes) {
   std::vector<at::Tensor> batches;
-  for (size_t first = 0; first < sequences.size(); first += static_cast<size_t>(size))
-    batches.push_back(nn::stack_ids(
-        sequences.subspan(first, std::min(static_cast<size_t>(size), sequences.size() - first))));
+  const auto step = static_cast<size_t>(size);
+  for (size_t i = static_cast<size_t>(processes.rank()); i * step < sequences.size();
+       i += static_cast<size_t>(processes.size()))
+    batches.push_back(
+        nn::stack_ids(sequences.subspan(i * step, std::min(step, sequences.size() - i * step))));
   return batches;
 }
 
-struct Taylor {
-  std::vector<std::vector<float>> importance;
-  double loss = 0;  ///< nats per predicted token
-};
-
-/// With masks m = 1 on the units' activations a, dL/dm of a sequence is sum_t a_t dL/da_t: minus the
-/// first-order change of its loss when the unit is removed.
-Taylor measure_taylor(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches) {
-  const ModelSpec& spec = decoder.spec();
-  std::vector<at::Tensor> totals;
-  for (const auto& space : spec.spaces)
-    totals.push_back(at::zeros({space.n_units}, at::TensorOptions().dtype(at::kDouble)));
-  int64_t n_tokens = 0, n_predicted = 0;
-  for (const auto& ids : batches) n_tokens += ids.numel();
-  double loss = 0;
-  Progress progress("taylor importance", n_tokens, "tokens");
-  for (const auto& ids : batches) {
-    std::vector<at::Tensor> masks;
-    for (const auto& space : spec.spaces)
-      masks.push_back(torch::ones({ids.size(0), space.n_units},
-                                  at::TensorOptions().device(decoder.device()).requires_grad(true)));
-    nn::ForwardOptions options;
-    options.unit_masks = &masks;
-    const at::Tensor nll = decoder.sequence_nll(ids, options).sum();
-    const auto gradients = torch::autograd::grad({nll}, masks);
-    for (size_t s = 0; s < masks.size(); ++s)
-      totals[s] += gradients[s].to(at::kCPU, at::kDouble).abs().sum(0);
-    loss += nll.item<double>();
-    n_predicted += ids.size(0) * (ids.size(1) - 1);
-    progress.advance(ids.numel());
-  }
-  Taylor result;
-  result.loss = loss / static_cast<double>(n_predicted);
-  for (const auto& total : totals) {
-    const at::Tensor values = total.to(at::kFloat);
-    result.importance.emplace_back(values.data_ptr<float>(), values.data_ptr<float>() + values.numel());
-  }
-  return result;
+int64_t count_predicted(std::span<const std::vector<int32_t>> sequences) {
+  return std::accumulate(sequences.begin(), sequences.end(), int64_t{0}, [](int64_t n, const auto& sequence) {
+    return n + static_cast<int64_t>(sequence.size()) - 1;
+  });
 }
 
-struct Removal {
-  std::vector<double> rise;  ///< nats per predicted token, [n_layers]
-  double loss = 0;           ///< of the whole model
-};
-
-/// What leaves layer l out shares all layers before l with the whole model, so these run once.
-Removal measure_removal(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches) {
-  const c10::NoGradGuard no_gradients;
-  const int64_t n_layers = decoder.spec().n_layers;
-  int64_t n_tokens = 0, n_predicted = 0;
-  for (const auto& ids : batches) n_tokens += ids.numel();
-  Removal result;
-  result.rise.assign(static_cast<size_t>(n_layers), 0);
-  Progress progress("layer removal", n_tokens * n_layers, "tokens");
-  for (const auto& ids : batches) {
-    const auto finish = [&](at::Tensor x, int64_t next_layer) {
-      for (int64_t l = next_layer; l < n_layers; ++l) x = decoder.layer(l, x);
-      return decoder.token_nll(decoder.final_norm(x), ids).sum(at::kDouble).item<double>();
-    };
-    at::Tensor x = decoder.embed(ids);
-    for (int64_t l = 0; l < n_layers; ++l) {
-      result.rise[static_cast<size_t>(l)] += finish(x, l + 1);
-      x = decoder.layer(l, x);
-      progress.advance(ids.numel());
-    }
-    result.loss += finish(x, n_layers);
-    n_predicted += ids.size(0) * (ids.size(1) - 1);
+/// Everything that the sums of this process depend on. The model's files go by size and time: hashing them
+/// would take longer than much of the work.
+std::string work_key(const nn::Decoder& decoder, const Checkpoint& checkpoint, const TokenBatches& batches,
+                     const ProfileOptions& options, const Communicator& processes) {
+  std::string text = fmt::format("{} {} {} {} {} {} {} {} {} {} {}", kVersion, spec_hash(checkpoint.spec()),
+                                 batches.digest, options.batch, options.removal_tokens,
+                                 options.second_moments, decoder.is_streamed(), decoder.device().str(),
+                                 static_cast<int>(decoder.dtype()), at::get_num_threads(), processes.size());
+  for (const Metric metric : options.metrics) text += fmt::format(" {}", name_of(metric));
+  for (const fs::path& file : checkpoint.files()) {
+    std::error_code gone;  // a mapped file may be
+    text += fmt::format(" {} {}", fs::file_size(file, gone),
+                        fs::last_write_time(file, gone).time_since_epoch().count());
   }
-  result.loss /= static_cast<double>(n_predicted);
-  for (double& rise : result.rise) rise = rise / static_cast<double>(n_predicted) - result.loss;
-  return result;
+  return sha256_hex(text);
+}
+
+std::vector<double> to_doubles(const at::Tensor& values) {
+  return {values.data_ptr<double>(), values.data_ptr<double>() + values.numel()};
+}
+
+void sum_over(const Communicator& processes, LayerStatistics& layer) {
+  layer.for_each([&](const std::string&, at::Tensor& tensor) {
+    processes.sum({tensor.data_ptr<double>(), static_cast<size_t>(tensor.numel())});
+  });
 }
 
 }  // namespace
 
-Profile profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint, const TokenBatches& batches,
-                      const ProfileOptions& options) {
-  if (spec_hash(decoder.spec()) != spec_hash(checkpoint.spec()))
-    fail("decoder and checkpoint are different models");
+Measured profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint, const TokenBatches& batches,
+                       const ProfileOptions& options, const WorkOptions& work, const fs::path& work_directory,
+                       const Communicator& processes) {
+  const ModelSpec& spec = decoder.spec();
+  if (spec_hash(spec) != spec_hash(checkpoint.spec())) fail("decoder and checkpoint are different models");
   if (options.batch < 1)
     throw UsageError(fmt::format("profile.batch: expected 1 or more, got {}", options.batch));
-  const auto wants = [&](Metric metric) {
-    return std::find(options.metrics.begin(), options.metrics.end(), metric) != options.metrics.end();
-  };
-  const bool needs_data = wants(Metric::kTaylor) || options.removal_tokens > 0;
-  if (needs_data && (batches.sequences.empty() || batches.seq_len < 2))
+  std::vector<Metric> measured_metrics;
+  std::copy_if(options.metrics.begin(), options.metrics.end(), std::back_inserter(measured_metrics),
+               needs_data);
+  const Wanted wanted = wanted_by(measured_metrics, options.second_moments);
+  const bool passes = !measured_metrics.empty() || options.second_moments;
+  if ((passes || options.removal_tokens > 0) && (batches.sequences.empty() || batches.seq_len < 2))
     fail("calibration data: expected sequences of 2 tokens or more, got {} of {}", batches.sequences.size(),
          batches.seq_len);
-  Profile profile;
-  profile.spec_hash = spec_hash(checkpoint.spec());
+  if (decoder.is_streamed() && work_directory.empty())
+    fail("a streamed model needs a directory for what goes from layer to layer");
+
+  Measured result;
+  Profile& profile = result.profile;
+  profile.spec_hash = spec_hash(spec);
   profile.corpus_digest = batches.digest;
   profile.n_tokens = batches.n_tokens();
   profile.seq_len = batches.seq_len;
   profile.seed = options.seed;
-  nn::with_torch_errors([&] {
-    const std::span<const std::vector<int32_t>> sequences = batches.sequences;
+  const std::span<const std::vector<int32_t>> sequences = batches.sequences;
+
+  const auto body = [&] {
+    Unfinished unfinished;
+    if (!work_directory.empty()) {
+      const fs::path own =
+          processes.size() == 1
+              ? work_directory
+              : work_directory / fmt::format("process-{}-of-{}", processes.rank(), processes.size());
+      unfinished = Unfinished(own, work_key(decoder, checkpoint, batches, options, processes), work.existing);
+    }
     if (options.removal_tokens > 0) {
       const auto n = static_cast<size_t>(std::max<int64_t>(1, options.removal_tokens / batches.seq_len));
-      Removal removal = measure_removal(
-          decoder, make_id_batches(sequences.first(std::min(n, sequences.size())), options.batch));
-      profile.removal_loss = std::move(removal.rise);
-      profile.base_loss = removal.loss;
+      const auto part = sequences.first(std::min(n, sequences.size()));
+      RemovalSums sums =
+          measure_removal(decoder, make_id_batches(part, options.batch, processes), unfinished);
+      processes.sum(sums.without);
+      processes.sum({&sums.nll, 1});
+      const auto n_predicted = static_cast<double>(count_predicted(part));
+      profile.base_loss = sums.nll / n_predicted;
+      for (const double nll : sums.without) profile.removal_loss.push_back((nll - sums.nll) / n_predicted);
     }
-    if (wants(Metric::kTaylor)) {
-      Taylor taylor = measure_taylor(decoder, make_id_batches(sequences, options.batch));
-      profile.importance[Metric::kTaylor] = std::move(taylor.importance);
-      profile.base_loss = taylor.loss;
+    if (!passes) return;
+    const auto id_batches = make_id_batches(sequences, options.batch, processes);
+    auto layers = std::make_shared<std::vector<LayerStatistics>>();
+    double nll = decoder.is_streamed()
+                     ? collect_streamed(decoder, id_batches, wanted, unfinished)
+                     : collect_resident(decoder, id_batches, wanted, unfinished, work.save_every, *layers);
+    processes.sum({&nll, 1});
+    profile.base_loss = nll / static_cast<double>(count_predicted(sequences));
+
+    const auto n = static_cast<double>(profile.n_tokens);
+    for (const Metric metric : measured_metrics) profile.importance[metric].resize(spec.spaces.size());
+    for (int64_t l = 0; l < spec.n_layers; ++l) {
+      LayerStatistics sums = decoder.is_streamed() ? load_streamed(spec, l, wanted, unfinished)
+                                                   : std::move((*layers)[static_cast<size_t>(l)]);
+      sum_over(processes, sums);
+      for (auto& [metric, scores] : layer_scores(sums, checkpoint, l, measured_metrics, profile.n_tokens)) {
+        profile.importance[metric][spec.attention_space(l)] = std::move(scores[0]);
+        profile.importance[metric][spec.mlp_space(l)] = std::move(scores[1]);
+      }
+      checkpoint.release_pages();
+      for (size_t site = 0; site < sums.sums.size(); ++site)
+        profile.inputs.push_back({to_doubles(sums.sums[site] / n), to_doubles(sums.squares[site] / n)});
+      profile.block_influence.push_back(sums.influence[0].item<double>() / n);
+      profile.attention_influence.push_back(sums.influence[1].item<double>() / n);
+      profile.mlp_influence.push_back(sums.influence[2].item<double>() / n);
+      if (!wanted.second_moments) continue;
+      // What is kept for saving: all layers in memory, or one part each on disk.
+      LayerStatistics moments;
+      moments.moments = sums.moments;
+      LayerStatistics* const pointer = &moments;
+      if (decoder.is_streamed())
+        unfinished.save(fmt::format("moments-{}", l), {&pointer, 1}, {{"n", {n}}});
+      else
+        (*layers)[static_cast<size_t>(l)] = std::move(moments);
     }
-  });
+    if (!wanted.second_moments) return;
+    result.moments = [layers, unfinished, spec](size_t space) {
+      const auto l = spec.spaces[space].layer;
+      const size_t half = spec.spaces[space].kind == SpaceKind::kMlp ? 1 : 0;
+      if (!layers->empty()) return to_doubles((*layers)[static_cast<size_t>(l)].moments[half]);
+      LayerStatistics sums = LayerStatistics::zeros(spec, l, {.inputs = false, .second_moments = true});
+      LayerStatistics* const pointer = &sums;
+      unfinished.load(fmt::format("moments-{}", l), {&pointer, 1});
+      return to_doubles(sums.moments[half]);
+    };
+  };
+  try {
+    nn::with_torch_errors(body);
+  } catch (const Interrupted&) {
+    if (work_directory.empty()) throw;
+    throw Interrupted("interrupted; what is finished is kept in " + work_directory.string(),
+                      "go on with --resume");
+  }
   for (const Metric metric : options.metrics)
-    if (metric != Metric::kTaylor) add_data_free_metric(profile, checkpoint, metric, options.seed);
-  return profile;
+    if (metric == Metric::kMagnitude || metric == Metric::kRandom)
+      add_data_free_metric(profile, checkpoint, metric, options.seed);
+  return result;
 }
 
 }  // namespace elastify::profile

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "base/communicator.h"
 #include "data/corpus.h"
 #include "model/profile.h"
 #include "nn/decoder.h"
@@ -9,15 +10,26 @@
 
 namespace elastify::profile {
 
-/// Measures the metrics asked for. Importance: gradients of multiplicative unit masks (activation gradients
-/// only), over all batches. Removal loss: the loss when each layer is left out, over the first
-/// `removal_tokens`. The caller fills in what the batches came from (`corpus`). \throws Error  if the batches
-/// are empty, or too long for the model Source: ElastiLM, arXiv:2409.09071, section 3.2, Eq. 2
-Profile profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint, const TokenBatches& batches,
-                      const ProfileOptions& options);
+struct Measured {
+  Profile profile;
+  MomentSource moments;  ///< X^T X, if wanted; reads what `work_directory` holds where the model was streamed
+};
 
-/// Metrics that need no data: magnitude (weights read tensor by tensor) and random (the same for a seed on
-/// every platform).
+/// Measures the metrics asked for, in one pass over the batches; layer by layer if the decoder is streamed.
+/// Of several processes each takes every n-th batch, and all return the same. Removal loss: the loss when
+/// each layer is left out, over the first `removal_tokens`. The caller fills in what the batches came from
+/// (`corpus`).
+/// \param work_directory  where unfinished work is kept, and what streaming puts on disk; to be removed once
+/// the
+///                        result is saved. Empty: none, which streaming cannot do without
+/// \throws Error  if the batches are empty, or too long for the model
+/// Source: ElastiLM, arXiv:2409.09071, section 3.2, Eq. 2
+Measured profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint, const TokenBatches& batches,
+                       const ProfileOptions& options, const WorkOptions& work = {},
+                       const fs::path& work_directory = {}, const Communicator& processes = {});
+
+/// Metrics that need no data: magnitude (weights read tensor by tensor), random (the same for a seed on every
+/// platform).
 void add_data_free_metric(Profile& profile, const Checkpoint& checkpoint, Metric metric, int64_t seed);
 
 }  // namespace elastify::profile

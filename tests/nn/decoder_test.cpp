@@ -6,6 +6,7 @@
 #include "nn/host_tensor.h"
 #include "support/decoders.h"
 #include "support/errors.h"
+#include "support/tensors.h"
 
 using namespace elastify;
 using namespace elastify::test;
@@ -124,6 +125,101 @@ TEST_CASE("decoder: the gradient of a unit's mask is the slope of the loss") {
         CHECK(gradients[s][1][unit].item<double>() == doctest::Approx(slope).epsilon(0.02).scale(scale));
       }
     }
+  }
+}
+
+TEST_CASE("decoder: the way back by hand gives autograd's gradients, in every variant") {
+  for (const TinyVariant& variant : tiny_variants()) {
+    CAPTURE(variant.name);
+    const ModelSpec& spec = variant.spec;
+    const nn::Decoder decoder(tiny_checkpoint(spec), {});
+    const at::Tensor ids = random_ids(3, 17, spec.n_vocab);
+    auto masks = unit_masks(spec, 3, true);
+    nn::ForwardOptions masked;
+    masked.unit_masks = &masks;
+    const at::Tensor nll = decoder.sequence_nll(ids, masked);
+    const auto expected = torch::autograd::grad({nll.sum()}, masks);
+
+    std::vector<nn::LayerTrace> traces;
+    at::Tensor x = decoder.embed(ids);
+    for (int64_t l = 0; l < spec.n_layers; ++l) {
+      traces.push_back(decoder.trace(l, x));
+      CHECK(at::equal(traces.back().output, decoder.layer(l, x.detach())));
+      x = traces.back().output;
+    }
+    const auto loss = decoder.loss_and_gradient(x, ids);
+    CHECK(relative_difference(loss.nll, nll) < 1e-5);
+    at::Tensor gradient = loss.gradient;
+    for (int64_t l = spec.n_layers - 1; l >= 0; --l) {
+      const auto back = decoder.backward(l, traces[static_cast<size_t>(l)], gradient);
+      gradient = back.input;
+      const size_t attention = spec.attention_space(l), mlp = spec.mlp_space(l);
+      const auto by_unit = back.attention_masks.view({3, spec.spaces[attention].n_units, -1}).sum(2);
+      CHECK(relative_difference(by_unit, expected[attention]) < 1e-4);
+      CHECK(relative_difference(back.mlp_masks, expected[mlp]) < 1e-4);
+    }
+  }
+}
+
+TEST_CASE("decoder: gradients of weights are the slopes of the loss, in every variant") {
+  for (const TinyVariant& variant : tiny_variants()) {
+    CAPTURE(variant.name);
+    const ModelSpec& spec = variant.spec;
+    const Checkpoint checkpoint = tiny_checkpoint(spec);
+    const nn::Decoder decoder(checkpoint, {});
+    const at::Tensor ids = random_ids(2, 13, spec.n_vocab);
+    const int64_t layer = 0;
+    at::Tensor x = decoder.embed(ids);
+    std::vector<nn::LayerTrace> traces;
+    for (int64_t l = 0; l < spec.n_layers; ++l) x = traces.emplace_back(decoder.trace(l, x)).output;
+    at::Tensor gradient = decoder.loss_and_gradient(x, ids).gradient;
+    for (int64_t l = spec.n_layers - 1; l > layer; --l)
+      gradient = decoder.backward(l, traces[static_cast<size_t>(l)], gradient).input;
+    std::map<Role, at::Tensor> found;
+    decoder.backward(layer, traces[0], gradient,
+                     [&](Role role, const at::Tensor& grad) { found[role] = grad.clone(); });
+
+    size_t n_expected = 0;
+    for (size_t i = 0; i < spec.tensors.size(); ++i) {
+      const TensorSpec& tensor = spec.tensors[i];
+      const bool has_units = std::any_of(tensor.axes.begin(), tensor.axes.end(),
+                                         [](const AxisUse& use) { return use.space >= 0; });
+      if (tensor.layer != layer || !has_units) continue;
+      ++n_expected;
+      CAPTURE(tensor.name);
+      REQUIRE(found.count(tensor.role) == 1);
+      REQUIRE((found[tensor.role].sizes().vec() == tensor.shape));
+      // Along a random direction, which sees every element.
+      torch::manual_seed(static_cast<int64_t>(i));
+      const at::Tensor direction = torch::randn(tensor.shape);
+      const auto loss = [&](double step) {
+        const Checkpoint moved = checkpoint.transformed([&](size_t index, const HostTensor& value) {
+          if (index != i) return value;
+          const at::Tensor weights = at::tensor(values_of(value)).view(tensor.shape) + step * direction;
+          return tensor_of({weights.data_ptr<float>(), weights.data_ptr<float>() + weights.numel()},
+                           tensor.shape);
+        });
+        const c10::NoGradGuard no_gradients;
+        return nn::Decoder(moved, {}).sequence_nll(ids).sum().item<double>();
+      };
+      const double step = 1e-3, slope = (loss(step) - loss(-step)) / (2 * step);
+      const double scale = found[tensor.role].norm().item<double>();
+      CHECK((found[tensor.role] * direction).sum().item<double>() ==
+            doctest::Approx(slope).epsilon(0.02).scale(scale));
+    }
+    CHECK(found.size() == n_expected);
+  }
+}
+
+TEST_CASE("decoder: streamed, it computes the same with one layer's weights at a time") {
+  for (const TinyVariant& variant : tiny_variants()) {
+    CAPTURE(variant.name);
+    const Checkpoint checkpoint = tiny_checkpoint(variant.spec);
+    const nn::Decoder resident(checkpoint, {}), streamed(checkpoint, {.streamed = true});
+    const at::Tensor ids = random_ids(2, 11, variant.spec.n_vocab);
+    const c10::NoGradGuard no_gradients;
+    for (int repeat = 0; repeat < 2; ++repeat)
+      CHECK(at::equal(streamed.sequence_nll(ids), resident.sequence_nll(ids)));
   }
 }
 

@@ -1,5 +1,6 @@
 #include "profile/profile_model.h"
 
+#include "support/batches.h"
 #include "support/decoders.h"
 #include "support/errors.h"
 #include "support/tensors.h"
@@ -8,23 +9,6 @@ using namespace elastify;
 using namespace elastify::test;
 
 namespace {
-
-TokenBatches random_batches(int64_t n, int64_t seq_len, int64_t n_vocab) {
-  TokenBatches batches;
-  batches.seq_len = seq_len;
-  const at::Tensor ids = random_ids(n, seq_len, n_vocab).to(at::kInt);
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t* first = ids.data_ptr<int32_t>() + i * seq_len;
-    batches.sequences.emplace_back(first, first + seq_len);
-  }
-  return batches;
-}
-
-at::Tensor ids_of(const TokenBatches& batches, size_t first, size_t n) {
-  std::vector<at::Tensor> rows;
-  for (size_t i = first; i < first + n; ++i) rows.push_back(at::tensor(batches.sequences[i]).to(at::kLong));
-  return at::stack(rows);
-}
 
 /// The checkpoint with all weights of one unit set to zero.
 Checkpoint without_unit(const Checkpoint& source, size_t space, int64_t unit) {
@@ -51,7 +35,7 @@ TEST_CASE("profile: taylor is the sum over sequences of the absolute mask gradie
   profile::ProfileOptions options;
   options.batch = 2;
   options.removal_tokens = 0;
-  const Profile profile = profile::profile_model(decoder, checkpoint, batches, options);
+  const Profile profile = profile::profile_model(decoder, checkpoint, batches, options).profile;
   CHECK(profile.spec_hash == spec_hash(spec));
   CHECK(profile.n_tokens == 80);
   CHECK(profile.removal_loss.empty());
@@ -86,7 +70,8 @@ TEST_CASE("profile: a unit without weights has no importance") {
     options.metrics = {Metric::kTaylor, Metric::kMagnitude};
     options.removal_tokens = 0;
     const Profile profile = profile::profile_model(nn::Decoder(checkpoint, {}), checkpoint,
-                                                   random_batches(3, 12, spec.n_vocab), options);
+                                                   random_batches(3, 12, spec.n_vocab), options)
+                                .profile;
     for (const Metric metric : options.metrics) {
       const auto& scores = profile.importance.at(metric)[space];
       for (int64_t u = 0; u < spec.spaces[space].n_units; ++u)
@@ -106,7 +91,7 @@ TEST_CASE("profile: the removal loss of a layer is that of a pass without it") {
   options.metrics = {};
   options.batch = 3;
   options.removal_tokens = 40;
-  const Profile profile = profile::profile_model(decoder, checkpoint, batches, options);
+  const Profile profile = profile::profile_model(decoder, checkpoint, batches, options).profile;
   const at::Tensor ids = ids_of(batches, 0, 4);
   const double base = decoder.sequence_nll(ids).sum().item<double>() / 36;
   CHECK(profile.base_loss == doctest::Approx(base).epsilon(1e-6));

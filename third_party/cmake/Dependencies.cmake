@@ -41,3 +41,9 @@ if(EXISTS ${blas_library} AND blas_library MATCHES "/blas/libblas")
   message(WARNING "libblas.so.3 is the reference BLAS (${blas_library}): LibTorch will be about 50 times "
                   "slower than it could be; apt-get install libopenblas0-openmp")
 endif()
+
+# Several processes for one profile; without it there is one.
+option(ELASTIFY_MPI "Use MPI where it is installed" ON)
+if(ELASTIFY_MPI)
+  find_package(MPI COMPONENTS C)
+endif()

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+#include "model/spec.h"
+#include "profile/options.h"
+
+namespace elastify::profile {
+
+/// What profiling takes on the CPU in float32, bytes, estimated from above.
+struct MemoryNeed {
+  int64_t resident = 0;  ///< with all weights in memory
+  int64_t streamed = 0;  ///< layer by layer
+};
+MemoryNeed memory_need(const ModelSpec& spec, const ProfileOptions& options);
+
+/// Whether to stream. \throws UsageError  if not even that fits into `max_ram` (0: no limit)
+bool must_stream(const ModelSpec& spec, const ProfileOptions& options, int64_t max_ram);
+
+/// "4GiB", "512MiB", "2GB", "1000000" as bytes. \throws UsageError
+int64_t parse_bytes(const std::string& text);
+
+}  // namespace elastify::profile

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+
+#include "base/file.h"
+#include "profile/options.h"
+#include "profile/statistics.h"
+
+namespace elastify::profile {
+
+/// The finished parts of unfinished work: a directory of files, each of which appears complete or not at all.
+/// Work that goes on from them ends with the same bytes as work that was never stopped.
+class Unfinished {
+ public:
+  Unfinished() = default;  ///< nothing is kept
+  /// \param key  of everything that the result depends on
+  /// \throws UsageError  if there is something that is not to be touched, or that has another key
+  Unfinished(const fs::path& directory, const std::string& key, WorkOptions::Existing existing);
+
+  bool is_kept() const { return !directory_.empty(); }
+  bool has(const std::string& part) const;
+  fs::path path(const std::string& name) const { return directory_ / name; }
+
+  using Numbers = std::map<std::string, std::vector<double>>;
+  /// Does nothing if nothing is kept.
+  void save(const std::string& part, std::span<LayerStatistics* const> layers, const Numbers& numbers) const;
+  /// Fills those of the layers' tensors that the part has. \returns its numbers
+  Numbers load(const std::string& part, std::span<LayerStatistics* const> layers) const;
+  /// Removes everything.
+  void discard() const;
+
+ private:
+  fs::path file(const std::string& part) const { return directory_ / (part + ".h5"); }
+  fs::path directory_;
+};
+
+}  // namespace elastify::profile
