@@ -1,33 +1,22 @@
 // The program as its users call it: exit status, streams, what is on disk afterwards.
 
 #include <doctest/doctest.h>
-#include <sys/wait.h>
 
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "support/elastic_fixture.h"
+#include "support/program.h"
 #include "support/shared_data.h"
 #include "support/tiny_model.h"
 
 namespace elastify {
 namespace {
 
-struct Outcome {
-  int status = 0;
-  std::string out, err;
-};
+using test::Outcome;
 
-/// Runs `elastify ARGS` in a shell, after `before` ("ulimit -f 8;").
 Outcome elastify(const std::string& args, const std::string& before = "") {
-  const test::TemporaryDirectory directory;
-  const std::string binary = (fs::path(ELASTIFY_BINARY_DIR) / "elastify").string();
-  const std::string command = fmt::format("({} '{}' {}) >'{}/out' 2>'{}/err'", before, binary, args,
-                                          directory.path().string(), directory.path().string());
-  const int status = std::system(("bash -c \"" + command + "\"").c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
-          read_text(directory.path() / "out"), read_text(directory.path() / "err")};
+  return test::run_elastify(args, before);
 }
 
 std::vector<std::string> names_in(const fs::path& directory) {
