@@ -7,7 +7,6 @@
 #include <cmath>
 #include <functional>
 #include <map>
-#include <optional>
 
 #include "base/error.h"
 #include "base/svg_chart.h"
@@ -247,6 +246,7 @@ struct Bars {
   bool logarithmic = false;
 
   explicit Bars(std::vector<double> values) {
+    if (values.empty()) return;
     std::sort(values.begin(), values.end());
     most = values.back();
     logarithmic = most > 8 * values[values.size() / 2];
@@ -269,14 +269,13 @@ std::string layer_table(const ProfileFile& profile) {
   for (const LayerSeries& series : profile.layers) text += fmt::format(" {:>9}", series.column);
   for (const MetricLayers* measured : shown) text += fmt::format(" {:>9}", measured->kind + " 50%");
   text += "\n";
-  const std::optional<Bars> bars =
-      profile.layers.empty() ? std::nullopt : std::optional(Bars(profile.layers.front().values));
+  const Bars bars(profile.layers.empty() ? std::vector<double>{} : profile.layers.front().values);
   for (size_t layer = 0; layer < static_cast<size_t>(profile.n_layers); ++layer) {
     text += fmt::format("{:>5}", layer);
     for (const LayerSeries& series : profile.layers) text += fmt::format(" {:>9.4f}", series.values[layer]);
     for (const MetricLayers* measured : shown)
       text += fmt::format(" {:>8.0f}%", 100 * measured->layers[layer].top(0.5));
-    const std::string bar = bars ? bars->of(profile.layers.front().values[layer]) : "";
+    const std::string bar = profile.layers.empty() ? "" : bars.of(profile.layers.front().values[layer]);
     text += bar.empty() ? "\n" : "  " + bar + "\n";
   }
   for (const LayerSeries& series : profile.layers)
@@ -285,9 +284,9 @@ std::string layer_table(const ProfileFile& profile) {
     text +=
         fmt::format("  {} 50%: share of the layer's {} importance that the better half of its units holds\n",
                     shown.size() > 1 ? "attn 50%, mlp" : shown[0]->kind, profile.main_metric());
-  if (bars)
+  if (!profile.layers.empty())
     text += fmt::format("  bars: {}{}\n", profile.layers.front().column,
-                        bars->logarithmic ? ", logarithmic over three decades" : "");
+                        bars.logarithmic ? ", logarithmic over three decades" : "");
   return text;
 }
 
