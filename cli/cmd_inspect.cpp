@@ -121,6 +121,12 @@ Report inspect_model(const fs::path& path) {
                       file.at("decoder_ratio").get<double>(), file.at("architecture").get<std::string>(),
                       file.at("bytes").get<double>() / 1e6);
     }
+    if (manifest.contains("imatrices")) {
+      std::vector<std::string> names;
+      for (const auto& file : manifest.at("imatrices")) names.push_back(file.at("name").get<std::string>());
+      report.text += fmt::format("  importance matrices {}\n", fmt::join(names, ", "));
+      json["imatrices"] = std::move(names);
+    }
   } else if (fs::exists(path / "plan.json")) {
     Report plan = describe(load_plan(path / "plan.json", spec), spec);
     json["levels"] = plan.json["levels"];

@@ -130,7 +130,13 @@ std::string body(const Chart& chart, double width, double height) {
     legend += legend_row(line, colour, legend_x, row);
     row += 20;
   }
-  return svg + legend;
+  if (n_named == 0) return svg;
+  return svg +
+         fmt::format(
+             "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"white\" fill-opacity=\"0.7\"/>\n",
+             legend_x - 6, row - 20 * static_cast<double>(n_named) - 12, width - kRight - legend_x,
+             20 * n_named + 4) +
+         legend;
 }
 
 std::string file_of(double width, double height, const std::string& content) {
