@@ -13,6 +13,9 @@ void add_export(CLI::App& app, const Globals& globals, Action& action) {
       "--type", [args](const std::string& name) { args->options.type = dtype_from_name(name); },
       "type of the matrices: f32, f16, bf16, q8_0 [f16]");
   add_levels_option(*command, args->options.levels, "which of the plan's levels [all]");
+  command->add_option("--imatrix", args->imatrix,
+                      "profile or imatrix of the source model, as measured before reordering: writes one "
+                      "imatrix per GGUF file, for llama-quantize");
   command->add_option("-o,--output", args->output, "directory to write")->required();
   command->footer("Example: elastify export reordered --type q8_0 -o artifact");
   command->callback(

@@ -6,9 +6,9 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/inspect_profile.h"
 #include "cli/options.h"
 #include "cli/plan_text.h"
-#include "io/hdf5.h"
 #include "model/permutation.h"
 
 namespace elastify::cli {
@@ -17,7 +17,7 @@ namespace {
 using nlohmann::ordered_json;
 
 struct InspectCommand {
-  fs::path path;
+  fs::path path, plot;
   bool system = false;
 };
 
@@ -121,38 +121,16 @@ Report inspect_model(const fs::path& path) {
                       file.at("decoder_ratio").get<double>(), file.at("architecture").get<std::string>(),
                       file.at("bytes").get<double>() / 1e6);
     }
+    if (manifest.contains("imatrices")) {
+      std::vector<std::string> names;
+      for (const auto& file : manifest.at("imatrices")) names.push_back(file.at("name").get<std::string>());
+      report.text += fmt::format("  importance matrices {}\n", fmt::join(names, ", "));
+      json["imatrices"] = std::move(names);
+    }
   } else if (fs::exists(path / "plan.json")) {
     Report plan = describe(load_plan(path / "plan.json", spec), spec);
     json["levels"] = plan.json["levels"];
     report.text += plan.text;
-  }
-  return report;
-}
-
-Report inspect_profile(const fs::path& path) {
-  const Hdf5Reader file(path);
-  if (!file.has_attribute("format") || file.string_attribute("format") != "elastify.profile")
-    throw Error(fmt::format("{}: an HDF5 file, but not a profile", path.string()));
-  Report report;
-  report.json = {{"path", path.string()},
-                 {"spec_hash", file.string_attribute("spec_hash")},
-                 {"corpus", file.string_attribute("corpus")},
-                 {"tokens", file.integer_attribute("tokens")},
-                 {"base_loss", file.number_attribute("base_loss")},
-                 {"metrics", file.list("/importance")}};
-  report.text =
-      fmt::format("{}: {} tokens of {}, loss {:.4f} nats per token, metrics {}\n", path.string(),
-                  report.json["tokens"].get<int64_t>(), report.json["corpus"].get<std::string>(),
-                  report.json["base_loss"].get<double>(), fmt::join(file.list("/importance"), ", "));
-  if (file.contains("/layers/removal_loss")) {
-    const auto losses = file.doubles("/layers/removal_loss");
-    report.json["removal_loss"] = losses;
-    report.text += "rise of the loss when a layer is left out, nats per token:\n";
-    const double most = *std::max_element(losses.begin(), losses.end());
-    for (size_t i = 0; i < losses.size(); ++i)
-      report.text += fmt::format(
-          "  layer {:>3} {:>9.4f} {}\n", i, losses[i],
-          std::string(static_cast<size_t>(std::max(0.0, 50 * losses[i] / std::max(most, 1e-12))), '#'));
   }
   return report;
 }
@@ -168,14 +146,23 @@ void add_inspect(CLI::App& app, const Globals& globals, Action& action) {
                      ->add_flag("--system", args->system,
                                 "LibTorch, BLAS, threads, SIMD, CUDA, and a matrix product timed")
                      ->excludes(path);
-  command->footer("Example: elastify inspect models/SmolLM2-135M-Instruct.Q4_1.gguf --json");
+  command
+      ->add_option("--plot", args->plot,
+                   "SVG file to draw a profile into: sensitivity of the layers, importance of their units")
+      ->excludes(system);
+  command->footer(
+      "Example: elastify inspect models/SmolLM2-135M-Instruct.Q4_1.gguf --json\n"
+      "         elastify inspect profile.h5 --plot profile.svg");
   command->callback([args, path, system, &globals, &action] {
     if (path->empty() && system->empty()) throw CLI::RequiredError("PATH or --system");
     action = [args, &globals] {
       if (args->system) return run_system(globals);
       if (!fs::exists(args->path))
         throw UsageError(fmt::format("{}: there is no such file or directory", args->path.string()));
-      return args->path.extension() == ".h5" ? inspect_profile(args->path) : inspect_model(args->path);
+      if (args->path.extension() == ".h5") return inspect_profile(args->path, args->plot, globals.force);
+      if (!args->plot.empty())
+        throw UsageError("--plot draws profiles", "give the profile.h5 that `elastify profile` wrote");
+      return inspect_model(args->path);
     };
   });
 }

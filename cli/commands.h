@@ -60,7 +60,7 @@ struct ReorderCommand {
   pipeline::ReorderSection options;
 };
 struct ExportCommand {
-  fs::path reordered, output;
+  fs::path reordered, output, imatrix;
   exporter::ExportOptions options;
 };
 struct VerifyCommand {

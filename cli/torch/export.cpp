@@ -9,7 +9,7 @@ Report run_export(const Globals& globals, const ExportCommand& command) {
   nn::set_threads(globals.threads);
   const auto files = pipeline::write_artifact(command.reordered, command.options,
                                               {{"export", pipeline::to_json(command.options)}},
-                                              command.output, globals.force);
+                                              command.output, globals.force, command.imatrix);
   Report report;
   report.json = {{"output", command.output.string()}, {"files", nlohmann::ordered_json::array()}};
   for (const auto& file : files) {
@@ -19,9 +19,11 @@ Report run_export(const Globals& globals, const ExportCommand& command) {
                                     {"n_params", file.n_params},
                                     {"bytes", file.bytes},
                                     {"sha256", file.sha256}});
+    if (file.imatrix) report.json["files"].back()["imatrix"] = file.imatrix->name;
     report.text +=
-        fmt::format("{:<16} {:>6.3g} {:<8} {:>12} parameters {:>9.1f} MB\n", file.name, file.nominal,
-                    file.architecture, file.n_params, static_cast<double>(file.bytes) / 1e6);
+        fmt::format("{:<16} {:>6.3g} {:<8} {:>12} parameters {:>9.1f} MB{}\n", file.name, file.nominal,
+                    file.architecture, file.n_params, static_cast<double>(file.bytes) / 1e6,
+                    file.imatrix ? "  with " + file.imatrix->name : "");
   }
   report.text += fmt::format("{} files, {} -> {}\n", files.size(), info(command.options.type).name,
                              command.output.string());

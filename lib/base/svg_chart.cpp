@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 namespace elastify {
 namespace {
 
 constexpr double kWidth = 720, kHeight = 440, kLeft = 80, kRight = 20, kTop = 50, kBottom = 60;
+constexpr double kPanelWidth = 560, kPanelHeight = 360, kHeader = 50;
 constexpr std::array<const char*, 6> kColours{"#1f6fb4", "#c8501e", "#2e8b57",
                                               "#7b4fa3", "#8a6d1d", "#444444"};
 
@@ -33,6 +35,7 @@ std::string escaped(const std::string& text) {
 struct Axis {
   double low, high, from, to;
   bool log;
+  bool whole = false;
 
   double at(double value) const {
     const double a = log ? std::log10(low) : low, b = log ? std::log10(high) : high;
@@ -49,9 +52,11 @@ struct Axis {
       return values;
     }
     const double rough = (high - low) / 6, power = std::pow(10, std::floor(std::log10(rough)));
-    const double step = power * (rough / power > 5 ? 10 : rough / power > 2 ? 5 : rough / power > 1 ? 2 : 1);
-    for (double value = std::ceil(low / step) * step; value <= high + step * 1e-9; value += step)
-      values.push_back(value);
+    double step = power * (rough / power > 5 ? 10 : rough / power > 2 ? 5 : rough / power > 1 ? 2 : 1);
+    if (whole) step = std::max(step, 1.0);
+    // Multiples, not sums: rounding would show at zero. The sum with 0 turns -0 into 0.
+    for (double k = std::ceil(low / step); k * step <= high + step * 1e-9; ++k)
+      values.push_back(k * step + 0.0);
     return values;
   }
 };
@@ -70,48 +75,111 @@ Axis fit(const std::vector<ChartSeries>& series, bool of_x, bool log, double fro
   return {low - margin, high + margin, from, to, false};
 }
 
-}  // namespace
+std::string legend_row(const ChartSeries& line, const std::string& colour, double x, double y) {
+  return fmt::format(
+      "<path d=\"M{} {}h24\" stroke=\"{}\" stroke-width=\"3\"{}/><text x=\"{}\" y=\"{}\">{}</text>\n", x, y,
+      colour, line.dashed ? " stroke-dasharray=\"6 4\"" : "", x + 32, y + 4, escaped(line.name));
+}
 
-std::string to_svg(const Chart& chart) {
-  const Axis x = fit(chart.series, true, false, kLeft, kWidth - kRight);
-  const Axis y = fit(chart.series, false, chart.log_y, kHeight - kBottom, kTop);
-  std::string svg = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" "
-      "font-family=\"sans-serif\" font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-      "<text x=\"{2}\" y=\"28\" font-size=\"16\">{3}</text>\n",
-      kWidth, kHeight, kLeft, escaped(chart.title));
+/// All of a chart but the file around it, in a frame of this size.
+std::string body(const Chart& chart, double width, double height) {
+  Axis x = fit(chart.series, true, false, kLeft, width - kRight);
+  x.whole = chart.whole_x;
+  const Axis y = fit(chart.series, false, chart.log_y, height - kBottom, kTop);
+  std::string svg =
+      fmt::format("<text x=\"{}\" y=\"28\" font-size=\"16\">{}</text>\n", kLeft, escaped(chart.title));
   for (const double tick : x.ticks())
     svg += fmt::format(
         "<path d=\"M{0:.1f} {1}V{2}\" stroke=\"#e4e4e4\"/><text x=\"{0:.1f}\" y=\"{3}\" "
         "text-anchor=\"middle\">{4:g}</text>\n",
-        x.at(tick), kTop, kHeight - kBottom, kHeight - kBottom + 18, tick);
+        x.at(tick), kTop, height - kBottom, height - kBottom + 18, tick);
   for (const double tick : y.ticks())
     svg += fmt::format(
         "<path d=\"M{1} {0:.1f}H{2}\" stroke=\"#e4e4e4\"/><text x=\"{3}\" y=\"{4:.1f}\" "
         "text-anchor=\"end\">{5:g}</text>\n",
-        y.at(tick), kLeft, kWidth - kRight, kLeft - 8, y.at(tick) + 4, tick);
+        y.at(tick), kLeft, width - kRight, kLeft - 8, y.at(tick) + 4, tick);
   svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
-                     (kLeft + kWidth - kRight) / 2, kHeight - 16, escaped(chart.x_label));
+                     (kLeft + width - kRight) / 2, height - 16, escaped(chart.x_label));
   svg += fmt::format("<text transform=\"translate(20 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
-                     (kTop + kHeight - kBottom) / 2, escaped(chart.y_label));
-  for (size_t i = 0; i < chart.series.size(); ++i) {
-    const ChartSeries& line = chart.series[i];
-    const char* colour = kColours[i % kColours.size()];
+                     (kTop + height - kBottom) / 2, escaped(chart.y_label));
+
+  size_t n_named = 0, longest = 0, next_colour = 0;
+  for (const ChartSeries& line : chart.series) {
+    if (line.name.empty()) continue;
+    ++n_named;
+    longest = std::max(longest, line.name.size());
+  }
+  const double legend_x = width - kRight - 44 - 7 * static_cast<double>(longest);
+  double row = chart.legend_below ? height - kBottom - 20 * static_cast<double>(n_named) + 6 : kTop + 14;
+  std::string legend;
+  for (const ChartSeries& line : chart.series) {
+    const std::string colour =
+        line.colour.empty() ? kColours[next_colour++ % kColours.size()] : escaped(line.colour);
     std::string points, dots;
     for (size_t j = 0; j < std::min(line.x.size(), line.y.size()); ++j) {
       if (!std::isfinite(line.y[j]) || (chart.log_y && line.y[j] <= 0)) continue;
       points += fmt::format("{:.1f},{:.1f} ", x.at(line.x[j]), y.at(line.y[j]));
-      dots += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\" fill=\"{}\"/>", x.at(line.x[j]),
-                          y.at(line.y[j]), colour);
+      if (line.dots)
+        dots += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\" fill=\"{}\"/>", x.at(line.x[j]),
+                            y.at(line.y[j]), colour);
     }
-    svg += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>{}\n", points,
-                       colour, dots);
-    const double row = kTop + 14 + 20 * static_cast<double>(i);
-    svg += fmt::format(
-        "<path d=\"M{} {}h24\" stroke=\"{}\" stroke-width=\"3\"/><text x=\"{}\" y=\"{}\">{}</text>\n",
-        kWidth - 240, row, colour, kWidth - 208, row + 4, escaped(line.name));
+    svg +=
+        fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\"{}/>{}\n", points,
+                    colour, line.dots ? 2 : 1.3, line.dashed ? " stroke-dasharray=\"6 4\"" : "", dots);
+    if (line.name.empty()) continue;
+    legend += legend_row(line, colour, legend_x, row);
+    row += 20;
   }
-  return svg + "</svg>\n";
+  if (n_named == 0) return svg;
+  return svg +
+         fmt::format(
+             "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"white\" fill-opacity=\"0.7\"/>\n",
+             legend_x - 6, row - 20 * static_cast<double>(n_named) - 12, width - kRight - legend_x,
+             20 * n_named + 4) +
+         legend;
+}
+
+std::string file_of(double width, double height, const std::string& content) {
+  return fmt::format(
+             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" "
+             "font-family=\"sans-serif\" font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" "
+             "fill=\"white\"/>\n",
+             width, height) +
+         content + "</svg>\n";
+}
+
+}  // namespace
+
+std::string to_svg(const Chart& chart) {
+  return file_of(kWidth, kHeight, body(chart, kWidth, kHeight));
+}
+
+std::string to_svg(const std::string& title, const std::vector<std::vector<Chart>>& rows) {
+  std::string svg =
+      fmt::format("<text x=\"{}\" y=\"34\" font-size=\"18\">{}</text>\n", kLeft, escaped(title));
+  size_t columns = 1;
+  for (size_t row = 0; row < rows.size(); ++row) {
+    columns = std::max(columns, rows[row].size());
+    for (size_t column = 0; column < rows[row].size(); ++column)
+      svg += fmt::format("<g transform=\"translate({} {})\">\n{}</g>\n",
+                         kPanelWidth * static_cast<double>(column),
+                         kHeader + kPanelHeight * static_cast<double>(row),
+                         body(rows[row][column], kPanelWidth, kPanelHeight));
+  }
+  return file_of(kPanelWidth * static_cast<double>(columns),
+                 kHeader + kPanelHeight * static_cast<double>(rows.size()), svg);
+}
+
+std::string ramp_colour(double place) {
+  constexpr double kStops[][3] = {{68, 1, 84}, {59, 82, 139}, {33, 145, 140}, {122, 209, 81}};
+  constexpr size_t kSteps = std::size(kStops) - 1;
+  const double at = std::clamp(place, 0.0, 1.0) * static_cast<double>(kSteps);
+  const auto stop = std::min(static_cast<size_t>(at), kSteps - 1);
+  std::array<int, 3> rgb{};
+  for (size_t i = 0; i < 3; ++i)
+    rgb[i] = static_cast<int>(std::lround(kStops[stop][i] + (at - static_cast<double>(stop)) *
+                                                                (kStops[stop + 1][i] - kStops[stop][i])));
+  return fmt::format("#{:02x}{:02x}{:02x}", rgb[0], rgb[1], rgb[2]);
 }
 
 }  // namespace elastify

@@ -6,16 +6,27 @@
 namespace elastify {
 
 struct ChartSeries {
-  std::string name;
+  std::string name;  ///< empty: not in the legend
   std::vector<double> x, y;
+  std::string colour = {};  ///< CSS; empty: the palette's next
+  bool dots = true;
+  bool dashed = false;
 };
 
 /// A line chart as a self-contained SVG file.
 struct Chart {
   std::string title, x_label, y_label;
   bool log_y = false;
-  std::vector<ChartSeries> series;
+  std::vector<ChartSeries> series = {};
+  bool legend_below = false;  ///< the legend in the lower right corner instead of the upper
+  bool whole_x = false;       ///< ticks at whole numbers only, for x that counts something
 };
 std::string to_svg(const Chart& chart);
+
+/// Several charts in one file, row by row from the top; rows may differ in length.
+std::string to_svg(const std::string& title, const std::vector<std::vector<Chart>>& rows);
+
+/// A colour for `place` from 0 (dark blue) to 1 (light green), for series that come in an order.
+std::string ramp_colour(double place);
 
 }  // namespace elastify

@@ -63,7 +63,8 @@ std::vector<LevelFile> plan_files(const ModelSpec& spec, const ElasticPlan& plan
                    .architecture = std::string(file.architecture->name),
                    .bytes = 0,
                    .n_params = n_params(spec, level.widths),
-                   .sha256 = {}};
+                   .sha256 = {},
+                   .imatrix = {}};
     file.level = std::move(level);
   }
   return files;
@@ -212,6 +213,32 @@ void write_tensors(const Checkpoint& source, std::vector<LevelFile>& files, DTyp
   }
 }
 
+/// An importance matrix of a model's file, under the names that its tensors have there.
+Imatrix imatrix_for(const Imatrix& reordered, const ModelSpec& spec, const LevelFile& file) {
+  Imatrix narrow = narrowed(reordered, spec, file.level.widths);
+  Imatrix named = narrow;
+  named.entries.clear();
+  for (const TensorSpec& tensor : file.model.tensors)
+    if (auto entry = narrow.entries.extract(tensor.gguf_name)) {  // q, k and v as one: they share their input
+      entry.key() = name_in_file(tensor, *file.architecture);
+      named.entries.insert(std::move(entry));
+    }
+  return named;
+}
+
+void write_imatrices(const Imatrix& reordered, const ModelSpec& spec, std::vector<LevelFile>& files,
+                     const fs::path& directory) {
+  for (LevelFile& file : files) {
+    constexpr size_t kPrefix = std::string_view("level").size();
+    const std::string level = file.level.nominal >= 1 ? "" : level_name(file.level.nominal).substr(kPrefix);
+    ImatrixFile written{.name = "imatrix" + level + ".gguf", .bytes = 0, .sha256 = {}};
+    const fs::path path = directory / written.name;
+    written.sha256 = save_imatrix(imatrix_for(reordered, spec, file), path);
+    written.bytes = fs::file_size(path);
+    file.listed.imatrix = std::move(written);
+  }
+}
+
 Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec,
                    const Permutation& permutation, DType type, const Json& configuration) {
   Json listed = Json::array();
@@ -224,14 +251,23 @@ Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec
                       {"n_params", file.n_params},
                       {"bytes", file.bytes},
                       {"sha256", file.sha256}});
-  return {{"format", kManifestFormat},
-          {"version", kManifestVersion},
-          {"tool", {{"name", "elastify"}, {"version", kVersion}}},
-          {"spec_hash", spec_hash(spec)},
-          {"permutation_digest", digest(permutation)},
-          {"type", info(type).name},
-          {"configuration", configuration},
-          {"files", std::move(listed)}};
+  Json imatrices = Json::array();
+  for (const ArtifactFile& file : files)
+    if (file.imatrix)
+      imatrices.push_back({{"name", file.imatrix->name},
+                           {"level", file.nominal},
+                           {"bytes", file.imatrix->bytes},
+                           {"sha256", file.imatrix->sha256}});
+  Json manifest{{"format", kManifestFormat},
+                {"version", kManifestVersion},
+                {"tool", {{"name", "elastify"}, {"version", kVersion}}},
+                {"spec_hash", spec_hash(spec)},
+                {"permutation_digest", digest(permutation)},
+                {"type", info(type).name},
+                {"configuration", configuration},
+                {"files", std::move(listed)}};
+  if (!imatrices.empty()) manifest["imatrices"] = std::move(imatrices);
+  return manifest;
 }
 
 void say_notes(const ModelSpec& spec) {
@@ -253,7 +289,7 @@ void remove_contents(const fs::path& directory) {
 std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary,
                                        const Permutation& permutation, const ElasticPlan& plan,
                                        const ExportOptions& options, const Json& configuration,
-                                       const fs::path& directory) {
+                                       const fs::path& directory, const Imatrix* imatrix) {
   const ModelSpec& spec = source.spec();
   check(permutation, spec);
   check(plan, spec);
@@ -262,6 +298,8 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
                      "expected f32, f16, bf16 or q8_0");
   std::vector<LevelFile> files = plan_files(spec, plan, options);
   require_whole_blocks(spec, files, options.type);
+  std::optional<Imatrix> moved;
+  if (imatrix != nullptr) moved = reordered(*imatrix, spec, permutation);
   const GgufMetadata shared = shared_keys(source, vocabulary);
   if (!fs::is_directory(directory) || !fs::is_empty(directory))
     fail("{}: expected an empty directory", directory.string());
@@ -271,6 +309,7 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
   try {
     open_writers(files, shared, spec, permutation, options.type, directory);
     write_tensors(source, files, options.type);
+    if (moved) write_imatrices(*moved, spec, files, directory);
     for (LevelFile& file : files) {
       check_interrupt();
       file.listed.sha256 = file.writer->finish();

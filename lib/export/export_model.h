@@ -2,11 +2,13 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "data/vocabulary.h"
 #include "model/checkpoint.h"
+#include "model/imatrix.h"
 #include "model/permutation.h"
 #include "model/plan.h"
 
@@ -17,7 +19,14 @@ struct ExportOptions {
   std::vector<double> levels;  ///< which of the plan's levels; empty: all
 };
 
-/// A file of an artifact, as the manifest lists it.
+/// An importance matrix beside a model's file, for quantising that file further.
+struct ImatrixFile {
+  std::string name;  ///< "imatrix-050.gguf" beside "level-050.gguf", "imatrix.gguf" beside "full.gguf"
+  uint64_t bytes = 0;
+  std::string sha256;
+};
+
+/// A model's file of an artifact, as the manifest lists it.
 struct ArtifactFile {
   std::string name;  ///< "level-050.gguf"
   double nominal = 1;
@@ -26,6 +35,7 @@ struct ArtifactFile {
   uint64_t bytes = 0;
   int64_t n_params = 0;
   std::string sha256;
+  std::optional<ImatrixFile> imatrix;
 };
 
 /// The GGUF architecture whose graph in stock llama.cpp computes this sub-model. The family's own where all
@@ -36,18 +46,24 @@ std::string gguf_architecture(const ModelSpec& spec, const Widths& widths);
 /// Writes full.gguf, level-XXX.gguf for every level below 1, and manifest.json. Matrices are encoded once for
 /// the full model; each level holds byte prefixes of the same rows and blocks. All files are written in one
 /// pass over the model; memory: about twice the largest encoded matrix. Only what the architecture asks for
-/// is written, since stock llama.cpp refuses extra tensors. \param source      a reordered model; a
-/// tokenizer.gguf beside it gives the tokenizer's keys verbatim \param vocabulary  null: the files say that
-/// they have no vocabulary \param permutation provenance: its digest goes into every file \param
-/// configuration  resolved options, for the manifest \param directory   an existing, empty directory; left
-/// empty on failure \returns           full.gguf first, then the levels from wide to narrow \throws Error
-/// before anything is written, if a level has no architecture or a width that `type` cannot carry, or the
-///                vocabulary has more tokens than the model
+/// is written, since stock llama.cpp refuses extra tensors.
+/// \param source         a reordered model; a tokenizer.gguf beside it gives the tokenizer's keys verbatim
+/// \param vocabulary     null: the files say that they have no vocabulary
+/// \param permutation    provenance: its digest goes into every file
+/// \param configuration  resolved options, for the manifest
+/// \param directory      an existing, empty directory; left empty on failure
+/// \param imatrix        measured on the model before it was reordered: imatrix.gguf and one imatrix-XXX.gguf
+///                       per level are written, with columns and tensor names as the models' files have them;
+///                       null: none
+/// \returns              full.gguf first, then the levels from wide to narrow
+/// \throws Error         before anything is written, if a level has no architecture or a width that `type`
+///                       cannot carry, the vocabulary has more tokens than the model, or `imatrix` is another
+///                       model's
 /// \throws UsageError  for a type that cannot be written, or a level that the plan does not have
 std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary,
                                        const Permutation& permutation, const ElasticPlan& plan,
                                        const ExportOptions& options,
-                                       const nlohmann::ordered_json& configuration,
-                                       const fs::path& directory);
+                                       const nlohmann::ordered_json& configuration, const fs::path& directory,
+                                       const Imatrix* imatrix = nullptr);
 
 }  // namespace elastify::exporter

@@ -68,11 +68,13 @@ GgufValue widths_value(const std::vector<int64_t>& by_layer) {
   return GgufArray{std::vector<int32_t>(by_layer.begin(), by_layer.end())};
 }
 
-std::string fused_name(int64_t layer) {
-  return fmt::format("blk.{}.attn_qkv.weight", layer);
-}
-
 }  // namespace
+
+std::string name_in_file(const TensorSpec& tensor, const GgufArchitecture& architecture) {
+  const bool fused = architecture.fused_qkv && (tensor.role == Role::kQuery || tensor.role == Role::kKey ||
+                                                tensor.role == Role::kValue);
+  return fused ? fmt::format("blk.{}.attn_qkv.weight", tensor.layer) : tensor.gguf_name;
+}
 
 GgufMetadata shared_keys(const Checkpoint& source, const Vocabulary* vocabulary) {
   const int64_t n_vocab = source.spec().n_vocab;
@@ -141,14 +143,12 @@ std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitect
   if (const auto factors = rope_factors(model); !factors.empty())
     tensors.push_back({"rope_freqs.weight", DType::kF32, {static_cast<int64_t>(factors.size())}});
   for (const TensorSpec& tensor : model.tensors) {
-    const bool fused = architecture.fused_qkv && (tensor.role == Role::kQuery || tensor.role == Role::kKey ||
-                                                  tensor.role == Role::kValue);
-    if (fused && tensor.role != Role::kQuery) {  // q, k and v follow each other
+    std::string name = name_in_file(tensor, architecture);
+    if (!tensors.empty() && tensors.back().name == name) {  // q, k and v follow each other
       tensors.back().shape[0] += tensor.shape[0];
       continue;
     }
-    tensors.push_back({fused ? fused_name(tensor.layer) : tensor.gguf_name,
-                       tensor.shape.size() > 1 ? type : DType::kF32, tensor.shape});
+    tensors.push_back({std::move(name), tensor.shape.size() > 1 ? type : DType::kF32, tensor.shape});
   }
   return tensors;
 }

@@ -18,6 +18,9 @@ GgufMetadata shared_keys(const Checkpoint& source, const Vocabulary* vocabulary)
 /// insists on.
 GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architecture, DType type);
 
+/// What the tensor is called in such a file; q, k and v share a name where they are one tensor.
+std::string name_in_file(const TensorSpec& tensor, const GgufArchitecture& architecture);
+
 /// The tensors of its file: rope_freqs.weight where the frequencies are scaled unevenly, then the spec's in
 /// order, with q, k and v as one where the architecture wants it. Matrices are of `type`, vectors f32.
 std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitecture& architecture,

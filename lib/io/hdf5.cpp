@@ -387,6 +387,15 @@ std::vector<double> Hdf5Reader::symmetric(std::string_view path, int64_t n) cons
   });
 }
 
+uint64_t Hdf5Reader::stored_bytes(std::string_view path) const {
+  return with_context(state_->place(path), [&]() -> uint64_t {
+    if (!state_->exists(path)) fail("expected a dataset, but there is none");
+    const Handle dataset(H5Dopen2(state_->file.get(), std::string(path).c_str(), H5P_DEFAULT), H5Dclose);
+    if (!dataset.valid()) fail("expected a dataset: {}", cause());
+    return H5Dget_storage_size(dataset.get());
+  });
+}
+
 bool Hdf5Reader::has_attribute(std::string_view name) const {
   return H5Aexists(state_->file.get(), std::string(name).c_str()) > 0;
 }

@@ -54,6 +54,7 @@ class Hdf5Reader {
   std::vector<int64_t> integers(std::string_view path) const;
   /// What write_symmetric() wrote, both triangles. \throws Error if it is not [n, n]
   std::vector<double> symmetric(std::string_view path, int64_t n) const;
+  uint64_t stored_bytes(std::string_view path) const;  ///< that a dataset takes in the file
   bool has_attribute(std::string_view name) const;
   std::string string_attribute(std::string_view name) const;
   int64_t integer_attribute(std::string_view name) const;

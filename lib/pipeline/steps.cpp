@@ -23,7 +23,9 @@ fs::path artifact_file(const fs::path& directory, double level) {
   if (!fs::exists(file)) {
     std::vector<std::string> present;
     for (const auto& entry : fs::directory_iterator(directory))
-      if (entry.path().extension() == ".gguf") present.push_back(entry.path().filename().string());
+      if (const std::string name = entry.path().filename().string();
+          entry.path().extension() == ".gguf" && !name.starts_with("imatrix"))
+        present.push_back(name);
     std::sort(present.begin(), present.end());
     throw UsageError(fmt::format("{}: no level {}", directory.string(), level),
                      fmt::format("it holds {}", fmt::join(present, ", ")));
@@ -146,7 +148,8 @@ ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, cons
 std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
                                                    const exporter::ExportOptions& options,
                                                    const nlohmann::ordered_json& configuration,
-                                                   const fs::path& output, bool replace) {
+                                                   const fs::path& output, bool replace,
+                                                   const fs::path& imatrix) {
   require_absent(output, replace);
   if (!reorder::is_reordered(reordered))
     throw UsageError(fmt::format("{}: not a reordered directory (no permutation.h5 and plan.json in it)",
@@ -156,9 +159,15 @@ std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
   const Permutation permutation = load_permutation(reordered / "permutation.h5", model.checkpoint.spec());
   nlohmann::ordered_json resolved = configuration;
   resolved["storage"] = info(model.checkpoint.lossless_dtype()).name;
+  std::optional<Imatrix> measured;
+  if (!imatrix.empty()) {
+    measured = open_imatrix(imatrix, model.checkpoint.spec());
+    resolved["imatrix"] = imatrix.string();
+  }
   AtomicDirectory directory(output, replace);
   auto files = exporter::export_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr,
-                                      permutation, *model.plan, options, resolved, directory.path());
+                                      permutation, *model.plan, options, resolved, directory.path(),
+                                      measured ? &*measured : nullptr);
   // With these two the artifact can be verified against the source alone.
   for (const char* name : {"permutation.h5", "plan.json"})
     fs::copy_file(reordered / name, directory.path() / name);

@@ -125,18 +125,19 @@ class Verifier {
   std::string check_hashes() const {
     const json listed = manifest();
     size_t n = 0;
-    for (const auto& file : listed.at("files")) {
-      const auto name = file.at("name").get<std::string>();
-      const fs::path path = output_ / name;
-      if (!fs::exists(path)) refute("{}: listed in manifest.json, but not there", name);
-      const auto size = fs::file_size(path);
-      if (size != file.at("bytes").get<uint64_t>())
-        refute("{}: expected {} bytes, got {}", name, file.at("bytes").get<uint64_t>(), size);
-      const std::string digest = sha256_file(path);
-      if (digest != file.at("sha256").get<std::string>())
-        refute("{}: expected sha256 {}, got {}", name, file.at("sha256").get<std::string>(), digest);
-      ++n;
-    }
+    for (const char* kind : {"files", "imatrices"})
+      for (const auto& file : listed.value(kind, json::array())) {
+        const auto name = file.at("name").get<std::string>();
+        const fs::path path = output_ / name;
+        if (!fs::exists(path)) refute("{}: listed in manifest.json, but not there", name);
+        const auto size = fs::file_size(path);
+        if (size != file.at("bytes").get<uint64_t>())
+          refute("{}: expected {} bytes, got {}", name, file.at("bytes").get<uint64_t>(), size);
+        const std::string digest = sha256_file(path);
+        if (digest != file.at("sha256").get<std::string>())
+          refute("{}: expected sha256 {}, got {}", name, file.at("sha256").get<std::string>(), digest);
+        ++n;
+      }
     return fmt::format("{} files", n);
   }
 

@@ -1,33 +1,23 @@
 // The program as its users call it: exit status, streams, what is on disk afterwards.
 
 #include <doctest/doctest.h>
-#include <sys/wait.h>
 
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "model/imatrix.h"
 #include "support/elastic_fixture.h"
+#include "support/program.h"
 #include "support/shared_data.h"
 #include "support/tiny_model.h"
 
 namespace elastify {
 namespace {
 
-struct Outcome {
-  int status = 0;
-  std::string out, err;
-};
+using test::Outcome;
 
-/// Runs `elastify ARGS` in a shell, after `before` ("ulimit -f 8;").
 Outcome elastify(const std::string& args, const std::string& before = "") {
-  const test::TemporaryDirectory directory;
-  const std::string binary = (fs::path(ELASTIFY_BINARY_DIR) / "elastify").string();
-  const std::string command = fmt::format("({} '{}' {}) >'{}/out' 2>'{}/err'", before, binary, args,
-                                          directory.path().string(), directory.path().string());
-  const int status = std::system(("bash -c \"" + command + "\"").c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
-          read_text(directory.path() / "out"), read_text(directory.path() / "err")};
+  return test::run_elastify(args, before);
 }
 
 std::vector<std::string> names_in(const fs::path& directory) {
@@ -116,6 +106,59 @@ TEST_SUITE("cli") {
         elastify(fmt::format("verify {}/art --against {} --json", base, model.path.string()));
     CHECK(proved.status == 0);
     CHECK(nlohmann::json::parse(proved.out).at("proved") == true);
+  }
+
+  TEST_CASE(
+      "cli: export --imatrix writes importance matrices that verify proves and that count as no level") {
+    const TinyModel model;
+    const fs::path base = model.directory.path(), artifact = base / "art";
+    Imatrix imatrix;
+    for (const TensorSpec& tensor : test::make_tiny_spec("llama").tensors)
+      if (site_of(tensor.role))
+        imatrix.entries[tensor.gguf_name] = {
+            std::vector<float>(static_cast<size_t>(tensor.shape.back()), 2.0F), 4};
+    save_imatrix(imatrix, base / "source.gguf");
+    CHECK(elastify(fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8 -o {}/out",
+                               model.path.string(), base.string()))
+              .status == 0);
+    const auto export_with = [&](const char* file) {
+      return elastify(
+          fmt::format("export {0}/out --type f32 --imatrix {0}/{1} -o {0}/art", base.string(), file));
+    };
+    const Outcome exported = export_with("source.gguf");
+    CAPTURE(exported.err);
+    CHECK(exported.out.find("with imatrix-060.gguf") != std::string::npos);
+    CHECK(names_in(artifact) == std::vector<std::string>{"full.gguf", "imatrix-060.gguf", "imatrix.gguf",
+                                                         "level-060.gguf", "manifest.json", "permutation.h5",
+                                                         "plan.json"});
+    CHECK(elastify("inspect " + artifact.string())
+              .out.find("importance matrices imatrix.gguf, imatrix-060.gguf") != std::string::npos);
+    const std::string verify = fmt::format("verify {} --against {}", artifact.string(), model.path.string());
+    const Outcome proved = elastify(verify);
+    CHECK(proved.status == 0);
+    CHECK(proved.out.find("4 files") != std::string::npos);
+    const Outcome absent = elastify(fmt::format("eval {} --level 0.3 --data x", artifact.string()));
+    CHECK(absent.err.find("it holds full.gguf, level-060.gguf\n") != std::string::npos);
+    fs::copy_file(artifact / "imatrix.gguf", artifact / "imatrix-060.gguf",
+                  fs::copy_options::overwrite_existing);
+    const Outcome refuted = elastify(verify);
+    CHECK(refuted.status == 1);
+    CHECK(refuted.out.find("imatrix-060.gguf: expected ") != std::string::npos);
+
+    fs::copy_file(artifact / "imatrix.gguf", base / "moved.gguf");
+    imatrix.entries["blk.1.ffn_down.weight"].sum_squares.pop_back();
+    save_imatrix(imatrix, base / "other.gguf");
+    fs::remove_all(artifact);
+    for (const auto& [file, message] :
+         {std::pair("moved.gguf", "moved.gguf: belongs to a reordered model"),
+          std::pair("other.gguf", "other.gguf: blk.1.ffn_down.weight: expected 64 columns, got 63"),
+          std::pair("none.gguf", "none.gguf: ")}) {
+      const Outcome refused = export_with(file);
+      CAPTURE(refused.err);
+      CHECK(refused.status == 1);
+      CHECK(refused.err.find(message) != std::string::npos);
+      CHECK_FALSE(fs::exists(artifact));
+    }
   }
 
   TEST_CASE("cli: an existing output is refused without --force and replaced with it") {

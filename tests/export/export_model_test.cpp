@@ -451,6 +451,76 @@ TEST_CASE("export: the manifest lists every file with its size and hash") {
   CHECK(names == std::vector<std::string>{"full.gguf", "level-080.gguf", "level-060.gguf"});
 }
 
+TEST_CASE("export: every file gets an importance matrix with its own tensor names and columns") {
+  struct Case {
+    ModelSpec spec;
+    const char* narrow_architecture;
+    const char* query;
+  };
+  for (const Case& made :
+       {Case{test::make_tiny_spec("llama"), "deci", "blk.0.attn_q.weight"},
+        Case{test::make_tiny_spec("qwen3", {.tied = true}), "openelm", "blk.0.attn_qkv.weight"}}) {
+    const ModelSpec& spec = made.spec;
+    CAPTURE(spec.family);
+    const Model model(spec);
+    const Checkpoint source = model.open();
+    const Permutation permutation = shuffled(spec);
+    const ElasticPlan plan = uneven_plan(spec, 8);
+    Imatrix imatrix{
+        .entries = {}, .datasets = {"text"}, .chunk_count = 2, .chunk_size = 8, .permutation_digest = {}};
+    for (const TensorSpec& tensor : spec.tensors)
+      if (site_of(tensor.role)) {
+        auto& entry = imatrix.entries[tensor.gguf_name] = {{}, 16};
+        for (int64_t j = 0; j < tensor.shape.back(); ++j) entry.sum_squares.push_back(static_cast<float>(j));
+      }
+    const fs::path target = model.make("artifact");
+    const auto files = export_model(source, nullptr, permutation, plan, {.type = DType::kF32, .levels = {}},
+                                    Json::object(), target, &imatrix);
+    REQUIRE(files.size() == 3);
+    CHECK(files.back().architecture == made.narrow_architecture);
+    const Json manifest = Json::parse(read_text(target / "manifest.json"));
+    CHECK(manifest.at("files").size() == 3);
+    REQUIRE(manifest.at("imatrices").size() == 3);
+    const std::vector<std::string> names{"imatrix.gguf", "imatrix-075.gguf", "imatrix-050.gguf"};
+    for (size_t i = 0; i < files.size(); ++i) {
+      const Json& listed = manifest.at("imatrices")[i];
+      CAPTURE(names[i]);
+      CHECK(listed.at("name") == names[i]);
+      CHECK(listed.at("level") == files[i].nominal);
+      CHECK(listed.at("bytes") == fs::file_size(target / names[i]));
+      CHECK(listed.at("sha256") == sha256_file(target / names[i]));
+      const Imatrix read = load_imatrix(target / names[i]);
+      CHECK(read.permutation_digest == digest(permutation));
+      // Every matrix of the layers in the model's file has an entry with as many columns, and nothing else
+      // has.
+      const GgufFile file = GgufFile::open(target / files[i].name);
+      size_t n = 0;
+      for (const TensorInfo& tensor : file.tensors()) {
+        if (tensor.shape.size() < 2 || !tensor.name.starts_with("blk.")) continue;
+        CAPTURE(tensor.name);
+        REQUIRE(read.entries.count(tensor.name) == 1);
+        CHECK(static_cast<int64_t>(read.entries.at(tensor.name).sum_squares.size()) == tensor.shape.back());
+        ++n;
+      }
+      CHECK(read.entries.size() == n);
+    }
+    const Imatrix narrow = load_imatrix(target / "imatrix-050.gguf");
+    CHECK(narrow.entries.count(made.query) == 1);
+    const auto& down = narrow.entries.at("blk.0.ffn_down.weight").sum_squares;
+    REQUIRE(down.size() == 8);
+    for (size_t j = 0; j < down.size(); ++j)
+      CHECK(down[j] == static_cast<float>(permutation.orders[spec.mlp_space(0)][j]));
+
+    imatrix.entries.at("blk.1.ffn_up.weight").sum_squares.pop_back();
+    const fs::path refused = model.make("refused");
+    CHECK(test::message_of([&] {
+            export_model(source, nullptr, permutation, plan, {.type = DType::kF32, .levels = {}},
+                         Json::object(), refused, &imatrix);
+          }) == "blk.1.ffn_up.weight: expected 32 columns, got 31");
+    CHECK(fs::is_empty(refused));
+  }
+}
+
 TEST_CASE("export: only the levels asked for are written, and always the full model") {
   const ModelSpec spec = test::make_tiny_spec("llama");
   const Model model(spec);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the stock runtimes of the interop tests and builds llama_oracle against them.
+# Installs the stock runtimes of the interop tests and builds llama_oracle and llama_quantize against them.
 #   tests/interop/setup.sh [OUTPUT_FOLDER]        default: build/interop
 # Needs node >= 18, npm, git, a C++20 compiler, linux-x64 with glibc. Does nothing when all is in
 # place; downloads about 90 MB otherwise. Exit code 77: this machine cannot run the prebuilt
@@ -45,7 +45,7 @@ libggml=$(find "$bins" -name 'libggml.v*.so' -print -quit)
 # The headers must be those of the libraries, so they come out of the bundle shipped with them.
 mkdir -p "$out"
 headers=$out/llama-headers
-if [[ ! -f $headers/.pins || $(< "$headers/.pins") != "$pins" ]]; then
+if [[ ! -f $headers/imatrix-loader.h || $(< "$headers/.pins") != "$pins" ]]; then
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT
   git clone --quiet --bare "$bundle" "$scratch/llama.git"
@@ -54,13 +54,16 @@ if [[ ! -f $headers/.pins || $(< "$headers/.pins") != "$pins" ]]; then
   for folder in include ggml/include; do
     git -C "$scratch/llama.git" archive "HEAD:$folder" | tar -x -C "$headers"
   done
+  git -C "$scratch/llama.git" archive HEAD:common imatrix-loader.h | tar -x -C "$headers"
   echo "$pins" > "$headers/.pins"
 fi
 
-oracle=$out/llama_oracle
-if [[ ! -x $oracle || $here/llama_oracle.cpp -nt $oracle || $headers/.pins -nt $oracle ]]; then
-  "${CXX:-g++}" -std=c++20 -O2 -Wall -Wextra -I "$headers" "$here/llama_oracle.cpp" \
-    -o "$oracle.tmp-$$" "$libllama" "$libggml" "$bins/libggml-base.so" -ldl "-Wl,-rpath,$bins"
-  mv "$oracle.tmp-$$" "$oracle"
-fi
-echo "$oracle"
+for tool in llama_oracle llama_quantize; do
+  built=$out/$tool
+  if [[ ! -x $built || $here/$tool.cpp -nt $built || $headers/.pins -nt $built ]]; then
+    "${CXX:-g++}" -std=c++20 -O2 -Wall -Wextra -I "$headers" "$here/$tool.cpp" -o "$built.tmp-$$" \
+      "$libllama" "$libggml" "$bins/libggml-base.so" "$bins/libllama-common.so" -ldl "-Wl,-rpath,$bins"
+    mv "$built.tmp-$$" "$built"
+  fi
+done
+echo "$out/llama_oracle"

@@ -1,0 +1,89 @@
+#include "base/svg_chart.h"
+
+#include <doctest/doctest.h>
+
+#include <string_view>
+
+using namespace elastify;
+
+namespace {
+
+size_t count(std::string_view text, std::string_view part) {
+  size_t n = 0;
+  for (size_t at = text.find(part); at != std::string_view::npos; at = text.find(part, at + 1)) ++n;
+  return n;
+}
+
+Chart make_chart(const std::string& title) {
+  return {.title = title,
+          .x_label = "layer",
+          .y_label = "loss",
+          .series = {{.name = "one & <two>", .x = {0, 1, 2}, .y = {-1, 0, 1}},
+                     {.name = {}, .x = {0, 1}, .y = {1, 1}}}};
+}
+
+}  // namespace
+
+TEST_CASE("svg chart: one chart has its title, labels, a line per series and text safe for XML") {
+  const std::string svg = to_svg(make_chart("a < b"));
+  CHECK(svg.starts_with("<svg "));
+  CHECK(svg.ends_with("</svg>\n"));
+  CHECK(svg.find(">a &lt; b</text>") != std::string::npos);
+  CHECK(svg.find(">layer</text>") != std::string::npos);
+  CHECK(svg.find(">one &amp; &lt;two&gt;</text>") != std::string::npos);
+  CHECK(count(svg, "<polyline") == 2);
+  CHECK(count(svg, "<circle") == 5);
+  CHECK(count(svg, ">0</text>") == 2);  // neither -0 nor 1.2e-17
+  CHECK(to_svg(make_chart("a < b")) == svg);
+}
+
+TEST_CASE("svg chart: series take a colour, go without dots, and stay out of the legend without a name") {
+  Chart chart = make_chart("a");
+  chart.series[1].colour = "#123456";
+  for (ChartSeries& line : chart.series) line.dots = false;
+  chart.series[1].dashed = true;
+  const std::string svg = to_svg(chart);
+  CHECK(count(svg, "<circle") == 0);
+  CHECK(count(svg, "#123456") == 1);
+  CHECK(count(svg, "stroke-dasharray") == 1);
+  CHECK(count(svg, "h24") == 1);
+}
+
+TEST_CASE("svg chart: x that counts something has ticks at whole numbers only") {
+  Chart chart = make_chart("a");
+  const auto fractions = [&] { return count(to_svg(chart), ".5</text>"); };
+  chart.series[0].y = {1, 2, 3};
+  chart.series[1].y = {1, 3};
+  chart.y_label = "";
+  const size_t free = fractions();
+  chart.whole_x = true;
+  CHECK(free > fractions());
+}
+
+TEST_CASE("svg chart: several charts lie in rows, in a file that is large enough for the longest row") {
+  const std::string svg = to_svg("all of it", {{make_chart("a"), make_chart("b")}, {make_chart("c")}});
+  CHECK(svg.find(">all of it</text>") != std::string::npos);
+  CHECK(svg.find("viewBox=\"0 0 1120 770\"") != std::string::npos);
+  CHECK(svg.find("translate(0 50)") != std::string::npos);
+  CHECK(svg.find("translate(560 50)") != std::string::npos);
+  CHECK(svg.find("translate(0 410)") != std::string::npos);
+  CHECK(count(svg, "<polyline") == 6);
+  CHECK(count(svg, "<svg") == 1);
+}
+
+TEST_CASE("svg chart: an empty chart and one with nothing that a logarithm can show are still charts") {
+  CHECK(to_svg(Chart{}).ends_with("</svg>\n"));
+  CHECK(to_svg("none", {}).ends_with("</svg>\n"));
+  Chart chart = make_chart("a");
+  chart.log_y = true;
+  chart.series[0].y = {-1, -2, 0};
+  CHECK(to_svg(chart).find("nan") == std::string::npos);
+}
+
+TEST_CASE("svg chart: the ramp runs from one end to the other and stops there") {
+  CHECK(ramp_colour(0) == "#440154");
+  CHECK(ramp_colour(-3) == ramp_colour(0));
+  CHECK(ramp_colour(1) == "#7ad151");
+  CHECK(ramp_colour(2) == ramp_colour(1));
+  CHECK(ramp_colour(0.5) != ramp_colour(0.4));
+}

@@ -1,0 +1,96 @@
+// Importance matrices of an artifact in stock llama.cpp. tests/interop/setup.sh makes the tool.
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "model/imatrix.h"
+#include "pipeline/steps.h"
+#include "support/elastic_fixture.h"
+#include "support/tiny_model.h"
+
+namespace elastify {
+namespace {
+
+struct Quantized {
+  bool done = false;
+  std::string said;
+};
+
+Quantized quantize(const std::string& imatrix, const fs::path& model, const fs::path& out) {
+  const test::TemporaryDirectory directory;
+  const fs::path log = directory.path() / "log";
+  const int status =
+      std::system(fmt::format("'{}' '{}' '{}' '{}' >'{}' 2>&1",
+                              (fs::path(ELASTIFY_BINARY_DIR) / "interop/llama_quantize").string(), imatrix,
+                              model.string(), out.string(), log.string())
+                      .c_str());
+  return {status == 0, read_text(log)};
+}
+
+/// Columns that differ by orders of magnitude, so that a quantiser that weighs by them rounds differently.
+Imatrix make_imatrix(const ModelSpec& spec) {
+  Imatrix imatrix;
+  imatrix.datasets = {"text"};
+  imatrix.chunk_count = 4;
+  imatrix.chunk_size = 16;
+  for (const TensorSpec& tensor : spec.tensors) {
+    if (!site_of(tensor.role)) continue;
+    ImatrixEntry& entry = imatrix.entries[tensor.gguf_name];
+    entry.count = 64;
+    for (int64_t j = 0; j < tensor.shape.back(); ++j)
+      entry.sum_squares.push_back(j % 5 == 0 ? 6400.0F : 0.064F);
+  }
+  return imatrix;
+}
+
+}  // namespace
+
+TEST_SUITE("interop") {
+  TEST_CASE(
+      "interop: stock llama.cpp quantises every level by its importance matrix, and by no other level's") {
+    if (!fs::exists(fs::path(ELASTIFY_BINARY_DIR) / "interop/llama_quantize")) {
+      MESSAGE("skipped, tests/interop/setup.sh has not run");
+      return;
+    }
+    const test::TinyOptions wide{
+        .d_model = 64, .head_dim = 16, .n_kv_heads = 4, .heads_per_group = 2, .d_ff = 128, .tied = true};
+    for (const auto& [family, method] :
+         {std::pair("llama", plan::Method::kUniform), std::pair("llama", plan::Method::kAnchors),
+          std::pair("qwen3", plan::Method::kAnchors)}) {
+      const ModelSpec spec = test::make_tiny_spec(family, wide);
+      const test::ElasticFixture made(spec, DType::kF32, method);
+      const fs::path measured = made.path() / "measured.gguf", artifact = made.path() / "with";
+      save_imatrix(make_imatrix(spec), measured);
+      exporter::ExportOptions options;
+      options.type = DType::kF32;
+      const auto files = pipeline::write_artifact(made.reordered(), options, nlohmann::ordered_json::object(),
+                                                  artifact, false, measured);
+      REQUIRE(files.size() > 1);
+      for (const auto& file : files) {
+        CAPTURE(file.name);
+        CAPTURE(file.architecture);
+        REQUIRE(file.imatrix.has_value());
+        const fs::path plain = made.path() / "plain.gguf", weighed = made.path() / "weighed.gguf";
+        const Quantized without = quantize("none", artifact / file.name, plain);
+        REQUIRE_MESSAGE(without.done, without.said);
+        const Quantized with =
+            quantize((artifact / file.imatrix->name).string(), artifact / file.name, weighed);
+        REQUIRE_MESSAGE(with.done, with.said);
+        const size_t per_layer = file.architecture == "openelm" ? 5 : 7;
+        CHECK(with.said.find(fmt::format("entries {}\ndatasets 1\nchunks 4 of 16\n",
+                                         per_layer * static_cast<size_t>(spec.n_layers))) !=
+              std::string::npos);
+        CHECK(read_text(plain) != read_text(weighed));
+      }
+      const Quantized wrong = quantize((artifact / "imatrix.gguf").string(), artifact / files.back().name,
+                                       made.path() / "wrong.gguf");
+      CHECK_FALSE(wrong.done);
+      CHECK(wrong.said.find("imatrix size") != std::string::npos);
+    }
+  }
+}
+
+}  // namespace elastify
