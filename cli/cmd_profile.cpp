@@ -1,8 +1,8 @@
 #include <CLI/CLI.hpp>
 
+#include "base/size.h"
 #include "cli/commands.h"
 #include "cli/options.h"
-#include "profile/memory.h"
 
 namespace elastify::cli {
 
@@ -13,8 +13,10 @@ void add_profile(CLI::App& app, const Globals& globals, Action& action) {
   add_profile_options(*command, args->options);
   command->add_flag("--second-moments", args->options.second_moments,
                     "also X^T X of what goes into o and down, in float64");
+  command->add_option("--imatrix", args->options.imatrix,
+                      "llama.cpp's importance matrix, or an earlier profile, for the metric `imatrix`");
   command->add_option_function<std::string>(
-      "--max-ram", [args](const std::string& text) { args->work.max_ram = profile::parse_bytes(text); },
+      "--max-ram", [args](const std::string& text) { args->work.max_ram = parse_bytes(text); },
       "memory to stay within, as 4GiB: a model that does not fit is streamed layer by layer");
   command->add_flag("--resume", args->resume, "go on with unfinished work of the same command");
   command->add_option("--save-every", args->work.save_every, "seconds between saves of unfinished work")

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/commands.h"
@@ -9,8 +11,14 @@ namespace {
 
 Report profile_with(const Communicator& processes, const Globals& globals, const ProfileCommand& command) {
   require_absent(command.output, globals.force);
-  if (command.options.data.empty())
-    throw UsageError("no calibration text", "--data FILE..., or --data self to let the model write its own");
+  profile::ProfileOptions options = command.options;
+  if (options.data.empty()) {
+    if (!options.imatrix.empty()) options.metrics = {Metric::kImatrix};
+    if (options.second_moments || std::any_of(options.metrics.begin(), options.metrics.end(), needs_data))
+      throw UsageError("no calibration text",
+                       "--data FILE..., or --data self to let the model write its own");
+    options.removal_tokens = 0;
+  }
   if (!processes.is_root()) log::set_level(log::Level::kQuiet);
   nn::set_threads(globals.threads);
   nn::warn_if_blas_is_slow();
@@ -27,7 +35,7 @@ Report profile_with(const Communicator& processes, const Globals& globals, const
     compute.device = nn::device_of_process(processes.rank());
   const pipeline::OpenModel model = pipeline::open_model(command.model, globals.tokenizer);
   const pipeline::Measured measured =
-      pipeline::write_profile(model, compute, command.options, work, command.output, processes);
+      pipeline::write_profile(model, compute, options, work, command.output, processes);
 
   Report report;
   if (!processes.is_root()) return report;

@@ -70,35 +70,37 @@ at::Tensor empty_by_position(const at::Tensor& x) {
 AttentionGradients attend_backward_blocked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                            int64_t window, double scale, const at::Tensor& upstream) {
   const at::Tensor grad_out = upstream.stride(-1) == 1 ? upstream : upstream.contiguous();
+  const int64_t n_heads = q.size(1), heads_per_group = n_heads / k.size(1);
+  const int64_t n_queries = q.size(2), n_keys = k.size(2), past = n_keys - n_queries;
   const at::Tensor grad_q = empty_by_position(q);
-  const at::Tensor grad_k = empty_by_position(k).zero_(), grad_v = empty_by_position(v).zero_();
-  const int64_t n_groups = k.size(1), heads_per_group = q.size(1) / n_groups;
-  const int64_t n_queries = q.size(2), past = k.size(2) - n_queries;
-  // Heads of one group add to the same gradients, so that a group is the least that a thread can do.
-  at::parallel_for(0, q.size(0) * n_groups, 1, [&](int64_t begin, int64_t end) {
+  // Heads of one group add to the same keys: each has gradients of its own, added up at the end in order.
+  const std::vector<int64_t> by_head{q.size(0), n_heads, n_keys, q.size(3)};
+  const at::Tensor grad_keys = at::zeros(by_head, q.options()), grad_values = at::zeros(by_head, q.options());
+  at::parallel_for(0, q.size(0) * n_heads, 1, [&](int64_t begin, int64_t end) {
     const at::AutoDispatchBelowADInplaceOrView plain_tensors;
-    const at::Tensor scratch = at::empty({2, std::min(kQueryBlock, n_queries) * k.size(2)}, q.options());
+    const at::Tensor scratch = at::empty({2, std::min(kQueryBlock, n_queries) * n_keys}, q.options());
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t batch = i / n_groups, group = i % n_groups;
-      for (int64_t head = group * heads_per_group; head < (group + 1) * heads_per_group; ++head) {
-        for (int64_t first = 0; first < n_queries; first += kQueryBlock) {
-          const auto block = QueryBlock::make(first, n_queries, past, window);
-          const at::Tensor queries = block.queries(q[batch][head]), keys = block.keys(k[batch][group]);
-          const at::Tensor grad_rows = block.queries(grad_out[batch][head]);
-          at::Tensor weights = block.scores(scratch[0]), grad_weights = block.scores(scratch[1]);
-          at::mm_out(weights, queries, keys.t());
-          block.softmax(weights, scale);
-          block.keys(grad_v[batch][group]).addmm_(weights.t(), grad_rows);
-          at::mm_out(grad_weights, grad_rows, block.keys(v[batch][group]).t());
-          softmax_backward_rows(weights, grad_weights, static_cast<float>(scale));
-          at::Tensor grad_queries = block.queries(grad_q[batch][head]);
-          at::mm_out(grad_queries, grad_weights, keys);
-          block.keys(grad_k[batch][group]).addmm_(grad_weights.t(), queries);
-        }
+      const int64_t batch = i / n_heads, head = i % n_heads, group = head / heads_per_group;
+      for (int64_t first = 0; first < n_queries; first += kQueryBlock) {
+        const auto block = QueryBlock::make(first, n_queries, past, window);
+        const at::Tensor queries = block.queries(q[batch][head]), keys = block.keys(k[batch][group]);
+        const at::Tensor grad_rows = block.queries(grad_out[batch][head]);
+        at::Tensor weights = block.scores(scratch[0]), grad_weights = block.scores(scratch[1]);
+        at::mm_out(weights, queries, keys.t());
+        block.softmax(weights, scale);
+        block.keys(grad_values[batch][head]).addmm_(weights.t(), grad_rows);
+        at::mm_out(grad_weights, grad_rows, block.keys(v[batch][group]).t());
+        softmax_backward_rows(weights, grad_weights, static_cast<float>(scale));
+        at::Tensor grad_queries = block.queries(grad_q[batch][head]);
+        at::mm_out(grad_queries, grad_weights, keys);
+        block.keys(grad_keys[batch][head]).addmm_(grad_weights.t(), queries);
       }
     }
   });
-  return {grad_q, grad_k, grad_v};
+  const auto by_group = [&](const at::Tensor& heads) {
+    return heads.view({q.size(0), k.size(1), heads_per_group, n_keys, q.size(3)}).sum(2);
+  };
+  return {grad_q, by_group(grad_keys), by_group(grad_values)};
 }
 
 /// attend_into() with gradients, float32 on the CPU.

@@ -58,7 +58,10 @@ void linear_into(at::Tensor out, const at::Tensor& x, const at::Tensor& weight, 
 
 std::pair<at::Tensor, at::Tensor> nll_and_gradient(const at::Tensor& rows, const at::Tensor& targets,
                                                    const at::Tensor& output) {
-  const int64_t slab = std::max<int64_t>(1, 4 * kLogitBytes / (output.size(0) * 4));
+  // Slabs of equal size: the rest would be a thin, slow product.
+  const int64_t most = std::max<int64_t>(1, 4 * kLogitBytes / (output.size(0) * 4));
+  const int64_t n_slabs = (rows.size(0) + most - 1) / most;
+  const int64_t slab = (rows.size(0) + n_slabs - 1) / std::max<int64_t>(1, n_slabs);
   at::Tensor nll = at::empty({rows.size(0)}, rows.options().dtype(at::kFloat));
   at::Tensor gradient = at::empty_like(rows);
   Buffer buffer;

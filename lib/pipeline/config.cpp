@@ -28,6 +28,7 @@ void fields(V& visit, profile::ProfileOptions& o) {
   visit("batch", o.batch, 1);
   visit("removal_tokens", o.removal_tokens, 0);
   visit("second_moments", o.second_moments);
+  visit("imatrix", o.imatrix);
 }
 
 template <typename V>

@@ -9,12 +9,12 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/size.h"
 #include "base/svg_chart.h"
 #include "base/version.h"
 #include "model/permutation.h"
 #include "pipeline/steps.h"
 #include "pipeline/verify.h"
-#include "profile/memory.h"
 #include "profile/profile_model.h"
 
 namespace elastify::pipeline {
@@ -179,7 +179,7 @@ ordered_json run(const RunConfig& config, bool force) {
            {source, to_json(config.profile), text_hash(config.profile.data), compute, config.seed}, [&] {
              const OpenModel model = open_source();
              profile::WorkOptions work;
-             if (!config.max_ram.empty()) work.max_ram = profile::parse_bytes(config.max_ram);
+             if (!config.max_ram.empty()) work.max_ram = parse_bytes(config.max_ram);
              work.existing = profile::WorkOptions::Existing::kResumeOrReplace;
              std::error_code ignored;
              if (force) fs::remove_all(unfinished_path(profile_file), ignored);

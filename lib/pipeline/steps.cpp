@@ -93,8 +93,10 @@ Measured measure_profile(const OpenModel& model, const nn::DecoderOptions& compu
     throw UsageError("data: sampling text from the model itself needs all of it in memory",
                      "give text files, or a larger --max-ram");
   const nn::Decoder decoder(model.checkpoint, placement);
-  const TokenBatches batches = load_batches(model, decoder, options.data, options.seq, options.tokens,
-                                            static_cast<uint64_t>(options.seed));
+  TokenBatches batches;  // none for metrics that need none
+  if (!options.data.empty())
+    batches = load_batches(model, decoder, options.data, options.seq, options.tokens,
+                           static_cast<uint64_t>(options.seed));
   const auto start = std::chrono::steady_clock::now();
   Measured measured;
   profile::Measured result =

@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "base/communicator.h"
 #include "eval/evaluate.h"
 #include "model/plan.h"
 #include "model/profile.h"
 #include "pipeline/config.h"
+#include "profile/communicator.h"
 
 namespace elastify::pipeline {
 

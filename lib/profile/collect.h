@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "base/communicator.h"
 #include "nn/decoder.h"
+#include "profile/communicator.h"
 #include "profile/statistics.h"
 #include "profile/unfinished.h"
 

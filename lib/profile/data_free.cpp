@@ -2,10 +2,13 @@
 
 #include <random>
 
+#include "base/error.h"
 #include "base/progress.h"
+#include "model/imatrix.h"
 #include "nn/host_tensor.h"
 #include "nn/torch_error.h"
 #include "profile/profile_model.h"
+#include "profile/statistics.h"
 
 namespace elastify::profile {
 namespace {
@@ -70,6 +73,22 @@ void add_data_free_metric(Profile& profile, const Checkpoint& checkpoint, Metric
     default:
       fail("metric '{}' cannot be had without data", name_of(metric));
   }
+}
+
+void add_imatrix_metric(Profile& profile, const Checkpoint& checkpoint, const fs::path& imatrix) {
+  const ModelSpec& spec = checkpoint.spec();
+  if (imatrix.empty())
+    throw UsageError("metric 'imatrix' comes out of an importance matrix", "name one with --imatrix FILE");
+  const auto squares =
+      with_context(imatrix.string(), [&] { return input_mean_squares(open_imatrix(imatrix, spec), spec); });
+  std::vector<std::vector<float>> scores;
+  for (size_t i = 0; i < spec.spaces.size(); ++i) {
+    const AxisSpace& space = spec.spaces[i];
+    const Site site = space.kind == SpaceKind::kMlp ? Site::kFfnDown : Site::kAttnOut;
+    scores.push_back(wanda_scores(checkpoint, i,
+                                  squares[static_cast<size_t>(4 * space.layer) + static_cast<size_t>(site)]));
+  }
+  profile.importance[Metric::kImatrix] = std::move(scores);
 }
 
 }  // namespace elastify::profile

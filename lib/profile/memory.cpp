@@ -1,9 +1,9 @@
 #include "profile/memory.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/error.h"
+#include "base/size.h"
 #include "profile/statistics.h"
 
 namespace elastify::profile {
@@ -11,10 +11,6 @@ namespace {
 
 constexpr int64_t kProcess = int64_t{300} << 20;  ///< LibTorch, code, file buffers, allocator's slack
 constexpr int64_t kLogits = int64_t{96} << 20;    ///< slabs of logits and what is computed from them
-
-std::string gibibytes(int64_t bytes) {
-  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (int64_t{1} << 30));
-}
 
 }  // namespace
 
@@ -59,35 +55,8 @@ bool must_stream(const ModelSpec& spec, const ProfileOptions& options, int64_t m
   throw UsageError(
       fmt::format("max-ram {}: even layer by layer, {} are needed for sequences of {} tokens, {} "
                   "at a time",
-                  gibibytes(max_ram), gibibytes(need.streamed), options.seq, options.batch),
+                  format_bytes(max_ram), format_bytes(need.streamed), options.seq, options.batch),
       options.batch > 1 ? "a smaller --batch needs less" : "a smaller --seq needs less");
-}
-
-int64_t parse_bytes(const std::string& text) {
-  size_t end = 0;
-  double number = -1;
-  try {
-    number = std::stod(text, &end);
-  } catch (const std::exception&) {
-  }
-  const std::string unit = text.substr(std::min(end, text.size()));
-  struct Unit {
-    const char* name;
-    double bytes;
-  };
-  for (const auto& [name, bytes] : {Unit{"", 1},
-                                    {"B", 1},
-                                    {"KiB", 0x1p10},
-                                    {"MiB", 0x1p20},
-                                    {"GiB", 0x1p30},
-                                    {"TiB", 0x1p40},
-                                    {"KB", 1e3},
-                                    {"MB", 1e6},
-                                    {"GB", 1e9},
-                                    {"TB", 1e12}})
-    if (unit == name && number >= 0 && std::isfinite(number) && number * bytes < 9e18)
-      return static_cast<int64_t>(number * bytes);
-  throw UsageError(fmt::format("'{}' is not a size", text), "write it as 4GiB, 512MiB or 2GB");
 }
 
 }  // namespace elastify::profile

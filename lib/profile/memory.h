@@ -17,7 +17,4 @@ MemoryNeed memory_need(const ModelSpec& spec, const ProfileOptions& options);
 /// Whether to stream. \throws UsageError  if not even that fits into `max_ram` (0: no limit)
 bool must_stream(const ModelSpec& spec, const ProfileOptions& options, int64_t max_ram);
 
-/// "4GiB", "512MiB", "2GB", "1000000" as bytes. \throws UsageError
-int64_t parse_bytes(const std::string& text);
-
 }  // namespace elastify::profile

@@ -164,7 +164,9 @@ Measured profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint,
                       "go on with --resume");
   }
   for (const Metric metric : options.metrics)
-    if (metric == Metric::kMagnitude || metric == Metric::kRandom)
+    if (metric == Metric::kImatrix)
+      add_imatrix_metric(profile, checkpoint, options.imatrix);
+    else if (!needs_data(metric))
       add_data_free_metric(profile, checkpoint, metric, options.seed);
   return result;
 }

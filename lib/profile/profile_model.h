@@ -2,10 +2,10 @@
 
 #include <cstdint>
 
-#include "base/communicator.h"
 #include "data/corpus.h"
 #include "model/profile.h"
 #include "nn/decoder.h"
+#include "profile/communicator.h"
 #include "profile/options.h"
 
 namespace elastify::profile {
@@ -31,5 +31,9 @@ Measured profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint,
 /// Metrics that need no data: magnitude (weights read tensor by tensor), random (the same for a seed on every
 /// platform).
 void add_data_free_metric(Profile& profile, const Checkpoint& checkpoint, Metric metric, int64_t seed);
+
+/// wanda's scores with mean squares that llama.cpp, or an earlier profile, measured.
+/// \throws Error  naming the file if it is of another model
+void add_imatrix_metric(Profile& profile, const Checkpoint& checkpoint, const fs::path& imatrix);
 
 }  // namespace elastify::profile

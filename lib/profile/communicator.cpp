@@ -1,4 +1,4 @@
-#include "base/communicator.h"
+#include "profile/communicator.h"
 
 #include <algorithm>
 #include <cstdlib>
