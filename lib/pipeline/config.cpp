@@ -406,15 +406,6 @@ std::vector<YamlAxis> read_grid(const std::string& file, const YAML::Node& root)
   return axes;
 }
 
-/// "taylor", "0.2", "a.txt+b.txt".
-std::string text_of(const ordered_json& value) {
-  if (value.is_string()) return value.get<std::string>();
-  if (!value.is_array()) return value.dump();
-  std::vector<std::string> parts;
-  for (const auto& item : value) parts.push_back(text_of(item));
-  return fmt::format("{}", fmt::join(parts, "+"));
-}
-
 }  // namespace
 
 RunConfig load_config(const fs::path& file, const std::vector<std::string>& overrides) {
@@ -499,6 +490,13 @@ ordered_json value_of(const RunConfig& config, const std::string& key) {
   if (dot == std::string::npos) return options.at(first);
   return options.at(first).is_object() ? options.at(first).value(key.substr(dot + 1), ordered_json{})
                                        : ordered_json{};
+}
+std::string text_of(const ordered_json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_array()) return value.dump();
+  std::vector<std::string> parts;
+  for (const auto& item : value) parts.push_back(text_of(item));
+  return fmt::format("{}", fmt::join(parts, "+"));
 }
 
 }  // namespace elastify::pipeline

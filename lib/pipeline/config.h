@@ -81,5 +81,7 @@ nlohmann::ordered_json to_json(const exporter::ExportOptions& options);
 nlohmann::ordered_json to_json(const EvalOptions& options);
 /// The value of an option, as in value_of(config, "reorder.metric"); null where there is no such option.
 nlohmann::ordered_json value_of(const RunConfig& config, const std::string& key);
+/// The same for people and tables: "taylor", "0.2", "a.txt+b.txt".
+std::string text_of(const nlohmann::ordered_json& value);
 
 }  // namespace elastify::pipeline

@@ -66,14 +66,15 @@ struct ProfileGroup {
 
 std::vector<ProfileGroup> group_by_profile(const SweepConfig& config, const ordered_json& source) {
   std::vector<ProfileGroup> groups;
+  std::map<std::vector<std::string>, std::string> texts;
   for (size_t i = 0; i < config.points.size(); ++i) {
     const RunConfig& point = config.points[i].config;
     ordered_json options = to_json(point.profile);
     options.erase("metrics");
-    const std::string key = sha256_hex(ordered_json{
-        {"version", kVersion},
-        {"inputs", {source, options, point.seed, text_hash(point.profile.data), compute_key(point)}}}
-                                           .dump());
+    std::string& text = texts[point.profile.data];
+    if (text.empty()) text = text_hash(point.profile.data);
+    const ordered_json inputs{source, options, point.seed, text, compute_key(point)};
+    const std::string key = sha256_hex(ordered_json{{"version", kVersion}, {"inputs", inputs}}.dump());
     auto group =
         std::find_if(groups.begin(), groups.end(), [&](const auto& known) { return known.key == key; });
     if (group == groups.end()) {
@@ -107,7 +108,9 @@ Profile obtain_profile(const OpenModel& model, const nn::DecoderOptions& compute
   std::vector<std::string_view> names;
   for (const Metric metric : missing.metrics) names.push_back(name_of(metric));
   if (missing.removal_tokens > 0) names.emplace_back("removal of layers");
-  log::info("profile of {} points: {}", group.points.size(), fmt::join(names, ", "));
+  log::info("profile for {}: {}",
+            group.points.size() == 1 ? "one point" : fmt::format("{} points", group.points.size()),
+            fmt::join(names, ", "));
   Measured measured = measure_profile(model, compute, missing);
   log::info("profile: done in {:.1f} s", measured.seconds);
   Profile profile = std::move(measured.profile);
@@ -233,8 +236,11 @@ void evaluate(const OpenModel& model, const RunConfig& config, const std::vector
           with_context(fmt::format("{}, level {}", candidate.name, candidate.plan.levels[i].nominal),
                        [&] { measure(*decoder, candidate, i, &progress); });
     }
-    log::info("{}: {:.1f} s; {} left in all", label, seconds_since(began),
-              clock_text(seconds_since(start) / work_done * work_left));
+    const std::string left =
+        work_left > 0
+            ? fmt::format(", about {} left in all", clock_text(seconds_since(start) / work_done * work_left))
+            : "";
+    log::info("{}: done in {:.1f} s{}", label, seconds_since(began), left);
   }
 }
 
@@ -251,14 +257,17 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
                       {"axes", ordered_json::array()},
                       {"full", values_of(full)},
                       {"points", ordered_json::array()}};
+  const ordered_json configuration = to_json(config);
   for (const GridAxis& axis : config.grid)
-    report["axes"].push_back({{"key", axis.key}, {"values", axis.values}});
+    report["axes"].push_back({{"key", axis.key}, {"values", configuration.at("grid").at(axis.key)}});
   for (size_t p = 0; p < candidates.size(); ++p) {
     const Candidate& candidate = candidates[p];
     ordered_json point{{"name", candidate.name},
-                       {"values", config.points[p].values},
+                       {"options", ordered_json::object()},
                        {"notes", candidate.plan.notes},
                        {"levels", ordered_json::array()}};
+    for (const GridAxis& axis : config.grid)
+      point["options"][axis.key] = value_of(config.points[p].config, axis.key);
     for (size_t i = 0; i < candidate.plan.levels.size(); ++i) {
       const Level& level = candidate.plan.levels[i];
       const eval::PerplexityResult& result = *evaluations.find(candidate.keys[i]);
@@ -272,7 +281,7 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
     }
     report["points"].push_back(point);
   }
-  report["configuration"] = to_json(config);
+  report["configuration"] = configuration;
   return report;
 }
 
@@ -292,7 +301,7 @@ std::string csv(const ordered_json& report) {
   text += fmt::format("{}\n", fmt::join(kColumns, ","));
   for (const auto& point : report.at("points")) {
     std::string cells;
-    for (const auto& value : point.at("values")) cells += csv_cell(value.get<std::string>()) + ",";
+    for (const auto& value : point.at("options")) cells += csv_cell(text_of(value)) + ",";
     for (const auto& level : point.at("levels")) {
       std::vector<std::string> values;
       for (const char* column : kColumns) values.push_back(fmt::format("{:.8g}", number(level.at(column))));
@@ -321,10 +330,10 @@ std::string chart(const ordered_json& report, const std::vector<GridAxis>& grid)
   for (const auto& point : report.at("points")) {
     ChartSeries line;
     line.name = point.at("name");
-    const std::vector<std::string> values = point.at("values");
+    const auto value = [&](size_t axis) { return text_of(point.at("options").at(grid[axis].key)); };
     std::vector<std::string> others;
-    for (size_t i = 1; i < axes.size(); ++i) others.push_back(values[axes[i]]);
-    line.colour = index(colours, values[axes[0]]);
+    for (size_t i = 1; i < axes.size(); ++i) others.push_back(value(axes[i]));
+    line.colour = index(colours, value(axes[0]));
     line.dash = index(dashes, others);
     for (const auto& level : point.at("levels")) {
       line.x.push_back(level.at("true_ratio"));
@@ -395,8 +404,10 @@ ordered_json sweep(const SweepConfig& config, bool force) {
 
 std::string sweep_table(const ordered_json& report) {
   std::vector<GridAxis> grid;
-  for (const auto& axis : report.at("axes"))
-    grid.push_back({axis.at("key").get<std::string>(), axis.at("values").get<std::vector<std::string>>()});
+  for (const auto& axis : report.at("axes")) {
+    grid.push_back({axis.at("key").get<std::string>(), {}});
+    for (const auto& value : axis.at("values")) grid.back().values.push_back(text_of(value));
+  }
   const std::vector<size_t> axes = varying(grid);
   std::vector<size_t> widths;
   std::string text;
@@ -419,7 +430,7 @@ std::string sweep_table(const ordered_json& report) {
   const bool marks = points.size() > 1;
   for (const auto& point : points) {
     for (size_t i = 0; i < axes.size(); ++i)
-      text += fmt::format("{:<{}}  ", point.at("values").at(axes[i]).get<std::string>(), widths[i]);
+      text += fmt::format("{:<{}}  ", text_of(point.at("options").at(grid[axes[i]].key)), widths[i]);
     const ordered_json& levels = point.at("levels");
     for (size_t i = 0; i < levels.size(); ++i) {
       const double value = number(levels.at(i).at("perplexity"));

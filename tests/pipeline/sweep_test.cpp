@@ -224,6 +224,7 @@ TEST_SUITE("pipeline") {
     CHECK(kept(tiny.path("out")).size() == 3);  // two levels and the full model
     CHECK(report.at("points")[0].at("levels") == report.at("points")[1].at("levels"));
     CHECK(report.at("points")[1].at("name") == "seed 1");
+    CHECK(report.at("points")[1].at("options").at("seed") == 1);
   }
 
   TEST_CASE("sweep: what a point says is what the reordered model on disk gives") {
