@@ -47,6 +47,7 @@ void add_export(CLI::App& app, const Globals& globals, Action& action);
 void add_verify(CLI::App& app, const Globals& globals, Action& action);
 void add_eval(CLI::App& app, const Globals& globals, Action& action);
 void add_run(CLI::App& app, const Globals& globals, Action& action);
+void add_sweep(CLI::App& app, const Globals& globals, Action& action);
 
 struct ProfileCommand {
   fs::path model, output;
@@ -77,6 +78,7 @@ struct RunCommand {
   std::vector<std::string> overrides;
   bool resume = true;  ///< what is up to date is never done again, unless --force
 };
+using SweepCommand = RunCommand;
 
 // The commands that need LibTorch, whose start-up alone takes most of a second. `elastify` itself is linked
 // without it: there, each of these replaces the process by `elastify-torch` with the same arguments
@@ -88,6 +90,7 @@ Report run_export(const Globals& globals, const ExportCommand& command);
 Report run_verify(const Globals& globals, const VerifyCommand& command);
 Report run_eval(const Globals& globals, const EvalCommand& command);
 Report run_run(const Globals& globals, const RunCommand& command);
+Report run_sweep(const Globals& globals, const SweepCommand& command);
 
 /// The arguments the process was started with, for hand_over.cpp.
 extern char** arguments;

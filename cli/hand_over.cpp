@@ -41,5 +41,8 @@ Report run_eval(const Globals&, const EvalCommand&) {
 Report run_run(const Globals&, const RunCommand&) {
   hand_over();
 }
+Report run_sweep(const Globals&, const SweepCommand&) {
+  hand_over();
+}
 
 }  // namespace elastify::cli

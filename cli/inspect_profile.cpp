@@ -367,7 +367,7 @@ Chart concentration_chart(const MetricLayers& measured) {
     chart.series.push_back(std::move(curve));
   }
   chart.series.push_back(
-      {.name = "all alike", .x = {0, 1}, .y = {0, 1}, .colour = "#888888", .dots = false, .dashed = true});
+      {.name = "all alike", .x = {0, 1}, .y = {0, 1}, .colour = "#888888", .dash = 1, .dots = false});
   return chart;
 }
 

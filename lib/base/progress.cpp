@@ -27,13 +27,13 @@ double seconds(Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
 }
 
+}  // namespace
+
 std::string clock_text(double total_seconds) {
   const auto whole = static_cast<int64_t>(total_seconds + 0.5);
   if (whole >= 3600) return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
   return fmt::format("{}:{:02}", whole / 60, whole % 60);
 }
-
-}  // namespace
 
 void install_interrupt_handler() {
   struct sigaction action = {};

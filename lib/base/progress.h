@@ -34,6 +34,9 @@ class Progress {
   std::chrono::steady_clock::time_point last_drawn_;
 };
 
+/// "1:05" (minutes and seconds) or "2:00:10".
+std::string clock_text(double seconds);
+
 /// Makes SIGINT and SIGTERM set a flag instead of ending the process, so that work stops between steps and
 /// temporary files are removed. A second signal ends the process at once.
 void install_interrupt_handler();

@@ -13,8 +13,11 @@ namespace {
 
 constexpr double kWidth = 720, kHeight = 440, kLeft = 80, kRight = 20, kTop = 50, kBottom = 60;
 constexpr double kPanelWidth = 560, kPanelHeight = 360, kHeader = 50;
-constexpr std::array<const char*, 6> kColours{"#1f6fb4", "#c8501e", "#2e8b57",
-                                              "#7b4fa3", "#8a6d1d", "#444444"};
+constexpr double kLegendRow = 20, kLegendLine = 34, kLetter = 7.2;
+constexpr size_t kNamesInPlot = 3;  ///< more stand beside it
+constexpr std::array<const char*, 10> kColours{"#1f6fb4", "#c8501e", "#2e8b57", "#7b4fa3", "#8a6d1d",
+                                               "#444444", "#d6338a", "#19a0b4", "#a01c2c", "#86a81f"};
+constexpr std::array<const char*, 6> kDashes{"", "7 4", "2 3", "10 3 2 3", "14 5", "5 2"};
 
 std::string escaped(const std::string& text) {
   std::string out;
@@ -29,6 +32,14 @@ std::string escaped(const std::string& text) {
       out += c;
   }
   return out;
+}
+
+/// "400", "20k", "1M".
+std::string short_tick(double value) {
+  if (value >= 1e9) return fmt::format("{:g}G", value / 1e9);
+  if (value >= 1e6) return fmt::format("{:g}M", value / 1e6);
+  if (value >= 1e4) return fmt::format("{:g}k", value / 1e3);
+  return fmt::format("{:g}", value);
 }
 
 /// An axis: data range to pixels, with round tick values.
@@ -75,14 +86,35 @@ Axis fit(const std::vector<ChartSeries>& series, bool of_x, bool log, double fro
   return {low - margin, high + margin, from, to, false};
 }
 
-std::string legend_row(const ChartSeries& line, const std::string& colour, double x, double y) {
-  return fmt::format(
-      "<path d=\"M{} {}h24\" stroke=\"{}\" stroke-width=\"3\"{}/><text x=\"{}\" y=\"{}\">{}</text>\n", x, y,
-      colour, line.dashed ? " stroke-dasharray=\"6 4\"" : "", x + 32, y + 4, escaped(line.name));
+std::string dashes(const ChartSeries& line) {
+  const std::string pattern = kDashes[static_cast<size_t>(line.dash) % kDashes.size()];
+  return pattern.empty() ? pattern : fmt::format(" stroke-dasharray=\"{}\"", pattern);
 }
 
-/// All of a chart but the file around it, in a frame of this size.
-std::string body(const Chart& chart, double width, double height) {
+std::string legend_row(const ChartSeries& line, const std::string& colour, double x, double y) {
+  return fmt::format(
+      "<path d=\"M{:.0f} {:.0f}h{}\" stroke=\"{}\" stroke-width=\"3\"{}/><text x=\"{:.0f}\" "
+      "y=\"{:.0f}\">{}</text>\n",
+      x, y, kLegendLine - 6, colour, dashes(line), x + kLegendLine, y + 4, escaped(line.name));
+}
+
+struct Names {
+  size_t n = 0, longest = 0;
+  double width() const { return kLegendLine + 20 + kLetter * static_cast<double>(longest); }
+  double height() const { return kLegendRow * static_cast<double>(n); }
+};
+Names names_of(const Chart& chart) {
+  Names names;
+  for (const ChartSeries& line : chart.series) {
+    if (line.name.empty()) continue;
+    ++names.n;
+    names.longest = std::max(names.longest, line.name.size());
+  }
+  return names;
+}
+
+/// All of a chart but the file around it, in a frame of this size; the legend in it, or to its right.
+std::string body(const Chart& chart, double width, double height, bool beside) {
   Axis x = fit(chart.series, true, false, kLeft, width - kRight);
   x.whole = chart.whole_x;
   const Axis y = fit(chart.series, false, chart.log_y, height - kBottom, kTop);
@@ -96,46 +128,42 @@ std::string body(const Chart& chart, double width, double height) {
   for (const double tick : y.ticks())
     svg += fmt::format(
         "<path d=\"M{1} {0:.1f}H{2}\" stroke=\"#e4e4e4\"/><text x=\"{3}\" y=\"{4:.1f}\" "
-        "text-anchor=\"end\">{5:g}</text>\n",
-        y.at(tick), kLeft, width - kRight, kLeft - 8, y.at(tick) + 4, tick);
+        "text-anchor=\"end\">{5}</text>\n",
+        y.at(tick), kLeft, width - kRight, kLeft - 8, y.at(tick) + 4, short_tick(tick));
   svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
                      (kLeft + width - kRight) / 2, height - 16, escaped(chart.x_label));
   svg += fmt::format("<text transform=\"translate(20 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
                      (kTop + height - kBottom) / 2, escaped(chart.y_label));
 
-  size_t n_named = 0, longest = 0, next_colour = 0;
-  for (const ChartSeries& line : chart.series) {
-    if (line.name.empty()) continue;
-    ++n_named;
-    longest = std::max(longest, line.name.size());
-  }
-  const double legend_x = width - kRight - 44 - 7 * static_cast<double>(longest);
-  double row = chart.legend_below ? height - kBottom - 20 * static_cast<double>(n_named) + 6 : kTop + 14;
+  const Names names = names_of(chart);
+  size_t next_colour = 0;
+  const double legend_x = beside ? width - kRight + 10 : width - kRight - names.width() + 10;
+  double row = chart.legend_below && !beside ? height - kBottom - names.height() + 6 : kTop + 14;
   std::string legend;
   for (const ChartSeries& line : chart.series) {
-    const std::string colour =
-        line.colour.empty() ? kColours[next_colour++ % kColours.size()] : escaped(line.colour);
+    const std::string colour = line.colour.empty() ? palette_colour(next_colour++) : escaped(line.colour);
     std::string points, dots;
     for (size_t j = 0; j < std::min(line.x.size(), line.y.size()); ++j) {
       if (!std::isfinite(line.y[j]) || (chart.log_y && line.y[j] <= 0)) continue;
       points += fmt::format("{:.1f},{:.1f} ", x.at(line.x[j]), y.at(line.y[j]));
       if (line.dots)
-        dots += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\" fill=\"{}\"/>", x.at(line.x[j]),
-                            y.at(line.y[j]), colour);
+        dots += fmt::format(
+            "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\" fill=\"{}\"><title>{}: {:.4g}, "
+            "{:.4g}</title></circle>\n",
+            x.at(line.x[j]), y.at(line.y[j]), colour, escaped(line.name), line.x[j], line.y[j]);
     }
-    svg +=
-        fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\"{}/>{}\n", points,
-                    colour, line.dots ? 2 : 1.3, line.dashed ? " stroke-dasharray=\"6 4\"" : "", dots);
+    svg += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\"{}/>{}\n",
+                       points, colour, line.dots ? 2 : 1.3, dashes(line), dots);
     if (line.name.empty()) continue;
     legend += legend_row(line, colour, legend_x, row);
-    row += 20;
+    row += kLegendRow;
   }
-  if (n_named == 0) return svg;
+  if (names.n == 0 || beside) return svg + legend;
   return svg +
          fmt::format(
-             "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"white\" fill-opacity=\"0.7\"/>\n",
-             legend_x - 6, row - 20 * static_cast<double>(n_named) - 12, width - kRight - legend_x,
-             20 * n_named + 4) +
+             "<rect x=\"{:.0f}\" y=\"{:.0f}\" width=\"{:.0f}\" height=\"{:.0f}\" fill=\"white\" "
+             "fill-opacity=\"0.7\"/>\n",
+             legend_x - 6, row - names.height() - 12, width - kRight - legend_x, names.height() + 4) +
          legend;
 }
 
@@ -151,7 +179,11 @@ std::string file_of(double width, double height, const std::string& content) {
 }  // namespace
 
 std::string to_svg(const Chart& chart) {
-  return file_of(kWidth, kHeight, body(chart, kWidth, kHeight));
+  const Names names = names_of(chart);
+  const bool beside = names.n > kNamesInPlot;
+  const double height = beside ? std::max(kHeight, kTop + kBottom + names.height()) : kHeight;
+  return file_of(std::round(kWidth + (beside ? names.width() : 0)), height,
+                 body(chart, kWidth, height, beside));
 }
 
 std::string to_svg(const std::string& title, const std::vector<std::vector<Chart>>& rows) {
@@ -164,10 +196,14 @@ std::string to_svg(const std::string& title, const std::vector<std::vector<Chart
       svg += fmt::format("<g transform=\"translate({} {})\">\n{}</g>\n",
                          kPanelWidth * static_cast<double>(column),
                          kHeader + kPanelHeight * static_cast<double>(row),
-                         body(rows[row][column], kPanelWidth, kPanelHeight));
+                         body(rows[row][column], kPanelWidth, kPanelHeight, false));
   }
   return file_of(kPanelWidth * static_cast<double>(columns),
                  kHeader + kPanelHeight * static_cast<double>(rows.size()), svg);
+}
+
+std::string palette_colour(size_t n) {
+  return kColours[n % kColours.size()];
 }
 
 std::string ramp_colour(double place) {

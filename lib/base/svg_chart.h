@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -9,11 +10,12 @@ struct ChartSeries {
   std::string name;  ///< empty: not in the legend
   std::vector<double> x, y;
   std::string colour = {};  ///< CSS; empty: the palette's next
+  int dash = 0;             ///< index into the dash patterns; 0: solid
   bool dots = true;
-  bool dashed = false;
 };
 
-/// A line chart as a self-contained SVG file.
+/// A line chart as a self-contained SVG file. The names of more than a few series stand beside the plot, and
+/// a browser shows a point's values under the mouse.
 struct Chart {
   std::string title, x_label, y_label;
   bool log_y = false;
@@ -26,6 +28,8 @@ std::string to_svg(const Chart& chart);
 /// Several charts in one file, row by row from the top; rows may differ in length.
 std::string to_svg(const std::string& title, const std::vector<std::vector<Chart>>& rows);
 
+/// The n-th of the colours that lines get which state none.
+std::string palette_colour(size_t n);
 /// A colour for `place` from 0 (dark blue) to 1 (light green), for series that come in an order.
 std::string ramp_colour(double place);
 

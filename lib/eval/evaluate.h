@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/progress.h"
 #include "data/corpus.h"
 #include "data/task.h"
 #include "nn/decoder.h"
@@ -19,8 +20,9 @@ struct PerplexityResult {
 };
 
 /// Perplexity over sequences, each on its own (no context carried over), at these widths (null: full).
+/// \param progress  of work that this is a part of, in tokens; null: shows its own
 PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batches, const Widths* widths,
-                            int64_t batch);
+                            int64_t batch, Progress* progress = nullptr);
 
 struct TaskResult {
   double accuracy = 0;       ///< highest sum of log p

@@ -4,17 +4,17 @@
 #include <chrono>
 #include <cmath>
 #include <numbers>
+#include <optional>
 #include <span>
 
 #include "base/error.h"
-#include "base/progress.h"
 #include "eval/evaluate.h"
 #include "nn/token_ids.h"
 
 namespace elastify::eval {
 
 PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batches, const Widths* widths,
-                            int64_t batch) {
+                            int64_t batch, Progress* progress) {
   if (batch < 1) throw UsageError(fmt::format("eval.batch: expected 1 or more, got {}", batch));
   if (batches.sequences.empty() || batches.seq_len < 2)
     fail("evaluation data: expected sequences of 2 tokens or more, got {} of {}", batches.sequences.size(),
@@ -25,14 +25,15 @@ PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batc
   options.widths = widths;
   PerplexityResult result;
   double nll = 0;
-  Progress progress("perplexity", batches.n_tokens(), "tokens");
+  std::optional<Progress> own;
+  if (progress == nullptr) progress = &own.emplace("perplexity", batches.n_tokens(), "tokens");
   const std::span<const std::vector<int32_t>> sequences = batches.sequences;
   for (size_t first = 0; first < sequences.size(); first += static_cast<size_t>(batch)) {
     const at::Tensor ids = nn::stack_ids(
         sequences.subspan(first, std::min(static_cast<size_t>(batch), sequences.size() - first)));
     nll += decoder.sequence_nll(ids, options).sum().item<double>();
     result.tokens += ids.size(0) * (ids.size(1) - 1);
-    progress.advance(ids.numel());
+    progress->advance(ids.numel());
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   result.nll = nll / static_cast<double>(result.tokens);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
@@ -128,10 +129,30 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
+/// The way out where a key is not known.
+std::string nearest_of(const std::vector<std::string>& known, const std::string& key) {
+  const auto nearest = std::min_element(known.begin(), known.end(), [&](const auto& a, const auto& b) {
+    return edit_distance(a, key) < edit_distance(b, key);
+  });
+  return fmt::format("did you mean '{}'? known here: {}", *nearest, fmt::join(known, ", "));
+}
+
+std::string place_of(const std::string& file, const YAML::Node& node) {
+  return node.Mark().is_null() ? file : fmt::format("{}:{}", file, node.Mark().line + 1);
+}
+
+std::string kind_of(const YAML::Node& node) {
+  if (node.IsScalar()) return fmt::format("'{}'", node.Scalar());
+  return node.IsSequence() ? "a list" : node.IsMap() ? "a section" : "nothing";
+}
+
+/// Values that a point of a sweep puts in the place of the file's, by full key. They keep their own line.
+using Replacements = std::map<std::string, YAML::Node>;
+
 class YamlReader {
  public:
-  YamlReader(std::string file, std::string path, const YAML::Node& node)
-      : file_(std::move(file)), path_(std::move(path)), node_(node) {
+  YamlReader(std::string file, std::string path, const YAML::Node& node, const Replacements& replaced)
+      : file_(std::move(file)), path_(std::move(path)), node_(node), replaced_(replaced) {
     if (node_.IsDefined() && !node_.IsNull() && !node_.IsMap()) reject(node_, path_, "a section with keys");
   }
 
@@ -149,10 +170,13 @@ class YamlReader {
   }
   template <typename T>
   void section(const char* key, T& options) {
-    YamlReader inner(file_, full(key), take(key));
+    YamlReader inner(file_, full(key), take(key), replaced_);
     fields(inner, options);
     inner.finish();
   }
+
+  /// A key that is read elsewhere.
+  void allow(const char* key) { known_.emplace_back(key); }
 
   /// \throws UsageError for keys that nobody asked for
   void finish() const {
@@ -162,33 +186,25 @@ class YamlReader {
       const auto key = entry.first.Scalar();
       if (!seen.insert(key).second) refuse(entry.first, full(key), "stands here twice");
       if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
-      const auto nearest = std::min_element(known_.begin(), known_.end(), [&](const auto& a, const auto& b) {
-        return edit_distance(a, key) < edit_distance(b, key);
-      });
       throw UsageError(fmt::format("{}: unknown key '{}'", place(entry.first), full(key)),
-                       fmt::format("did you mean '{}'? known here: {}", *nearest, fmt::join(known_, ", ")));
+                       nearest_of(known_, key));
     }
   }
 
  private:
   YAML::Node take(const char* key) {
     known_.emplace_back(key);
+    if (const auto found = replaced_.find(full(key)); found != replaced_.end()) return found->second;
     if (!node_.IsDefined() || !node_.IsMap()) return YAML::Node(YAML::NodeType::Undefined);
     return static_cast<const YAML::Node&>(node_)[key];
   }
   std::string full(const std::string& key) const { return path_.empty() ? key : path_ + "." + key; }
-  std::string place(const YAML::Node& node) const {
-    return node.Mark().is_null() ? file_ : fmt::format("{}:{}", file_, node.Mark().line + 1);
-  }
+  std::string place(const YAML::Node& node) const { return place_of(file_, node); }
   [[noreturn]] void refuse(const YAML::Node& node, const std::string& key, const std::string& what) const {
     throw UsageError(fmt::format("{}: {}: {}", place(node), key, what));
   }
   [[noreturn]] void reject(const YAML::Node& node, const std::string& key, std::string_view expected) const {
-    const std::string found = node.IsScalar()     ? fmt::format("'{}'", node.Scalar())
-                              : node.IsSequence() ? "a list"
-                              : node.IsMap()      ? "a section"
-                                                  : "nothing";
-    refuse(node, key, fmt::format("expected {}, got {}", expected, found));
+    refuse(node, key, fmt::format("expected {}, got {}", expected, kind_of(node)));
   }
   template <typename T>
   T scalar(const YAML::Node& node, const std::string& key, std::string_view expected) const {
@@ -260,6 +276,7 @@ class YamlReader {
 
   std::string file_, path_;
   YAML::Node node_;
+  const Replacements& replaced_;
   std::vector<std::string> known_;
 };
 
@@ -286,9 +303,7 @@ void apply_override(YAML::Node root, const std::string& text) {
   section[key.substr(dot + 1)] = value;
 }
 
-}  // namespace
-
-RunConfig load_config(const fs::path& file, const std::vector<std::string>& overrides) {
+YAML::Node load_yaml(const fs::path& file, const std::vector<std::string>& overrides) {
   const std::string text = read_text(file, uint64_t{1} << 20);
   YAML::Node root;
   try {
@@ -297,16 +312,20 @@ RunConfig load_config(const fs::path& file, const std::vector<std::string>& over
     throw UsageError(fmt::format("{}:{}: {}", file.string(), error.mark.line + 1, error.msg));
   }
   for (const std::string& override : overrides) apply_override(root, override);
+  return root;
+}
 
+RunConfig read_config(const std::string& file, const YAML::Node& root, const Replacements& replaced = {}) {
   RunConfig config;
-  YamlReader reader(file.string(), "", root);
+  YamlReader reader(file, "", root, replaced);
   fields(reader, config);
+  reader.allow("grid");
   reader.finish();
   for (const auto& [key, value] : {std::pair{"model", &config.model}, std::pair{"output", &config.output}})
-    if (value->empty()) throw UsageError(fmt::format("{}: {} is missing", file.string(), key));
+    if (value->empty()) throw UsageError(fmt::format("{}: {} is missing", file, key));
   if (config.profile.data.empty()) config.profile.data = {"self"};
   if (config.eval.data.empty())
-    throw UsageError(fmt::format("{}: eval.data is missing", file.string()),
+    throw UsageError(fmt::format("{}: eval.data is missing", file),
                      "name a text file that is not calibrated on");
   config.profile.seed = config.seed;
   auto& metrics = config.profile.metrics;
@@ -315,8 +334,144 @@ RunConfig load_config(const fs::path& file, const std::vector<std::string>& over
   return config;
 }
 
+/// Keys of all options, as in "reorder.metric".
+std::vector<std::string> option_keys() {
+  std::vector<std::string> keys;
+  const ordered_json options = json_of(RunConfig{});
+  for (const auto& [key, value] : options.items()) {
+    if (!value.is_object()) {
+      keys.push_back(key);
+      continue;
+    }
+    for (const auto& [inner, ignored] : value.items()) keys.push_back(fmt::format("{}.{}", key, inner));
+  }
+  return keys;
+}
+
+/// Why the points of a sweep cannot differ in this option; empty where they can.
+std::string why_fixed(const std::string& key) {
+  if (key == "profile.metrics") return "what the points need is measured; list metrics under reorder.metric";
+  if (key == "reorder.levels")
+    return "every point has all the levels; list them under reorder.levels, outside of the grid";
+  if (key == "reorder.storage") return "a sweep writes no weights";
+  if (key == "seed" || key.starts_with("profile.") || key.starts_with("reorder.")) return {};
+  return "points may differ in seed and in the options of profile and reorder; the rest is the same for all";
+}
+
+struct YamlAxis {
+  std::string key;
+  std::vector<YAML::Node> values;
+};
+
+constexpr size_t kMaxPoints = 10000;
+
+std::vector<YamlAxis> read_grid(const std::string& file, const YAML::Node& root) {
+  const YAML::Node grid = root.IsMap() ? root["grid"] : YAML::Node(YAML::NodeType::Undefined);
+  if (!grid.IsDefined() || grid.IsNull() || (grid.IsMap() && grid.size() == 0))
+    throw UsageError(fmt::format("{}: grid is missing", file),
+                     "a sweep needs options to vary, as in `grid: {reorder.metric: [taylor, magnitude]}`");
+  if (!grid.IsMap())
+    throw UsageError(fmt::format("{}: grid: expected a section of options and lists of values, got {}",
+                                 place_of(file, grid), kind_of(grid)));
+  const std::vector<std::string> known = option_keys();
+  std::vector<YamlAxis> axes;
+  size_t n_points = 1;
+  for (const auto& entry : grid) {
+    const std::string key = entry.first.Scalar();
+    const auto refuse = [&](const YAML::Node& node, const std::string& what, const std::string& hint = {}) {
+      throw UsageError(fmt::format("{}: grid.{}: {}", place_of(file, node), key, what), hint);
+    };
+    if (std::any_of(axes.begin(), axes.end(), [&](const YamlAxis& axis) { return axis.key == key; }))
+      refuse(entry.first, "stands here twice");
+    if (entry.second.IsMap())
+      refuse(entry.first, "expected a list of values, got a section",
+             fmt::format("write the option's whole path: {}.{}: [...]", key,
+                         entry.second.begin()->first.Scalar()));
+    if (std::find(known.begin(), known.end(), key) == known.end()) {
+      std::vector<std::string> free;
+      for (const auto& name : known)
+        if (why_fixed(name).empty()) free.push_back(name);
+      throw UsageError(fmt::format("{}: unknown key 'grid.{}'", place_of(file, entry.first), key),
+                       nearest_of(free, key));
+    }
+    if (const std::string why = why_fixed(key); !why.empty())
+      refuse(entry.first, "this option cannot be swept", why);
+    YamlAxis axis{key, {}};
+    if (entry.second.IsScalar()) axis.values.push_back(entry.second);
+    if (entry.second.IsSequence())
+      for (const auto& value : entry.second) axis.values.push_back(value);
+    if (axis.values.empty()) refuse(entry.first, "expected a list of values, got none");
+    if (axis.values.size() > kMaxPoints / n_points)
+      refuse(entry.first, fmt::format("the grid has more than {} points", kMaxPoints));
+    n_points *= axis.values.size();
+    axes.push_back(std::move(axis));
+  }
+  return axes;
+}
+
+}  // namespace
+
+RunConfig load_config(const fs::path& file, const std::vector<std::string>& overrides) {
+  const YAML::Node root = load_yaml(file, overrides);
+  if (const YAML::Node grid = root.IsMap() ? root["grid"] : YAML::Node(YAML::NodeType::Undefined);
+      grid.IsDefined())
+    throw UsageError(fmt::format("{}: grid: a run has no grid", place_of(file.string(), grid)),
+                     fmt::format("this is a sweep: `elastify sweep {}`", file.string()));
+  return read_config(file.string(), root);
+}
+
+SweepConfig load_sweep(const fs::path& file, const std::vector<std::string>& overrides) {
+  const YAML::Node root = load_yaml(file, overrides);
+  SweepConfig sweep;
+  const std::vector<YamlAxis> axes = read_grid(file.string(), root);
+  sweep.base = read_config(file.string(), root);
+  for (const YamlAxis& axis : axes) {
+    for (const std::string& override : overrides)
+      if (override.starts_with(axis.key + "="))
+        throw UsageError(fmt::format("--set {}: the grid varies this option", override),
+                         fmt::format("--set grid.{}", override));
+    GridAxis& resolved = sweep.grid.emplace_back();
+    resolved.key = axis.key;
+    // One axis at a time, so that a bad value is found whatever stands beside it.
+    for (const YAML::Node& value : axis.values) {
+      const RunConfig config = read_config(file.string(), root, {{axis.key, value}});
+      const std::string text = text_of(value_of(config, axis.key));
+      if (std::find(resolved.values.begin(), resolved.values.end(), text) != resolved.values.end())
+        throw UsageError(
+            fmt::format("{}: grid.{}: {} stands here twice", place_of(file.string(), value), axis.key, text));
+      resolved.values.push_back(text);
+    }
+  }
+  std::vector<size_t> at(axes.size(), 0);
+  for (;;) {
+    Replacements values;
+    SweepPoint point;
+    for (size_t i = 0; i < axes.size(); ++i) {
+      values.emplace(axes[i].key, axes[i].values[at[i]]);
+      point.values.push_back(sweep.grid[i].values[at[i]]);
+    }
+    point.config = read_config(file.string(), root, values);
+    sweep.points.push_back(std::move(point));
+    size_t axis = axes.size();
+    while (axis > 0 && ++at[axis - 1] == axes[axis - 1].values.size()) at[--axis] = 0;
+    if (axis == 0) return sweep;
+  }
+}
+
 ordered_json to_json(const RunConfig& config) {
   return json_of(config);
+}
+ordered_json to_json(const SweepConfig& config) {
+  ordered_json json = json_of(config.base);
+  for (size_t i = 0; i < config.grid.size(); ++i) {
+    auto values = ordered_json::array();
+    for (const SweepPoint& point : config.points) {
+      const auto value = value_of(point.config, config.grid[i].key);
+      if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+    }
+    json["grid"][config.grid[i].key] = values;
+  }
+  return json;
 }
 ordered_json to_json(const profile::ProfileOptions& options) {
   return json_of(options);
@@ -329,6 +484,22 @@ ordered_json to_json(const exporter::ExportOptions& options) {
 }
 ordered_json to_json(const EvalOptions& options) {
   return json_of(options);
+}
+ordered_json value_of(const RunConfig& config, const std::string& key) {
+  const ordered_json options = json_of(config);
+  const size_t dot = key.find('.');
+  const std::string first = key.substr(0, dot);
+  if (!options.contains(first)) return {};
+  if (dot == std::string::npos) return options.at(first);
+  return options.at(first).is_object() ? options.at(first).value(key.substr(dot + 1), ordered_json{})
+                                       : ordered_json{};
+}
+std::string text_of(const ordered_json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_array()) return value.dump();
+  std::vector<std::string> parts;
+  for (const auto& item : value) parts.push_back(text_of(item));
+  return fmt::format("{}", fmt::join(parts, "+"));
 }
 
 }  // namespace elastify::pipeline

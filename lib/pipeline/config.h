@@ -43,17 +43,46 @@ struct RunConfig {
   EvalOptions eval;
 };
 
+/// One option that a sweep varies.
+struct GridAxis {
+  std::string key;                  ///< as in "reorder.metric"
+  std::vector<std::string> values;  ///< as written, in the spelling of the resolved configuration
+};
+
+struct SweepPoint {
+  std::vector<std::string> values;  ///< one per axis of the grid
+  RunConfig config;                 ///< with these values in it
+};
+
+/// A run's options and a grid over some of them.
+struct SweepConfig {
+  RunConfig base;  ///< `export` and `eval.baseline` are not part of a sweep
+  std::vector<GridAxis> grid;
+  std::vector<SweepPoint> points;  ///< all combinations, the last axis fastest
+};
+
 /// Reads a run's YAML. Relative paths in it are relative to the working directory.
 /// \param overrides  "section.key=value", applied over the file
 /// \throws UsageError  naming file, line and key: unknown (with the nearest known one), duplicate, of the
 /// wrong type, out of range
 RunConfig load_config(const fs::path& file, const std::vector<std::string>& overrides = {});
 
+/// Reads a sweep's YAML: a run's with a section `grid` that maps options to lists of values, as in
+/// `reorder.metric: [taylor, magnitude]`. What may vary is how units are ranked and levels planned: `seed`
+/// and the options of `profile` and `reorder`; the model, the text and the levels are the same for all
+/// points. \throws UsageError  as load_config(); for every value of every axis, too
+SweepConfig load_sweep(const fs::path& file, const std::vector<std::string>& overrides = {});
+
 // The resolved options, every field present, in the spelling of the YAML file.
 nlohmann::ordered_json to_json(const RunConfig& config);
+nlohmann::ordered_json to_json(const SweepConfig& config);
 nlohmann::ordered_json to_json(const profile::ProfileOptions& options);
 nlohmann::ordered_json to_json(const ReorderSection& options);
 nlohmann::ordered_json to_json(const exporter::ExportOptions& options);
 nlohmann::ordered_json to_json(const EvalOptions& options);
+/// The value of an option, as in value_of(config, "reorder.metric"); null where there is no such option.
+nlohmann::ordered_json value_of(const RunConfig& config, const std::string& key);
+/// The same for people and tables: "taylor", "0.2", "a.txt+b.txt".
+std::string text_of(const nlohmann::ordered_json& value);
 
 }  // namespace elastify::pipeline

@@ -1,6 +1,5 @@
 #include "pipeline/run.h"
 
-#include <fmt/ranges.h>
 #include <chrono>
 
 #include <functional>
@@ -12,21 +11,13 @@
 #include "base/size.h"
 #include "base/svg_chart.h"
 #include "base/version.h"
-#include "model/permutation.h"
 #include "pipeline/steps.h"
 #include "pipeline/verify.h"
-#include "profile/profile_model.h"
 
 namespace elastify::pipeline {
 namespace {
 
 using nlohmann::ordered_json;
-
-std::string content_hash(const std::vector<fs::path>& files) {
-  Sha256 digest;
-  for (const fs::path& file : files) digest.update(sha256_file(file) + "\n");
-  return digest.finish();
-}
 
 /// Runs steps that are not up to date. A step's key covers its inputs, options and the tool's version; it is
 /// written when the step is complete, so an interrupted step runs again.
@@ -80,14 +71,8 @@ ordered_json evaluate_levels(const fs::path& model_path, const fs::path& tokeniz
   if (!config.eval.baseline) return levels;
 
   const Checkpoint source = open_model(model_path, tokenizer).checkpoint;
-  Profile noise;
-  noise.spec_hash = spec_hash(source.spec());
-  profile::add_data_free_metric(noise, source, Metric::kRandom, config.seed);
-  const Permutation random = rank_units(noise, source.spec(), Metric::kRandom);
-  const Checkpoint shuffled = source.transformed([&](size_t i, HostTensor tensor) {
-    return permute(convert(tensor, DType::kF32), source.spec().tensors[i], random);
-  });
-  const nn::Decoder baseline(shuffled, config.compute);
+  const nn::Decoder baseline(arranged(source, rank(source, nullptr, Metric::kRandom, config.seed)),
+                             config.compute);
   for (size_t i = 0; i < elastic.plan->levels.size(); ++i) {
     const auto result =
         eval::perplexity(baseline, batches, &elastic.plan->levels[i].widths, config.eval.batch);
@@ -158,20 +143,9 @@ ordered_json run(const RunConfig& config, bool force) {
   {
     const OpenModel model = open_source();
     spec = model.checkpoint.spec();
-    source = {{"model", content_hash(model.checkpoint.files())},
-              {"tokenizer", model.vocabulary
-                                ? sha256_hex(fmt::format("{}|{}", fmt::join(model.vocabulary->tokens, "\n"),
-                                                         fmt::join(model.vocabulary->merges, "\n")))
-                                : ""}};
+    source = identity(model);
   }
-  const auto text_hash = [](const std::vector<std::string>& data) {
-    std::vector<fs::path> files;
-    for (const auto& name : data)
-      if (name != "self") files.emplace_back(name);
-    return content_hash(files);
-  };
-  const ordered_json compute{
-      {"device", config.compute.device}, {"dtype", config.compute.dtype}, {"threads", config.threads}};
+  const ordered_json compute = compute_key(config);
   write_text(output / "config.json", to_json(config).dump(2) + "\n");
 
   const std::string profiled =

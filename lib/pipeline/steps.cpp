@@ -125,20 +125,29 @@ Measured write_profile(const OpenModel& model, const nn::DecoderOptions& compute
   return measured;
 }
 
+Permutation rank(const Checkpoint& model, const Profile* profile, Metric metric, int64_t seed) {
+  Profile measured = profile != nullptr ? *profile : Profile{};
+  measured.spec_hash = spec_hash(model.spec());
+  if (measured.importance.count(metric) == 0) {
+    if (needs_data(metric) || metric == Metric::kImatrix)
+      throw UsageError(fmt::format("metric '{}' is not in the profile", name_of(metric)),
+                       "profile with this metric, or choose another");
+    profile::add_data_free_metric(measured, model, metric, seed);
+  }
+  return rank_units(measured, model.spec(), metric);
+}
+
+Checkpoint arranged(const Checkpoint& model, const Permutation& order) {
+  return model.transformed([spec = model.spec(), order](size_t i, HostTensor tensor) {
+    return permute(convert(tensor, DType::kF32), spec.tensors[i], order);
+  });
+}
+
 ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const ReorderSection& options,
                             int64_t seed, const fs::path& output, bool replace) {
   require_absent(output, replace);
-  const ModelSpec& spec = model.checkpoint.spec();
-  Profile measured = profile != nullptr ? *profile : Profile{};
-  measured.spec_hash = spec_hash(spec);
-  if (measured.importance.count(options.metric) == 0) {
-    if (needs_data(options.metric))
-      throw UsageError(fmt::format("metric '{}' is not in the profile", name_of(options.metric)),
-                       "profile with this metric, or choose another");
-    profile::add_data_free_metric(measured, model.checkpoint, options.metric, seed);
-  }
-  const Permutation permutation = rank_units(measured, spec, options.metric);
-  ElasticPlan plan = plan::make_plan(spec, profile, options.plan);
+  const Permutation permutation = rank(model.checkpoint, profile, options.metric, seed);
+  ElasticPlan plan = plan::make_plan(model.checkpoint.spec(), profile, options.plan);
   for (const auto& note : plan.notes) log::info("{}", note);
   AtomicDirectory directory(output, replace);
   reorder::reorder_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr, permutation, plan,
@@ -186,6 +195,31 @@ double true_ratio(const fs::path& path, std::optional<double> level) {
   for (const auto& file : manifest.at("files"))
     if (file.at("name") == name) return file.at("decoder_ratio").get<double>();
   fail("{}: {} is not in manifest.json", path.string(), name);
+}
+
+std::string content_hash(const std::vector<fs::path>& files) {
+  Sha256 digest;
+  for (const fs::path& file : files) digest.update(sha256_file(file) + "\n");
+  return digest.finish();
+}
+
+std::string text_hash(const std::vector<std::string>& data) {
+  std::vector<fs::path> files;
+  for (const auto& name : data)
+    if (name != "self") files.emplace_back(name);
+  return content_hash(files);
+}
+
+nlohmann::ordered_json identity(const OpenModel& model) {
+  return {{"model", content_hash(model.checkpoint.files())},
+          {"tokenizer", model.vocabulary
+                            ? sha256_hex(fmt::format("{}|{}", fmt::join(model.vocabulary->tokens, "\n"),
+                                                     fmt::join(model.vocabulary->merges, "\n")))
+                            : ""}};
+}
+
+nlohmann::ordered_json compute_key(const RunConfig& config) {
+  return {{"device", config.compute.device}, {"dtype", config.compute.dtype}, {"threads", config.threads}};
 }
 
 int64_t peak_rss_bytes() {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "eval/evaluate.h"
+#include "model/permutation.h"
 #include "model/plan.h"
 #include "model/profile.h"
 #include "pipeline/config.h"
@@ -49,6 +50,12 @@ Measured write_profile(const OpenModel& model, const nn::DecoderOptions& compute
 /// Where write_profile() keeps unfinished work.
 fs::path unfinished_path(const fs::path& output);
 
+/// Orders the units of every space by the metric. \param profile  may be null for a metric that needs no data
+Permutation rank(const Checkpoint& model, const Profile* profile, Metric metric, int64_t seed);
+
+/// The model with its units in this order, in memory: float32, moved as each tensor is loaded.
+Checkpoint arranged(const Checkpoint& model, const Permutation& order);
+
 /// Ranks, plans and writes the reordered directory; returns the plan.
 /// \param profile  may be null if neither the metric nor the plan needs measurements
 ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const ReorderSection& options,
@@ -67,6 +74,15 @@ double true_ratio(const fs::path& path, std::optional<double> level);
 
 /// True for a directory with an artifact's manifest.json.
 bool is_artifact(const fs::path& path);
+
+// What results depend on, by content, for the keys under which they are kept.
+std::string content_hash(const std::vector<fs::path>& files);
+/// Of text files; `self` stands for no file.
+std::string text_hash(const std::vector<std::string>& data);
+/// Weights, configuration and vocabulary.
+nlohmann::ordered_json identity(const OpenModel& model);
+/// Device, compute type and threads.
+nlohmann::ordered_json compute_key(const RunConfig& config);
 
 /// The largest resident set of this process so far, bytes.
 int64_t peak_rss_bytes();

@@ -39,7 +39,8 @@ struct TinyModel {
 
 TEST_SUITE("cli") {
   TEST_CASE("cli: every command has help with an example") {
-    for (const char* verb : {"inspect", "profile", "reorder", "plan", "export", "verify", "eval", "run"}) {
+    for (const char* verb :
+         {"inspect", "profile", "reorder", "plan", "export", "verify", "eval", "run", "sweep"}) {
       CAPTURE(verb);
       const Outcome help = elastify(fmt::format("{} --help", verb));
       CHECK(help.status == 0);
@@ -63,6 +64,7 @@ TEST_SUITE("cli") {
         {"export /nowhere --type q9 -o /tmp/never", "q9"},
         {"eval /nowhere", "--data or --task"},
         {"run /nowhere.yaml", "/nowhere.yaml"},
+        {"sweep /nowhere.yaml", "/nowhere.yaml"},
         {"profile model --tokens -3 -o p.h5", "--tokens"},
     };
     for (const auto& [args, message] : table) {
@@ -159,6 +161,39 @@ TEST_SUITE("cli") {
       CHECK(refused.err.find(message) != std::string::npos);
       CHECK_FALSE(fs::exists(artifact));
     }
+  }
+
+  TEST_CASE("cli: sweep prints a table or one object, writes its files, and refuses a bad grid by its line") {
+    const TinyModel model;
+    const fs::path base = model.directory.path();
+    write_text(base / "sweep.yaml", fmt::format("model: {0}/model\noutput: {0}/out\n"
+                                                "profile: {{data: self, tokens: 64, seq: 16}}\n"
+                                                "eval: {{data: self, tokens: 64, seq: 16}}\n"
+                                                "reorder: {{levels: [0.6], grid: 8}}\n"
+                                                "grid:\n  reorder.metric: [magnitude, random]\n",
+                                                base.string()));
+    const Outcome table = elastify(fmt::format("sweep {}/sweep.yaml", base.string()));
+    CAPTURE(table.err);
+    CHECK(table.status == 0);
+    CHECK(table.out.find("metric") == 0);
+    CHECK(table.out.find("out/sweep.csv") != std::string::npos);
+    CHECK(table.err.find("point 2/2 (random)") != std::string::npos);
+    CHECK(names_in(base / "out") == std::vector<std::string>{".points", ".profiles", "config.json",
+                                                             "sweep.csv", "sweep.json", "sweep.svg"});
+    const std::string csv = read_text(base / "out/sweep.csv");
+    const Outcome again = elastify(fmt::format("sweep {}/sweep.yaml --json", base.string()));
+    CHECK(nlohmann::json::parse(again.out).at("points").size() == 2);
+    CHECK(again.err.find("point 1/2") == std::string::npos);
+    CHECK(read_text(base / "out/sweep.csv") == csv);
+
+    const Outcome bad =
+        elastify(fmt::format("sweep {}/sweep.yaml --set grid.reorder.metrc=[taylor]", base.string()));
+    CHECK(bad.status == 2);
+    CHECK(bad.out.empty());
+    CHECK(bad.err.find("unknown key 'grid.reorder.metrc'") != std::string::npos);
+    const Outcome run = elastify(fmt::format("run {}/sweep.yaml", base.string()));
+    CHECK(run.status == 2);
+    CHECK(run.err.find("elastify sweep") != std::string::npos);
   }
 
   TEST_CASE("cli: an existing output is refused without --force and replaced with it") {

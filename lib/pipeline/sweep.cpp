@@ -1,0 +1,448 @@
+#include "pipeline/sweep.h"
+
+#include <fmt/ranges.h>
+
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "base/svg_chart.h"
+#include "base/version.h"
+#include "pipeline/steps.h"
+
+namespace elastify::pipeline {
+namespace {
+
+using nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// JSON writes what is not a number as null.
+double number(const ordered_json& value) {
+  return value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();
+}
+
+/// Axes with more than one value; all of them if there is only one point.
+std::vector<size_t> varying(const std::vector<GridAxis>& grid) {
+  std::vector<size_t> axes;
+  for (size_t i = 0; i < grid.size(); ++i)
+    if (grid[i].values.size() > 1) axes.push_back(i);
+  for (size_t i = 0; axes.empty() && i < grid.size(); ++i) axes.push_back(i);
+  return axes;
+}
+
+/// "metric" for "reorder.metric".
+std::string short_name(const std::string& key) {
+  return key.substr(key.find('.') + 1);
+}
+
+/// "taylor, uniform, seed 1": a name says what it is, a number does not.
+std::string point_name(const SweepPoint& point, const std::vector<GridAxis>& grid) {
+  std::vector<std::string> parts;
+  for (const size_t i : varying(grid)) {
+    const std::string& value = point.values[i];
+    const bool is_name = grid[i].key == "reorder.metric" || grid[i].key == "reorder.plan";
+    parts.push_back(is_name ? value : fmt::format("{} {}", short_name(grid[i].key), value));
+  }
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+/// Points whose importances come out of the same passes over the same tokens.
+struct ProfileGroup {
+  std::string key;
+  profile::ProfileOptions options;  ///< metrics: what the points need; removal_tokens: 0 if none plans by it
+  std::vector<size_t> points;
+};
+
+std::vector<ProfileGroup> group_by_profile(const SweepConfig& config, const ordered_json& source) {
+  std::vector<ProfileGroup> groups;
+  std::map<std::vector<std::string>, std::string> texts;
+  for (size_t i = 0; i < config.points.size(); ++i) {
+    const RunConfig& point = config.points[i].config;
+    ordered_json options = to_json(point.profile);
+    options.erase("metrics");
+    std::string& text = texts[point.profile.data];
+    if (text.empty()) text = text_hash(point.profile.data);
+    const ordered_json inputs{source, options, point.seed, text, compute_key(point)};
+    const std::string key = sha256_hex(ordered_json{{"version", kVersion}, {"inputs", inputs}}.dump());
+    auto group =
+        std::find_if(groups.begin(), groups.end(), [&](const auto& known) { return known.key == key; });
+    if (group == groups.end()) {
+      group = groups.insert(groups.end(), {key, point.profile, {}});
+      group->options.metrics.clear();
+      group->options.removal_tokens = 0;
+    }
+    group->points.push_back(i);
+    auto& metrics = group->options.metrics;
+    if (std::find(metrics.begin(), metrics.end(), point.reorder.metric) == metrics.end())
+      metrics.push_back(point.reorder.metric);
+    if (point.reorder.plan.method != plan::Method::kUniform)
+      group->options.removal_tokens = point.profile.removal_tokens;
+  }
+  return groups;
+}
+
+/// The group's profile: what is kept of it, and the rest measured in one go.
+Profile obtain_profile(const OpenModel& model, const nn::DecoderOptions& compute, const ProfileGroup& group,
+                       const fs::path& file) {
+  const ModelSpec& spec = model.checkpoint.spec();
+  profile::ProfileOptions missing = group.options;
+  Profile kept;
+  const bool exists = fs::exists(file);
+  if (exists) {
+    kept = load_profile(file, spec);
+    std::erase_if(missing.metrics, [&](Metric metric) { return kept.importance.count(metric) > 0; });
+    if (!kept.removal_loss.empty()) missing.removal_tokens = 0;
+    if (missing.metrics.empty() && missing.removal_tokens == 0) return kept;
+  }
+  std::vector<std::string_view> names;
+  for (const Metric metric : missing.metrics) names.push_back(name_of(metric));
+  if (missing.removal_tokens > 0) names.emplace_back("removal of layers");
+  log::info("profile for {}: {}",
+            group.points.size() == 1 ? "one point" : fmt::format("{} points", group.points.size()),
+            fmt::join(names, ", "));
+  Measured measured = measure_profile(model, compute, missing);
+  log::info("profile: done in {:.1f} s", measured.seconds);
+  Profile profile = std::move(measured.profile);
+  if (exists) {
+    profile.importance.merge(kept.importance);
+    if (profile.removal_loss.empty()) profile.removal_loss = std::move(kept.removal_loss);
+    if (profile.base_loss == 0) profile.base_loss = kept.base_loss;
+  }
+  save_profile(profile, spec, file);
+  return profile;
+}
+
+/// Evaluations by the content of what goes into them, in memory and on disk.
+class Evaluations {
+ public:
+  Evaluations(fs::path directory, ordered_json common)
+      : directory_(std::move(directory)), common_(std::move(common)) {}
+
+  /// \param order  digest of the permutation; of no meaning at full width
+  std::string key(const std::string& order, const Widths& widths, const ModelSpec& spec) const {
+    const bool full = widths == full_widths(spec);
+    return sha256_hex(ordered_json{
+        {"version", kVersion}, {"common", common_}, {"order", full ? "" : order}, {"widths", widths}}
+                          .dump());
+  }
+  /// Null if it has to be evaluated.
+  const eval::PerplexityResult* find(const std::string& key) {
+    if (const auto known = known_.find(key); known != known_.end()) return &known->second;
+    if (!fs::exists(file(key))) return nullptr;
+    const auto json = ordered_json::parse(read_text(file(key)), nullptr, false);
+    for (const char* name : {"nll", "bits_per_byte", "tokens", "tokens_per_second"})
+      if (!json.is_object() || !json.contains(name)) return nullptr;
+    eval::PerplexityResult result;
+    result.nll = number(json.at("nll"));
+    result.perplexity = std::exp(result.nll);
+    result.bits_per_byte = number(json.at("bits_per_byte"));
+    result.tokens = json.at("tokens").get<int64_t>();
+    result.tokens_per_second = number(json.at("tokens_per_second"));
+    return &known_.emplace(key, result).first->second;
+  }
+  void keep(const std::string& key, const eval::PerplexityResult& result, const std::string& point,
+            double level) {
+    const ordered_json json{{"point", point},          {"level", level},
+                            {"nll", result.nll},       {"bits_per_byte", result.bits_per_byte},
+                            {"tokens", result.tokens}, {"tokens_per_second", result.tokens_per_second}};
+    write_text(file(key), json.dump(2) + "\n");
+    known_[key] = result;
+  }
+
+ private:
+  fs::path file(const std::string& key) const { return directory_ / (key + ".json"); }
+
+  fs::path directory_;
+  ordered_json common_;
+  std::map<std::string, eval::PerplexityResult> known_;
+};
+
+/// A point, ready to be evaluated.
+struct Candidate {
+  std::string name, order;  ///< order: digest of its permutation
+  ElasticPlan plan;
+  std::vector<std::string> keys;  ///< of its evaluations, [levels]
+};
+
+/// Evaluates what is not kept yet. \param orders  permutations by digest
+void evaluate(const OpenModel& model, const RunConfig& config, const std::vector<Candidate>& candidates,
+              const std::map<std::string, Permutation>& orders, Evaluations& evaluations) {
+  const ModelSpec& spec = model.checkpoint.spec();
+  // Work is counted in parameters times passes over the text, which is about what the time goes with.
+  std::map<std::string, int64_t> missing;
+  double work_left = 0;
+  for (const Candidate& candidate : candidates)
+    for (size_t i = 0; i < candidate.keys.size(); ++i)
+      if (evaluations.find(candidate.keys[i]) == nullptr) {
+        const int64_t work = n_params(spec, candidate.plan.levels[i].widths);
+        if (missing.emplace(candidate.keys[i], work).second) work_left += static_cast<double>(work);
+      }
+  log::info("{} points, {} evaluations to do", candidates.size(), missing.size());
+  if (missing.empty()) return;
+
+  const auto start = Clock::now();
+  double work_done = 0;
+  TokenBatches batches;
+  const auto measure = [&](const nn::Decoder& decoder, const Candidate& candidate, size_t i,
+                           Progress* progress) {
+    const Level& level = candidate.plan.levels[i];
+    const auto result = eval::perplexity(decoder, batches, &level.widths, config.eval.batch, progress);
+    evaluations.keep(candidate.keys[i], result, candidate.name, level.nominal);
+    const auto work = static_cast<double>(missing.at(candidate.keys[i]));
+    work_done += work;
+    work_left -= work;
+    return result;
+  };
+  {
+    const nn::Decoder decoder(model.checkpoint, config.compute);
+    batches =
+        load_batches(model, decoder, config.eval.data, config.eval.seq, config.eval.tokens, std::nullopt);
+    const Candidate& any = candidates.front();
+    if (missing.count(any.keys.back()) > 0) {
+      const auto result = measure(decoder, any, any.keys.size() - 1, nullptr);
+      log::info("full model: perplexity {:.4f}", result.perplexity);
+    }
+  }
+  std::optional<nn::Decoder> decoder;
+  std::string loaded;
+  for (size_t p = 0; p < candidates.size(); ++p) {
+    const Candidate& candidate = candidates[p];
+    std::set<size_t> levels;
+    for (size_t i = 0; i < candidate.keys.size(); ++i)
+      if (evaluations.find(candidate.keys[i]) == nullptr) levels.insert(i);
+    if (levels.empty()) continue;
+    const std::string label = fmt::format("point {}/{} ({})", p + 1, candidates.size(), candidate.name);
+    const auto began = Clock::now();
+    if (loaded != candidate.order) {
+      decoder.reset();  // never two models in memory
+      decoder.emplace(arranged(model.checkpoint, orders.at(candidate.order)), config.compute);
+      loaded = candidate.order;
+    }
+    {
+      Progress progress(label, static_cast<int64_t>(levels.size()) * batches.n_tokens(), "tokens");
+      for (const size_t i : levels)
+        if (evaluations.find(candidate.keys[i]) == nullptr)
+          with_context(fmt::format("{}, level {}", candidate.name, candidate.plan.levels[i].nominal),
+                       [&] { measure(*decoder, candidate, i, &progress); });
+    }
+    const std::string left =
+        work_left > 0
+            ? fmt::format(", about {} left in all", clock_text(seconds_since(start) / work_done * work_left))
+            : "";
+    log::info("{}: done in {:.1f} s{}", label, seconds_since(began), left);
+  }
+}
+
+ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>& candidates,
+                         const ModelSpec& spec, Evaluations& evaluations) {
+  const auto values_of = [](const eval::PerplexityResult& result) {
+    return ordered_json{
+        {"perplexity", result.perplexity}, {"bits_per_byte", result.bits_per_byte}, {"nll", result.nll}};
+  };
+  const eval::PerplexityResult full = *evaluations.find(candidates.front().keys.back());
+  ordered_json report{{"tool", {{"name", "elastify"}, {"version", kVersion}}},
+                      {"model", config.base.model},
+                      {"tokens", full.tokens},
+                      {"axes", ordered_json::array()},
+                      {"full", values_of(full)},
+                      {"points", ordered_json::array()}};
+  const ordered_json configuration = to_json(config);
+  for (const GridAxis& axis : config.grid)
+    report["axes"].push_back({{"key", axis.key}, {"values", configuration.at("grid").at(axis.key)}});
+  for (size_t p = 0; p < candidates.size(); ++p) {
+    const Candidate& candidate = candidates[p];
+    ordered_json point{{"name", candidate.name},
+                       {"options", ordered_json::object()},
+                       {"notes", candidate.plan.notes},
+                       {"levels", ordered_json::array()}};
+    for (const GridAxis& axis : config.grid)
+      point["options"][axis.key] = value_of(config.points[p].config, axis.key);
+    for (size_t i = 0; i < candidate.plan.levels.size(); ++i) {
+      const Level& level = candidate.plan.levels[i];
+      const eval::PerplexityResult& result = *evaluations.find(candidate.keys[i]);
+      ordered_json row{{"level", level.nominal},
+                       {"true_ratio", level.decoder_ratio},
+                       {"total_ratio", level.total_ratio},
+                       {"n_params", n_params(spec, level.widths)}};
+      row.update(values_of(result));
+      row["excess_nll"] = result.nll - full.nll;
+      point["levels"].push_back(row);
+    }
+    report["points"].push_back(point);
+  }
+  report["configuration"] = configuration;
+  return report;
+}
+
+/// RFC 4180.
+std::string csv_cell(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
+  return quoted + "\"";
+}
+
+std::string csv(const ordered_json& report) {
+  constexpr const char* kColumns[] = {"level",         "true_ratio", "total_ratio", "perplexity",
+                                      "bits_per_byte", "nll",        "excess_nll"};
+  std::string text;
+  for (const auto& axis : report.at("axes")) text += csv_cell(axis.at("key").get<std::string>()) + ",";
+  text += fmt::format("{}\n", fmt::join(kColumns, ","));
+  for (const auto& point : report.at("points")) {
+    std::string cells;
+    for (const auto& value : point.at("options")) cells += csv_cell(text_of(value)) + ",";
+    for (const auto& level : point.at("levels")) {
+      std::vector<std::string> values;
+      for (const char* column : kColumns) values.push_back(fmt::format("{:.8g}", number(level.at(column))));
+      text += cells + fmt::format("{}\n", fmt::join(values, ","));
+    }
+  }
+  return text;
+}
+
+/// A line per point: its colour is the value of the first axis that varies, its dashes are the others'.
+std::string chart(const ordered_json& report, const std::vector<GridAxis>& grid) {
+  Chart picture;
+  picture.title = fs::path(report.at("model").get<std::string>()).stem().string();
+  picture.x_label = "true ratio: share of the decoder weights kept";
+  picture.y_label = "perplexity on held-out text";
+  picture.log_y = true;
+  const std::vector<size_t> axes = varying(grid);
+  std::vector<std::string> colours;
+  std::vector<std::vector<std::string>> dashes;
+  const auto index = [](auto& known, const auto& value) {
+    const auto found = std::find(known.begin(), known.end(), value);
+    if (found != known.end()) return static_cast<int>(found - known.begin());
+    known.push_back(value);
+    return static_cast<int>(known.size()) - 1;
+  };
+  for (const auto& point : report.at("points")) {
+    ChartSeries line;
+    line.name = point.at("name");
+    const auto value = [&](size_t axis) { return text_of(point.at("options").at(grid[axis].key)); };
+    std::vector<std::string> others;
+    for (size_t i = 1; i < axes.size(); ++i) others.push_back(value(axes[i]));
+    line.colour = palette_colour(static_cast<size_t>(index(colours, value(axes[0]))));
+    line.dash = index(dashes, others);
+    for (const auto& level : point.at("levels")) {
+      line.x.push_back(level.at("true_ratio"));
+      line.y.push_back(number(level.at("perplexity")));
+    }
+    picture.series.push_back(std::move(line));
+  }
+  return to_svg(picture);
+}
+
+std::string short_number(double value) {
+  return value < 1e5 ? fmt::format("{:.2f}", value) : fmt::format("{:.3g}", value);
+}
+
+}  // namespace
+
+ordered_json sweep(const SweepConfig& config, bool force) {
+  const RunConfig& base = config.base;
+  const fs::path output = base.output, profiles = output / ".profiles", kept = output / ".points";
+  const OpenModel model = open_model(base.model, base.tokenizer);
+  const ModelSpec& spec = model.checkpoint.spec();
+  std::vector<Candidate> candidates(config.points.size());
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    candidates[i].name = point_name(config.points[i], config.grid);
+    // A level that cannot be met is said now rather than after the profile.
+    const plan::PlanOptions& options = config.points[i].config.reorder.plan;
+    if (options.method == plan::Method::kUniform)
+      with_context(candidates[i].name, [&] { plan::make_plan(spec, nullptr, options); });
+  }
+  if (force) {
+    fs::remove_all(profiles);
+    fs::remove_all(kept);
+  }
+  write_text(output / "config.json", to_json(config).dump(2) + "\n");
+
+  const ordered_json source = identity(model);
+  ordered_json eval_options = to_json(base.eval);
+  for (const char* name : {"data", "baseline"}) eval_options.erase(name);
+  Evaluations evaluations(kept, {source, eval_options, text_hash(base.eval.data), compute_key(base)});
+
+  std::map<std::string, Permutation> orders;
+  std::set<std::string> notes;
+  for (const ProfileGroup& group : group_by_profile(config, source)) {
+    const Profile profile = obtain_profile(model, base.compute, group, profiles / (group.key + ".h5"));
+    for (const size_t i : group.points) {
+      const RunConfig& point = config.points[i].config;
+      Candidate& candidate = candidates[i];
+      with_context(candidate.name, [&] {
+        Permutation order = rank(model.checkpoint, &profile, point.reorder.metric, point.seed);
+        candidate.plan = plan::make_plan(spec, &profile, point.reorder.plan);
+        candidate.order = digest(order);
+        orders.emplace(candidate.order, std::move(order));
+      });
+      for (const Level& level : candidate.plan.levels)
+        candidate.keys.push_back(evaluations.key(candidate.order, level.widths, spec));
+      for (const auto& note : candidate.plan.notes)
+        if (notes.insert(note).second) log::info("{}", note);
+    }
+  }
+  evaluate(model, base, candidates, orders, evaluations);
+
+  const ordered_json report = make_report(config, candidates, spec, evaluations);
+  write_text(output / "sweep.json", report.dump(2) + "\n");
+  write_text(output / "sweep.csv", csv(report));
+  write_text(output / "sweep.svg", chart(report, config.grid));
+  return report;
+}
+
+std::string sweep_table(const ordered_json& report) {
+  std::vector<GridAxis> grid;
+  for (const auto& axis : report.at("axes")) {
+    grid.push_back({axis.at("key").get<std::string>(), {}});
+    for (const auto& value : axis.at("values")) grid.back().values.push_back(text_of(value));
+  }
+  const std::vector<size_t> axes = varying(grid);
+  std::vector<size_t> widths;
+  std::string text;
+  for (const size_t i : axes) {
+    size_t& width = widths.emplace_back(short_name(grid[i].key).size());
+    for (const auto& value : grid[i].values) width = std::max(width, value.size());
+    text += fmt::format("{:<{}}  ", short_name(grid[i].key), width);
+  }
+  const ordered_json& points = report.at("points");
+  std::vector<double> best;
+  for (size_t i = 0; i < points.at(0).at("levels").size(); ++i) {
+    text += fmt::format("{:>9} ", points.at(0).at("levels").at(i).at("level").get<double>());
+    double& lowest = best.emplace_back(std::numeric_limits<double>::infinity());
+    for (const auto& point : points) {
+      const double value = number(point.at("levels").at(i).at("perplexity"));
+      if (value < lowest) lowest = value;
+    }
+  }
+  text.back() = '\n';
+  const bool marks = points.size() > 1;
+  for (const auto& point : points) {
+    for (size_t i = 0; i < axes.size(); ++i)
+      text += fmt::format("{:<{}}  ", text_of(point.at("options").at(grid[axes[i]].key)), widths[i]);
+    const ordered_json& levels = point.at("levels");
+    for (size_t i = 0; i < levels.size(); ++i) {
+      const double value = number(levels.at(i).at("perplexity"));
+      const bool marked = marks && value == best[i] && levels.at(i).at("level").get<double>() < 1;
+      text += fmt::format("{:>9}{}", short_number(value), marked ? '*' : ' ');
+    }
+    while (text.back() == ' ') text.pop_back();
+    text += '\n';
+  }
+  text += fmt::format("perplexity over {} tokens{}\n", report.at("tokens").get<int64_t>(),
+                      marks ? "; * lowest of the level" : "");
+  return text;
+}
+
+}  // namespace elastify::pipeline
