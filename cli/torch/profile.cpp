@@ -40,7 +40,7 @@ Report profile_with(const Communicator& processes, const Globals& globals, const
   Report report;
   if (!processes.is_root()) return report;
   const auto tokens = measured.profile.n_tokens;
-  const double rate = static_cast<double>(tokens) / measured.seconds;
+  const double rate = measured.pass_seconds > 0 ? static_cast<double>(tokens) / measured.pass_seconds : 0;
   const double mebibytes = static_cast<double>(pipeline::peak_rss_bytes()) / (1 << 20);
   report.json = {{"tokens", tokens},
                  {"tokens_per_second", rate},
@@ -50,8 +50,8 @@ Report profile_with(const Communicator& processes, const Globals& globals, const
                  {"streamed", measured.streamed},
                  {"processes", processes.size()},
                  {"output", command.output.string()}};
-  report.text = fmt::format("{} tokens in {:.1f} s, {:.0f} tokens/s, peak memory {:.0f} MiB{} -> {}\n",
-                            tokens, measured.seconds, rate, mebibytes, measured.streamed ? ", streamed" : "",
+  report.text = fmt::format("{} tokens at {:.0f} tokens/s, {:.1f} s in all, peak memory {:.0f} MiB{} -> {}\n",
+                            tokens, rate, measured.seconds, mebibytes, measured.streamed ? ", streamed" : "",
                             command.output.string());
   return report;
 }

@@ -159,16 +159,21 @@ void Hdf5Writer::State::write_symmetric(std::string_view path, std::span<const d
     if (n == 0 || values.size() != n * n) fail("expected {} x {} values, got {}", n, n, values.size());
     const hsize_t dims[] = {n, n}, chunk = std::min<hsize_t>(n, kSymmetricChunk);
     Handle dataset = create(path, H5T_IEEE_F64LE, dims, chunk);
-    const auto memory = checked(H5Screate_simple(2, dims, nullptr), H5Sclose, "make a data space");
     const auto target_space = checked(H5Dget_space(dataset.get()), H5Sclose, "make a data space");
+    std::vector<double> rows;
     for (hsize_t first = 0; first < n; first += chunk) {
-      const hsize_t start[] = {first, 0};
-      const hsize_t rows = std::min(chunk, n - first);
-      const hsize_t count[] = {rows, std::min(n, first + chunk)};
-      for (const hid_t space : {memory.get(), target_space.get()})
-        check(H5Sselect_hyperslab(space, H5S_SELECT_SET, start, nullptr, count, nullptr), "select");
+      const hsize_t end = std::min(n, first + chunk);
+      const hsize_t start[] = {first, 0}, count[] = {end - first, end};
+      // The chunk on the diagonal has both triangles: what lies above is taken from below.
+      rows.clear();
+      for (hsize_t row = first; row < end; ++row)
+        for (hsize_t column = 0; column < end; ++column)
+          rows.push_back(values[std::max(row, column) * n + std::min(row, column)]);
+      const auto memory = checked(H5Screate_simple(2, count, nullptr), H5Sclose, "make a data space");
+      check(H5Sselect_hyperslab(target_space.get(), H5S_SELECT_SET, start, nullptr, count, nullptr),
+            "select");
       check(H5Dwrite(dataset.get(), H5T_NATIVE_DOUBLE, memory.get(), target_space.get(), H5P_DEFAULT,
-                     values.data()),
+                     rows.data()),
             "write");
     }
     check(dataset.reset(), "write");

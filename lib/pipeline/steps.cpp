@@ -105,6 +105,7 @@ Measured measure_profile(const OpenModel& model, const nn::DecoderOptions& compu
   measured.profile.corpus = fmt::format("{}", fmt::join(options.data, ", "));
   measured.moments = std::move(result.moments);
   measured.streamed = placement.streamed;
+  measured.pass_seconds = result.pass_seconds;
   measured.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return measured;
 }

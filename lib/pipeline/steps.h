@@ -34,7 +34,8 @@ TokenBatches load_batches(const OpenModel& model, const nn::Decoder& decoder,
 
 struct Measured {
   Profile profile;
-  double seconds = 0;  ///< of measuring, loading left out
+  double seconds = 0;       ///< of measuring, loading left out
+  double pass_seconds = 0;  ///< of these, of the pass over the data; the rest is layer removal and scores
   bool streamed = false;
   MomentSource moments;  ///< null if not wanted
 };

@@ -10,7 +10,7 @@ namespace elastify::profile {
 namespace {
 
 constexpr int64_t kProcess = int64_t{300} << 20;  ///< LibTorch, code, file buffers, allocator's slack
-constexpr int64_t kLogits = int64_t{96} << 20;    ///< slabs of logits and what is computed from them
+constexpr int64_t kLogits = int64_t{96} << 20;    ///< most of a slab of logits and what is computed from it
 
 }  // namespace
 
@@ -40,10 +40,11 @@ MemoryNeed memory_need(const ModelSpec& spec, const ProfileOptions& options) {
     most_scratch = std::max(most_scratch, scratch);
   }
   const int64_t output = spec.n_vocab * spec.d_model;
+  const int64_t logits = std::min(kLogits, 12 * rows * spec.n_vocab);
   MemoryNeed need;
-  need.resident = kProcess + kLogits + 4 * n_params(spec, full_widths(spec)) + all_sums +
+  need.resident = kProcess + logits + 4 * n_params(spec, full_widths(spec)) + all_sums +
                   std::max(all_traces, most_trace) + most_scratch;
-  need.streamed = kProcess + std::max(4 * output + kLogits + 8 * rows * spec.d_model,
+  need.streamed = kProcess + std::max(4 * output + logits + 8 * rows * spec.d_model,
                                       4 * most_weights + most_sums + most_trace + most_scratch);
   return need;
 }

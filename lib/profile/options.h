@@ -14,7 +14,7 @@ struct ProfileOptions {
   int64_t tokens = 6400;          ///< calibration tokens, as in the paper; 0: all of the data
   int64_t seq = 256;              ///< tokens per sequence
   int64_t batch = 4;              ///< sequences per pass; also what is lost at most when the work is stopped
-  int64_t removal_tokens = 2048;  ///< tokens for the layer-removal loss; 0: not measured
+  int64_t removal_tokens = 1024;  ///< tokens for the layer-removal loss; 0: not measured
   bool second_moments = false;    ///< X^T X of the inputs of o and down
   std::string imatrix;            ///< llama.cpp's importance matrix, for the metric of this name
   int64_t seed = 0;               ///< which sequences, what is sampled, random metric

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 #include <span>
 
@@ -113,9 +114,11 @@ Measured profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint,
     if (!passes) return;
     const auto id_batches = make_id_batches(sequences, options.batch, processes);
     auto layers = std::make_shared<std::vector<LayerStatistics>>();
+    const auto start = std::chrono::steady_clock::now();
     double nll = decoder.is_streamed()
                      ? collect_streamed(decoder, id_batches, wanted, unfinished)
                      : collect_resident(decoder, id_batches, wanted, unfinished, work.save_every, *layers);
+    result.pass_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     processes.sum({&nll, 1});
     profile.base_loss = nll / static_cast<double>(count_predicted(sequences));
 

@@ -12,7 +12,8 @@ namespace elastify::profile {
 
 struct Measured {
   Profile profile;
-  MomentSource moments;  ///< X^T X, if wanted; reads what `work_directory` holds where the model was streamed
+  double pass_seconds = 0;  ///< of the pass over the batches, layer removal left out
+  MomentSource moments;     ///< X^T X, if wanted; reads what `work_directory` holds where the model was streamed
 };
 
 /// Measures the metrics asked for, in one pass over the batches; layer by layer if the decoder is streamed.
