@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 packages=(libtorch-dev libopenblas0-openmp libhdf5-dev libcli11-dev doctest-dev libyaml-cpp-dev
   nlohmann-json3-dev libfmt-dev libspdlog-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libssl-dev
   g++ cmake ninja-build ccache mold pkg-config python3 python3-pip ca-certificates)
-test_packages=(clang-format-14 clang-tidy-19 shellcheck git)
+test_packages=(libopenmpi-dev openmpi-bin clang-format-14 clang-tidy-19 shellcheck git)
 
 say() { echo "setup: $*" >&2; }
 fail() {

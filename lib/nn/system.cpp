@@ -84,7 +84,7 @@ SystemReport inspect_system() {
   const auto n_devices = torch::cuda::is_available() ? torch::cuda::device_count() : 0;
   report.cuda = n_devices == 0 ? "none" : fmt::format("{} device{}", n_devices, n_devices == 1 ? "" : "s");
   report.threads = at::get_num_threads();
-  report.gemm_gflops = measure_gemm(512, 10);
+  report.gemm_gflops = measure_gemm(1024, 10);
   return report;
 }
 
