@@ -21,6 +21,10 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   # GCC 12 sees overlaps and overflows in std::string's own code (GCC bug 105651).
   target_compile_options(elastify_warnings INTERFACE -Wno-restrict -Wno-stringop-overflow)
 endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+  # GCC 13 and later see overruns in std::vector<bool>'s own code, which LibTorch's headers use (GCC bug 110498).
+  target_compile_options(elastify_warnings INTERFACE -Wno-array-bounds -Wno-stringop-overflow)
+endif()
 if(ELASTIFY_WERROR)
   target_compile_options(elastify_warnings INTERFACE -Werror)
 endif()
