@@ -21,8 +21,10 @@ struct PerplexityResult {
 
 /// Perplexity over sequences, each on its own (no context carried over), at these widths (null: full).
 /// \param progress  of work that this is a part of, in tokens; null: shows its own
+/// \param repairs   of the level, null: none
 PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batches, const Widths* widths,
-                            int64_t batch, Progress* progress = nullptr);
+                            int64_t batch, Progress* progress = nullptr,
+                            const std::vector<nn::LayerRepair>* repairs = nullptr);
 
 struct TaskResult {
   double accuracy = 0;       ///< highest sum of log p

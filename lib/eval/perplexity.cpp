@@ -14,7 +14,7 @@
 namespace elastify::eval {
 
 PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batches, const Widths* widths,
-                            int64_t batch, Progress* progress) {
+                            int64_t batch, Progress* progress, const std::vector<nn::LayerRepair>* repairs) {
   if (batch < 1) throw UsageError(fmt::format("eval.batch: expected 1 or more, got {}", batch));
   if (batches.sequences.empty() || batches.seq_len < 2)
     fail("evaluation data: expected sequences of 2 tokens or more, got {} of {}", batches.sequences.size(),
@@ -23,6 +23,7 @@ PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batc
   const auto start = std::chrono::steady_clock::now();
   nn::ForwardOptions options;
   options.widths = widths;
+  options.repairs = repairs;
   PerplexityResult result;
   double nll = 0;
   std::optional<Progress> own;

@@ -165,6 +165,8 @@ void Decoder::State::check_pass(int64_t n_tokens, const ForwardOptions& options,
         fmt::format("a sequence of {} tokens is longer than the model's {}", past + n_tokens, spec.max_seq),
         "use shorter sequences");
   if (options.widths != nullptr) check_widths(spec, *options.widths);
+  if (options.repairs != nullptr && static_cast<int64_t>(options.repairs->size()) != spec.n_layers)
+    fail("repairs: expected {}, one per layer, got {}", spec.n_layers, options.repairs->size());
   if (options.unit_masks != nullptr && options.unit_masks->size() != spec.spaces.size())
     fail("unit masks: expected {}, one per space, got {}", spec.spaces.size(), options.unit_masks->size());
 }
@@ -224,6 +226,18 @@ at::Tensor Decoder::layer(int64_t index, const at::Tensor& x, const ForwardOptio
     state_->run(index, result, options, cache, workspace, nullptr);
     return result;
   });
+}
+
+at::Tensor Decoder::projection(int64_t index, Site site, const Widths& widths) const {
+  state_->check_layer(index);
+  state_->require(index);
+  return state_->layer_weight(index, site == Site::kFfnDown ? Role::kDown : Role::kAttnOut, &widths);
+}
+
+at::Tensor Decoder::projection_bias(int64_t index, Site site) const {
+  state_->check_layer(index);
+  state_->require(index);
+  return state_->layer_weight(index, site == Site::kFfnDown ? Role::kDownBias : Role::kAttnOutBias, nullptr);
 }
 
 at::Tensor Decoder::final_norm(const at::Tensor& x) const {

@@ -17,6 +17,16 @@
 
 namespace elastify::nn {
 
+/// What makes up for the inputs of one projection that a level leaves out; undefined where there is none.
+struct ProjectionRepair {
+  at::Tensor weight;  ///< instead of the leading columns of the full weights, [D, columns]
+  at::Tensor a, b;    ///< plus b a: [rank, columns], [D, rank]
+  at::Tensor bias;    ///< plus a constant, [D]
+};
+struct LayerRepair {
+  ProjectionRepair attention_out, down;
+};
+
 /// What changes from one forward pass to the next; the weights stay where they are.
 struct ForwardOptions {
   /// Units kept per space, run as views of the full weights; null: all.
@@ -24,6 +34,8 @@ struct ForwardOptions {
   /// Multiplied onto the units' activations (before o_proj and down_proj), [B, n_units] per space; undefined:
   /// none. Their gradients are the first-order importances.
   const std::vector<at::Tensor>* unit_masks = nullptr;
+  /// Repairs of the level that `widths` chooses, [n_layers]; null: none.
+  const std::vector<LayerRepair>* repairs = nullptr;
   int64_t skip_layer = -1;  ///< this layer is left out (its residual stream passes through)
 };
 
@@ -88,8 +100,12 @@ class Decoder {
   /// -log p of the given targets, [B, T-1], from hidden states [B, T, D].
   at::Tensor token_nll(const at::Tensor& hidden, const at::Tensor& ids) const;
 
+  /// Weights of o or down at these widths, [D, columns], a view.
+  at::Tensor projection(int64_t index, Site site, const Widths& widths) const;
+  at::Tensor projection_bias(int64_t index, Site site) const;  ///< [D]; undefined where there is none
+
   // The way there and back without autograd: no graph, no weight gradients unless asked for.
-  LayerTrace trace(int64_t index, const at::Tensor& x) const;
+  LayerTrace trace(int64_t index, const at::Tensor& x, const ForwardOptions& options = {}) const;
   /// What went into the layer's matrix products, [B, T, columns].
   at::Tensor site_input(int64_t index, Site site, const LayerTrace& trace) const;
   /// \param trace         is used up

@@ -23,14 +23,14 @@ void give_weight_gradients(const WeightGradientSink& sink, Role role, Role bias,
 
 }  // namespace
 
-LayerTrace Decoder::trace(int64_t index, const at::Tensor& x) const {
+LayerTrace Decoder::trace(int64_t index, const at::Tensor& x, const ForwardOptions& options) const {
   return with_torch_errors([&] {
-    state_->check_pass(x.size(1), {}, nullptr);
+    state_->check_pass(x.size(1), options, nullptr);
     state_->check_layer(index);
     const c10::NoGradGuard no_gradients;
     Workspace workspace;
     LayerTrace trace;
-    state_->run(index, x.contiguous(), {}, nullptr, workspace, &trace);
+    state_->run(index, x.contiguous(), options, nullptr, workspace, &trace);
     return trace;
   });
 }

@@ -35,6 +35,12 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   return bias.defined() ? at::addmm(bias, x, weight.t()) : at::mm(x, weight.t());
 }
 
+const ProjectionRepair* repair_of(const ForwardOptions& options, int64_t layer, Role role) {
+  if (options.repairs == nullptr) return nullptr;
+  const LayerRepair& repair = (*options.repairs)[static_cast<size_t>(layer)];
+  return role == Role::kDown ? &repair.down : &repair.attention_out;
+}
+
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
@@ -143,9 +149,13 @@ void Decoder::State::run(int64_t l, const at::Tensor& x, const ForwardOptions& o
   };
   /// residual + input W^T + bias, in place without a trace
   const auto add_projected = [&](const at::Tensor& residual, const at::Tensor& input, Role role, Role bias) {
+    const ProjectionRepair* repair = repair_of(options, l, role);
     at::Tensor result = trace != nullptr ? at::empty_like(residual) : residual;
-    at::addmm_out(result, residual, input, weight(role).t());
+    const bool replaced = repair != nullptr && repair->weight.defined();
+    at::addmm_out(result, residual, input, (replaced ? repair->weight : weight(role)).t());
     if (const at::Tensor b = weight(bias); b.defined()) result.add_(b);
+    if (repair != nullptr && repair->a.defined()) result.addmm_(at::mm(input, repair->a.t()), repair->b.t());
+    if (repair != nullptr && repair->bias.defined()) result.add_(repair->bias);
     return result;
   };
 
@@ -222,14 +232,22 @@ at::Tensor Decoder::State::run_differentiable(int64_t l, const at::Tensor& x, co
   at::Tensor mixed =
       attend(q, k, v, spec.sliding_window, scale).transpose(1, 2).reshape({n_batch, n_tokens, -1});
   mixed = apply_mask(mixed, spec.attention_space(l), options, false);
-  const at::Tensor middle =
-      x + linear(rows(mixed), weight(Role::kAttnOut), weight(Role::kAttnOutBias)).view(x.sizes());
+  const auto projected = [&](const at::Tensor& activations, Role role, Role bias) {
+    const ProjectionRepair* repair = repair_of(options, l, role);
+    const bool replaced = repair != nullptr && repair->weight.defined();
+    at::Tensor y = linear(rows(activations), replaced ? repair->weight : weight(role), weight(bias));
+    if (repair != nullptr && repair->a.defined())
+      y = y + at::mm(at::mm(rows(activations), repair->a.t()), repair->b.t());
+    if (repair != nullptr && repair->bias.defined()) y = y + repair->bias;
+    return y.view(x.sizes());
+  };
+  const at::Tensor middle = x + projected(mixed, Role::kAttnOut, Role::kAttnOutBias);
 
   const at::Tensor input = rows(rms_norm(middle, weight(Role::kFfnNorm), spec.norm_eps));
   at::Tensor units = at::silu(linear(input, weight(Role::kGate), weight(Role::kGateBias))) *
                      linear(input, weight(Role::kUp), weight(Role::kUpBias));
   units = apply_mask(units.view({n_batch, n_tokens, -1}), spec.mlp_space(l), options, false);
-  return middle + linear(rows(units), weight(Role::kDown), weight(Role::kDownBias)).view(x.sizes());
+  return middle + projected(units, Role::kDown, Role::kDownBias);
 }
 
 at::Tensor Decoder::State::rows_nll(const at::Tensor& rows, const at::Tensor& targets) const {

@@ -40,6 +40,11 @@ void fields(V& visit, ReorderSection& o) {
   visit("grid", o.plan.grid, 1);
   visit("anchor_share", o.plan.anchor_share);
   visit("storage", o.reorder.dtype);
+  visit("compensate", o.repair.compensation);
+  visit("rank", o.repair.rank, 1);
+  visit("ridge", o.repair.ridge);
+  visit("sequential", o.repair.sequential);
+  visit("whole_stream", o.repair.whole_stream);
 }
 
 template <typename V>
@@ -98,6 +103,7 @@ class JsonWriter {
   }
   static ordered_json encode(Metric metric) { return name_of(metric); }
   static ordered_json encode(plan::Method method) { return method_name(method); }
+  static ordered_json encode(recover::Compensation compensation) { return recover::name_of(compensation); }
   static ordered_json encode(DType dtype) { return info(dtype).name; }
   static ordered_json encode(const std::vector<Metric>& metrics) {
     auto names = ordered_json::array();
@@ -261,6 +267,9 @@ class YamlReader {
   void read(const YAML::Node& node, const std::string& key, plan::Method& value) const {
     named(node, key, [&](const std::string& text) { value = plan::method_named(text); });
   }
+  void read(const YAML::Node& node, const std::string& key, recover::Compensation& value) const {
+    named(node, key, [&](const std::string& text) { value = recover::compensation_named(text); });
+  }
   void read(const YAML::Node& node, const std::string& key, DType& value) const {
     named(node, key, [&](const std::string& text) { value = dtype_from_name(text); });
   }
@@ -417,7 +426,12 @@ RunConfig load_config(const fs::path& file, const std::vector<std::string>& over
       grid.IsDefined())
     throw UsageError(fmt::format("{}: grid: a run has no grid", place_of(file.string(), grid)),
                      fmt::format("this is a sweep: `elastify sweep {}`", file.string()));
-  return read_config(file.string(), root);
+  RunConfig config = read_config(file.string(), root);
+  if (config.reorder.repair.compensation != recover::Compensation::kNone)
+    throw UsageError(
+        fmt::format("{}: reorder.compensate: a run writes the weights as they are", file.string()),
+        "what compensation gains is measured by `elastify sweep`");
+  return config;
 }
 
 SweepConfig load_sweep(const fs::path& file, const std::vector<std::string>& overrides) {

@@ -10,6 +10,7 @@
 #include "nn/options.h"
 #include "plan/make_plan.h"
 #include "profile/options.h"
+#include "recover/options.h"
 #include "reorder/reorder_model.h"
 
 namespace elastify::pipeline {
@@ -18,6 +19,7 @@ struct ReorderSection {
   Metric metric = Metric::kTaylor;
   plan::PlanOptions plan;
   reorder::ReorderOptions reorder;
+  recover::ClosedFormOptions repair;  ///< of every level; sweeps only
 };
 
 struct EvalOptions {

@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -15,7 +16,9 @@
 #include "base/progress.h"
 #include "base/svg_chart.h"
 #include "base/version.h"
+#include "nn/token_ids.h"
 #include "pipeline/steps.h"
+#include "recover/closed_form.h"
 
 namespace elastify::pipeline {
 namespace {
@@ -51,7 +54,8 @@ std::string point_name(const SweepPoint& point, const std::vector<GridAxis>& gri
   std::vector<std::string> parts;
   for (const size_t i : varying(grid)) {
     const std::string& value = point.values[i];
-    const bool is_name = grid[i].key == "reorder.metric" || grid[i].key == "reorder.plan";
+    const bool is_name = grid[i].key == "reorder.metric" || grid[i].key == "reorder.plan" ||
+                         grid[i].key == "reorder.compensate";
     parts.push_back(is_name ? value : fmt::format("{} {}", short_name(grid[i].key), value));
   }
   return fmt::format("{}", fmt::join(parts, ", "));
@@ -129,12 +133,15 @@ class Evaluations {
   Evaluations(fs::path directory, ordered_json common)
       : directory_(std::move(directory)), common_(std::move(common)) {}
 
-  /// \param order  digest of the permutation; of no meaning at full width
-  std::string key(const std::string& order, const Widths& widths, const ModelSpec& spec) const {
+  /// \param order   digest of the permutation; of no meaning at full width
+  /// \param repair  what a level's repair depends on besides; empty if there is none
+  std::string key(const std::string& order, const std::string& repair, const Widths& widths,
+                  const ModelSpec& spec) const {
     const bool full = widths == full_widths(spec);
-    return sha256_hex(ordered_json{
-        {"version", kVersion}, {"common", common_}, {"order", full ? "" : order}, {"widths", widths}}
-                          .dump());
+    ordered_json content{
+        {"version", kVersion}, {"common", common_}, {"order", full ? "" : order}, {"widths", widths}};
+    if (!full && !repair.empty()) content["repair"] = repair;
+    return sha256_hex(content.dump());
   }
   /// Null if it has to be evaluated.
   const eval::PerplexityResult* find(const std::string& key) {
@@ -172,8 +179,27 @@ class Evaluations {
 struct Candidate {
   std::string name, order;  ///< order: digest of its permutation
   ElasticPlan plan;
+  const RunConfig* config = nullptr;
   std::vector<std::string> keys;  ///< of its evaluations, [levels]
 };
+
+bool is_repaired(const RunConfig& config) {
+  return config.reorder.repair.compensation != recover::Compensation::kNone;
+}
+
+/// Repairs of one level, fitted on the text that the point is profiled on.
+std::vector<nn::LayerRepair> fit_repairs(const OpenModel& model, const nn::Decoder& decoder,
+                                         const Candidate& candidate, const Widths& widths) {
+  const profile::ProfileOptions& calibration = candidate.config->profile;
+  const TokenBatches text = load_batches(model, decoder, calibration.data, calibration.seq,
+                                         calibration.tokens, static_cast<uint64_t>(candidate.config->seed));
+  const std::span<const std::vector<int32_t>> sequences = text.sequences;
+  std::vector<at::Tensor> batches;
+  const auto step = static_cast<size_t>(calibration.batch);
+  for (size_t first = 0; first < sequences.size(); first += step)
+    batches.push_back(nn::stack_ids(sequences.subspan(first, std::min(step, sequences.size() - first))));
+  return recover::fit_level(decoder, batches, widths, candidate.config->reorder.repair);
+}
 
 /// Evaluates what is not kept yet. \param orders  permutations by digest
 void evaluate(const OpenModel& model, const RunConfig& config, const std::vector<Candidate>& candidates,
@@ -197,7 +223,11 @@ void evaluate(const OpenModel& model, const RunConfig& config, const std::vector
   const auto measure = [&](const nn::Decoder& decoder, const Candidate& candidate, size_t i,
                            Progress* progress) {
     const Level& level = candidate.plan.levels[i];
-    const auto result = eval::perplexity(decoder, batches, &level.widths, config.eval.batch, progress);
+    std::vector<nn::LayerRepair> repairs;
+    if (is_repaired(*candidate.config) && level.widths != full_widths(spec))
+      repairs = fit_repairs(model, decoder, candidate, level.widths);
+    const auto result = eval::perplexity(decoder, batches, &level.widths, config.eval.batch, progress,
+                                         repairs.empty() ? nullptr : &repairs);
     evaluations.keep(candidate.keys[i], result, candidate.name, level.nominal);
     const auto work = static_cast<double>(missing.at(candidate.keys[i]));
     work_done += work;
@@ -385,10 +415,16 @@ ordered_json sweep(const SweepConfig& config, bool force) {
         Permutation order = rank(model.checkpoint, &profile, point.reorder.metric, point.seed);
         candidate.plan = plan::make_plan(spec, &profile, point.reorder.plan);
         candidate.order = digest(order);
+        candidate.config = &point;
         orders.emplace(candidate.order, std::move(order));
       });
+      std::string repair;
+      if (is_repaired(point))
+        repair = sha256_hex(ordered_json{to_json(point.profile), text_hash(point.profile.data), point.seed,
+                                         to_json(point.reorder)}
+                                .dump());
       for (const Level& level : candidate.plan.levels)
-        candidate.keys.push_back(evaluations.key(candidate.order, level.widths, spec));
+        candidate.keys.push_back(evaluations.key(candidate.order, repair, level.widths, spec));
       for (const auto& note : candidate.plan.notes)
         if (notes.insert(note).second) log::info("{}", note);
     }

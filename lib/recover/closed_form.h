@@ -1,0 +1,21 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "nn/decoder.h"
+#include "recover/options.h"
+
+namespace elastify::recover {
+
+/// Least-squares repairs of o and down of every layer at these widths: with X the inputs that the level keeps
+/// and Y what the full model computes, W = argmin ||Y - X W^T - bias||^2 + ridge ||W - W_S||^2, W_S the
+/// weights as they are; an adapter is the nearest W - W_S of its rank in what it does to X. Sequential fits
+/// go from the first layer to the last, on inputs of the level itself. No training. \param decoder  the full
+/// model, units in order of importance \param batches  calibration token ids, int64 [B, T] \returns
+/// [n_layers], in the decoder's type Source: OSSCAR, arXiv:2403.12983; FLAP, arXiv:2312.11983 (bias)
+std::vector<nn::LayerRepair> fit_level(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
+                                       const Widths& widths, const ClosedFormOptions& options);
+
+}  // namespace elastify::recover

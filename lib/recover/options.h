@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace elastify::recover {
+
+/// What makes up for the units that a level leaves out.
+enum class Compensation : uint8_t {
+  kNone,
+  kBias,         ///< a constant per output of o and down
+  kAdapter,      ///< a rank-r matrix beside o and down: the base weights stay shared
+  kAdapterBias,  ///< both
+  kBaked,        ///< refitted o and down: the level shares these no more
+  kBakedBias,    ///< and a constant
+};
+std::string_view name_of(Compensation compensation);
+/// \throws UsageError listing the known names
+Compensation compensation_named(std::string_view name);
+
+struct ClosedFormOptions {
+  Compensation compensation = Compensation::kNone;
+  int64_t rank = 16;         ///< of every adapter
+  double ridge = 0.001;      ///< pull towards the weights as they are, in units of the inputs' mean square
+  bool sequential = true;    ///< fit on inputs of the already narrowed and repaired layers below
+  bool whole_stream = true;  ///< fit the residual stream of the full model, not only the projection's output
+};
+
+}  // namespace elastify::recover

@@ -1,0 +1,145 @@
+#include "recover/closed_form.h"
+
+#include "support/batches.h"
+#include "support/decoders.h"
+#include "support/errors.h"
+
+using namespace elastify;
+using namespace elastify::test;
+using recover::Compensation;
+
+namespace {
+
+double nll_of(const nn::Decoder& decoder, const at::Tensor& ids, const Widths& widths,
+              const std::vector<nn::LayerRepair>* repairs) {
+  const c10::NoGradGuard no_gradients;
+  nn::ForwardOptions options;
+  options.widths = &widths;
+  options.repairs = repairs;
+  return decoder.sequence_nll(ids, options).sum().item<double>();
+}
+
+recover::ClosedFormOptions with(Compensation compensation, int64_t rank = 8) {
+  recover::ClosedFormOptions options;
+  options.compensation = compensation;
+  options.rank = rank;
+  options.ridge = 1e-6;
+  return options;
+}
+
+constexpr Compensation kAll[] = {Compensation::kBias, Compensation::kAdapter, Compensation::kAdapterBias,
+                                 Compensation::kBaked, Compensation::kBakedBias};
+
+/// Mean square of what is wrong with the residual stream after layer 0.
+double error_after_first_layer(const nn::Decoder& decoder, const at::Tensor& ids, const Widths& widths,
+                               const std::vector<nn::LayerRepair>* repairs) {
+  const c10::NoGradGuard no_gradients;
+  const at::Tensor x = decoder.embed(ids);
+  nn::ForwardOptions options;
+  options.widths = &widths;
+  options.repairs = repairs;
+  return (decoder.layer(0, x, options) - decoder.layer(0, x)).square().mean().item<double>();
+}
+
+}  // namespace
+
+TEST_CASE("closed form: baked weights of the first o are those of the normal equations") {
+  const ModelSpec spec = make_tiny_spec("llama");
+  const nn::Decoder decoder(tiny_checkpoint(spec), {});
+  const at::Tensor ids = random_ids(8, 32, spec.n_vocab);
+  const Widths widths = half_widths(spec);
+  auto options = with(Compensation::kBaked);
+  options.ridge = 0.01;
+  const auto repairs =
+      recover::fit_level(decoder, {ids.narrow(0, 0, 5), ids.narrow(0, 5, 3)}, widths, options);
+  const c10::NoGradGuard no_gradients;
+  const auto whole = decoder.trace(0, decoder.embed(ids));
+  const int64_t kept = widths[0] * spec.heads_per_group * spec.head_dim;
+  const at::Tensor x = whole.attention.narrow(2, 0, kept).reshape({-1, kept}).to(at::kDouble);
+  const at::Tensor y = (whole.middle - whole.input).reshape({-1, spec.d_model}).to(at::kDouble);
+  const at::Tensor now = decoder.projection(0, Site::kAttnOut, widths).t().to(at::kDouble);
+  const at::Tensor moments = at::mm(x.t(), x);
+  const at::Tensor ridge = 0.01 * moments.diagonal().mean() * at::eye(kept, moments.options());
+  const at::Tensor expected = at::linalg_solve(moments + ridge, at::mm(x.t(), y) + at::mm(ridge, now));
+  CHECK(relative_difference(repairs[0].attention_out.weight.t(), expected) < 1e-4);
+}
+
+TEST_CASE(
+    "closed form: an adapter of full rank is what is baked, a thinner one lies between it and nothing") {
+  const ModelSpec spec = make_tiny_spec("llama");
+  const nn::Decoder decoder(tiny_checkpoint(spec), {});
+  const at::Tensor ids = random_ids(8, 32, spec.n_vocab);
+  const Widths widths = half_widths(spec);
+  const auto baked = recover::fit_level(decoder, {ids}, widths, with(Compensation::kBaked));
+  const auto full = recover::fit_level(decoder, {ids}, widths, with(Compensation::kAdapter, 1000));
+  CHECK(nll_of(decoder, ids, widths, &full) ==
+        doctest::Approx(nll_of(decoder, ids, widths, &baked)).epsilon(1e-5));
+  double last = error_after_first_layer(decoder, ids, widths, nullptr);
+  for (const int64_t rank : {1, 4, 16, 32}) {
+    CAPTURE(rank);
+    const auto thin = recover::fit_level(decoder, {ids}, widths, with(Compensation::kAdapter, rank));
+    CHECK(thin[0].down.a.size(0) == std::min(rank, widths[1]));
+    const double error = error_after_first_layer(decoder, ids, widths, &thin);
+    CHECK(error < last);
+    last = error;
+  }
+  CHECK(last == doctest::Approx(error_after_first_layer(decoder, ids, widths, &baked)).epsilon(1e-3));
+}
+
+TEST_CASE("closed form: every form brings the stream nearer to the full model's, in every variant") {
+  for (const TinyVariant& variant : tiny_variants()) {
+    CAPTURE(variant.name);
+    const nn::Decoder decoder(tiny_checkpoint(variant.spec), {});
+    const at::Tensor ids = random_ids(8, 32, variant.spec.n_vocab);
+    const Widths widths = half_widths(variant.spec);
+    const double before = error_after_first_layer(decoder, ids, widths, nullptr);
+    for (const Compensation compensation : kAll) {
+      CAPTURE(recover::name_of(compensation));
+      const auto repairs = recover::fit_level(decoder, {ids}, widths, with(compensation));
+      CHECK(error_after_first_layer(decoder, ids, widths, &repairs) < before);
+    }
+  }
+}
+
+TEST_CASE("closed form: at full width there is nothing to make up for, biases of the model included") {
+  for (const char* family : {"llama", "qwen2"}) {
+    const ModelSpec spec = make_tiny_spec(family, {.attention_bias = true});
+    const nn::Decoder decoder(tiny_checkpoint(spec), {});
+    const at::Tensor ids = random_ids(8, 32, spec.n_vocab);
+    const Widths widths = full_widths(spec);
+    const double expected = nll_of(decoder, ids, widths, nullptr);
+    for (const Compensation compensation : kAll) {
+      CAPTURE(recover::name_of(compensation));
+      const auto repairs = recover::fit_level(decoder, {ids}, widths, with(compensation));
+      CHECK(nll_of(decoder, ids, widths, &repairs) == doctest::Approx(expected).epsilon(1e-4));
+    }
+  }
+}
+
+TEST_CASE("closed form: repairs run alike with and without gradients") {
+  const ModelSpec spec = make_tiny_spec("llama");
+  const nn::Decoder decoder(tiny_checkpoint(spec), {});
+  const at::Tensor ids = random_ids(4, 20, spec.n_vocab);
+  const Widths widths = half_widths(spec);
+  for (const Compensation compensation : kAll) {
+    const auto repairs = recover::fit_level(decoder, {ids}, widths, with(compensation));
+    const auto masks = unit_masks(narrowed(spec, widths), 4, true);
+    nn::ForwardOptions options;
+    options.widths = &widths;
+    options.repairs = &repairs;
+    options.unit_masks = &masks;
+    CHECK(decoder.sequence_nll(ids, options).sum().item<double>() ==
+          doctest::Approx(nll_of(decoder, ids, widths, &repairs)).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("closed form: names go both ways, and what cannot be done is said") {
+  for (const Compensation compensation : kAll)
+    CHECK((recover::compensation_named(recover::name_of(compensation)) == compensation));
+  CHECK(message_of([] { recover::compensation_named("magic"); }) ==
+        "unknown compensation 'magic'; known are none, bias, adapter, adapter+bias, baked, baked+bias");
+  const ModelSpec spec = make_tiny_spec("llama");
+  const nn::Decoder decoder(tiny_checkpoint(spec), {});
+  CHECK(message_of([&] { recover::fit_level(decoder, {}, full_widths(spec), with(Compensation::kBaked)); }) ==
+        "closed-form compensation needs calibration data");
+}
