@@ -2,6 +2,9 @@
 
 #include <torch/torch.h>
 
+#include <cmath>
+#include <utility>
+
 #include "base/error.h"
 
 namespace elastify::solve {
@@ -17,6 +20,9 @@ void check(const Projection& projection) {
   const int64_t n = w.size(1);
   if (h.size(0) != n || h.size(1) != n)
     fail("expected second moments of {} inputs, got [{}, {}]", n, h.size(0), h.size(1));
+  // A sum is finite only if all of it is.
+  for (const auto& [name, x] : {std::pair("weights", w), std::pair("second moments", h)})
+    if (!std::isfinite(x.sum().item<double>())) fail("expected finite {}", name);
   if (projection.block < 1 || n % projection.block != 0)
     fail("expected whole units of {} inputs, got {} inputs", projection.block, n);
   if (n > 0 && !(h.diagonal().min().item<double>() > 0))

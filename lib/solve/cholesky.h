@@ -6,7 +6,7 @@
 
 namespace elastify::solve {
 
-/// \throws Error  if shapes, types or the block do not fit together
+/// \throws Error  if shapes, types or the block do not fit together, or if not all is finite
 void check(const Projection& projection);
 
 /// The lower triangle L of h = L L^T. \param h  float64 [n, n]

@@ -23,7 +23,7 @@
 namespace elastify::solve {
 namespace {
 
-constexpr int64_t kHistory = 128;  ///< steps after which both matrices are brought up to date
+constexpr int64_t kHistory = 128;  ///< steps at most until both matrices are brought up to date
 /// The Gram matrix is made anew out of `a` when it has shrunk by this: it holds squares, so its rounding
 /// errors would swamp what is left of it where those of `a` do not yet.
 constexpr double kShrunk = 1e-4;
@@ -52,6 +52,7 @@ std::vector<int64_t> eliminate_inputs(Elimination e) {
   std::vector<at::Tensor> order;
   double magnitude = e.make_gram ? e.gram.diagonal().max().item<double>() : 0;
   for (int64_t n_left = n; n_left > 0;) {
+    // Fewer near the end, where each step takes away more of both matrices.
     const int64_t n_rows = e.a.size(0), n_steps = std::min(kHistory, std::max<int64_t>(n_left / 8, 1));
     at::Tensor a_diagonal = at::maximum(e.a.diagonal(), least), gram_diagonal = e.gram.diagonal().clone();
     for (int64_t step = 0; step < n_steps; ++step) {
@@ -159,6 +160,14 @@ std::vector<int64_t> eliminate_units(Elimination e, int64_t block) {
   return order;
 }
 
+/// The same with inputs of mean square 1, which has the same orders. Gram matrices hold squares, and inputs
+/// whose mean squares are 1e8 apart, as there are, would leave nothing of the small ones in them.
+Projection with_equal_inputs(const Projection& projection) {
+  const at::Tensor size = projection.moments.diagonal().sqrt();
+  at::Tensor moments = (projection.moments / size).div_(size.unsqueeze(1)).contiguous();
+  return {projection.weight * size, std::move(moments), projection.block};
+}
+
 std::vector<int64_t> eliminate(Elimination e, int64_t block) {
   if (e.a.size(0) == 0) return {};
   return block == 1 ? eliminate_inputs(std::move(e)) : eliminate_units(std::move(e), block);
@@ -169,12 +178,13 @@ std::vector<int64_t> eliminate(Elimination e, int64_t block) {
 std::vector<int64_t> obs_order(const Projection& projection) {
   const c10::NoGradGuard no_grad;
   check(projection);
-  const at::Tensor& w = projection.weight;
+  Projection p = with_equal_inputs(projection);
+  at::Tensor inverse = at::cholesky_inverse(lower_factor(p.moments));
+  p.moments = at::Tensor();
   // Symmetric, so it does not matter which way round it lies in memory.
-  at::Tensor inverse = at::cholesky_inverse(lower_factor(projection.moments));
   if (!inverse.is_contiguous()) inverse = inverse.t().contiguous();
-  Elimination elimination{std::move(inverse), at::mm(w.t(), w), false, {}};
-  std::vector<int64_t> order = eliminate(std::move(elimination), projection.block);
+  std::vector<int64_t> order =
+      eliminate({std::move(inverse), at::mm(p.weight.t(), p.weight), false, {}}, p.block);
   std::reverse(order.begin(), order.end());
   return order;
 }
@@ -182,14 +192,14 @@ std::vector<int64_t> obs_order(const Projection& projection) {
 std::vector<int64_t> forward_order(const Projection& projection) {
   const c10::NoGradGuard no_grad;
   check(projection);
-  const auto make_gram = [&](const at::Tensor& a, const at::Tensor& inputs) {
-    const at::Tensor y = at::mm(a, projection.weight.index_select(1, inputs).t());
+  Projection p = with_equal_inputs(projection);
+  const auto make_gram = [w = p.weight](const at::Tensor& a, const at::Tensor& inputs) {
+    const at::Tensor y = at::mm(a, w.index_select(1, inputs).t());
     return at::mm(y, y.t());
   };
-  const at::Tensor& h = projection.moments;
-  const at::Tensor all = at::arange(h.size(0), h.options().dtype(at::kLong));
-  return eliminate({h.clone(at::MemoryFormat::Contiguous), make_gram(h, all), true, make_gram},
-                   projection.block);
+  const at::Tensor all = at::arange(p.moments.size(0), p.moments.options().dtype(at::kLong));
+  at::Tensor gram = make_gram(p.moments, all);
+  return eliminate({std::move(p.moments), std::move(gram), true, make_gram}, p.block);
 }
 
 }  // namespace elastify::solve

@@ -125,9 +125,21 @@ TEST_CASE("orders: more inputs than are held back at a time") {
 }
 
 TEST_CASE("orders: second moments over nine decades leave no rounding errors in charge") {
-  const auto p = with_spectrum(20, 200, 9);
-  CHECK(last_first(obs_order(p), 200) == obs_step_by_step(p, 200));
-  CHECK(forward_order(p) == forward_step_by_step(p, 200));
+  for (const int64_t n : {120, 400}) {
+    const auto p = with_spectrum(20, n, 9);
+    CHECK(last_first(obs_order(p), n) == obs_step_by_step(p, n));
+    CHECK(forward_order(p) == forward_step_by_step(p, n));
+  }
+}
+
+TEST_CASE("orders: an input measured in other units, and its weights, changes nothing") {
+  for (const int64_t block : {1, 4}) {
+    const auto p = make_problem(7, 12, 240, block);
+    const at::Tensor size = at::pow(10.0, at::linspace(-6, 6, 240, p.weight.options())).roll(77);
+    const solve::Projection other{p.weight / size, p.moments * size * size.unsqueeze(1), block};
+    CHECK(obs_order(other) == obs_order(p));
+    CHECK(forward_order(other) == forward_order(p));
+  }
 }
 
 TEST_CASE("orders: every unit once, and the same again") {
@@ -185,6 +197,9 @@ TEST_CASE("orders: second moments that are not positive definite are refused wit
   CHECK(message_of([&] { obs_order(p); }) ==
         "second moments of 6 inputs: the leading minor of order 5 is not positive");
   CHECK(hint_of([&] { obs_order(p); }) == "a larger ridge makes the second moments positive definite");
+  p.weight[1][2] = std::numeric_limits<double>::quiet_NaN();
+  CHECK(message_of([&] { forward_order(p); }) == "expected finite weights");
+  p.weight[1][2] = 0;
   p.block = 4;
   CHECK(message_of([&] { forward_order(p); }) == "expected whole units of 4 inputs, got 6 inputs");
 }
