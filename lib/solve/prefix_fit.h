@@ -21,10 +21,9 @@ struct Projection {
 at::Tensor regularised(const at::Tensor& moments, double ridge);
 
 // Total orders of the units, most important first; every prefix of one is the set that is kept at that width.
-// They do not depend on the units that inputs are measured in. With blocks of 1 they take O(n^3 + n^2 D)
-// operations, all but O(n^2) per step in matrix products, and memory for three more matrices [n, n] beside
-// the moments. Throw Error if the moments are not positive definite (forward_order: their diagonal) or
-// something is not finite.
+// They do not depend on the units that inputs are measured in. O(n^3 + n^2 D) operations, nearly all in
+// matrix products; memory for three or four more matrices [n, n] beside the moments. Throw Error if the
+// moments are not positive definite (forward_order: their diagonal) or something is not finite.
 
 /// Backward elimination: again and again leaves out the unit whose loss costs least when the others make up
 /// for it, cost(p) = tr(W_p [(H^-1)_pp]^-1 W_p^T) with W refitted. Source: OBS; OSSCAR, arXiv:2403.12983
