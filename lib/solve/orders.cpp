@@ -25,7 +25,8 @@ namespace {
 
 constexpr int64_t kHistory = 128;  ///< steps at most until both matrices are brought up to date
 /// The Gram matrix is made anew out of `a` when it has shrunk by this: it holds squares, so its rounding
-/// errors would swamp what is left of it where those of `a` do not yet.
+/// errors would swamp what is left of it where those of `a` do not yet. Measured by the mean squares that
+/// inputs had.
 constexpr double kShrunk = 1e-4;
 constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -50,7 +51,7 @@ std::vector<int64_t> eliminate_inputs(Elimination e) {
   at::Tensor gone = at::zeros({n}, options);                    // infinite for rows of inputs that went
   at::Tensor history = at::empty({kHistory, 2, n}, options);    // v, u of each step
   std::vector<at::Tensor> order;
-  double magnitude = e.make_gram ? e.gram.diagonal().max().item<double>() : 0;
+  double magnitude = e.make_gram ? (e.gram.diagonal() / least).max().item<double>() : 0;
   for (int64_t n_left = n; n_left > 0;) {
     // Fewer near the end, where each step takes away more of both matrices.
     const int64_t n_rows = e.a.size(0), n_steps = std::min(kHistory, std::max<int64_t>(n_left / 8, 1));
@@ -86,8 +87,8 @@ std::vector<int64_t> eliminate_inputs(Elimination e) {
     const at::Tensor v = past.select(1, 0);
     e.a.addmm_(v.t(), v, 1, -1);
     const at::Tensor pairs = past.view({2 * n_steps, n_rows});
-    const bool renew =
-        e.make_gram && at::where(gone == 0, gram_diagonal, 0.0).max().item<double>() < kShrunk * magnitude;
+    const bool renew = e.make_gram && at::where(gone == 0, gram_diagonal / least, 0.0).max().item<double>() <
+                                          kShrunk * magnitude;
     if (!renew) e.gram.addmm_(pairs.t(), past.flip(1).view({2 * n_steps, n_rows}), 1, -1);
 
     if (renew || 8 * n_left <= 7 * n_rows) {
@@ -100,7 +101,7 @@ std::vector<int64_t> eliminate_inputs(Elimination e) {
       if (renew) {
         e.gram = at::Tensor();
         e.gram = e.make_gram(e.a, inputs);
-        magnitude = e.gram.diagonal().max().item<double>();
+        magnitude = (e.gram.diagonal() / least).max().item<double>();
       } else {
         e.gram = submatrix(e.gram, left);
       }
@@ -133,7 +134,8 @@ std::vector<int64_t> eliminate_units(Elimination e, int64_t block) {
   at::Tensor diagonal = e.a.diagonal().clone();
   std::vector<int64_t> order, units(static_cast<size_t>(e.a.size(0) / block));
   std::iota(units.begin(), units.end(), 0);
-  double magnitude = e.make_gram ? e.gram.diagonal().max().item<double>() : 0;
+  const auto size_of_gram = [&] { return (e.gram.diagonal() / diagonal).max().item<double>(); };
+  double magnitude = e.make_gram ? size_of_gram() : 0;
   while (!units.empty()) {
     const at::Tensor factor = factors(diagonal_blocks(e.a, block), diagonal.view({-1, block}));
     const at::Tensor score = (at::cholesky_inverse(factor) * diagonal_blocks(e.gram, block)).sum({1, 2});
@@ -152,20 +154,12 @@ std::vector<int64_t> eliminate_units(Elimination e, int64_t block) {
     e.gram = submatrix(e.gram, left).addmm_(c.t(), u, 1, -1).addmm_(u.t(), c, 1, -1);
     inputs = inputs.index_select(0, left);
     diagonal = diagonal.index_select(0, left);
-    if (e.make_gram && !units.empty() && e.gram.diagonal().max().item<double>() < kShrunk * magnitude) {
+    if (e.make_gram && !units.empty() && size_of_gram() < kShrunk * magnitude) {
       e.gram = e.make_gram(e.a, inputs);
-      magnitude = e.gram.diagonal().max().item<double>();
+      magnitude = size_of_gram();
     }
   }
   return order;
-}
-
-/// The same with inputs of mean square 1, which has the same orders. Gram matrices hold squares, and inputs
-/// whose mean squares are 1e8 apart, as there are, would leave nothing of the small ones in them.
-Projection with_equal_inputs(const Projection& projection) {
-  const at::Tensor size = projection.moments.diagonal().sqrt();
-  at::Tensor moments = (projection.moments / size).div_(size.unsqueeze(1)).contiguous();
-  return {projection.weight * size, std::move(moments), projection.block};
 }
 
 std::vector<int64_t> eliminate(Elimination e, int64_t block) {
@@ -178,13 +172,11 @@ std::vector<int64_t> eliminate(Elimination e, int64_t block) {
 std::vector<int64_t> obs_order(const Projection& projection) {
   const c10::NoGradGuard no_grad;
   check(projection);
-  Projection p = with_equal_inputs(projection);
-  at::Tensor inverse = at::cholesky_inverse(lower_factor(p.moments));
-  p.moments = at::Tensor();
+  const at::Tensor& w = projection.weight;
   // Symmetric, so it does not matter which way round it lies in memory.
+  at::Tensor inverse = at::cholesky_inverse(lower_factor(projection.moments));
   if (!inverse.is_contiguous()) inverse = inverse.t().contiguous();
-  std::vector<int64_t> order =
-      eliminate({std::move(inverse), at::mm(p.weight.t(), p.weight), false, {}}, p.block);
+  std::vector<int64_t> order = eliminate({std::move(inverse), at::mm(w.t(), w), false, {}}, projection.block);
   std::reverse(order.begin(), order.end());
   return order;
 }
@@ -192,14 +184,14 @@ std::vector<int64_t> obs_order(const Projection& projection) {
 std::vector<int64_t> forward_order(const Projection& projection) {
   const c10::NoGradGuard no_grad;
   check(projection);
-  Projection p = with_equal_inputs(projection);
-  const auto make_gram = [w = p.weight](const at::Tensor& a, const at::Tensor& inputs) {
-    const at::Tensor y = at::mm(a, w.index_select(1, inputs).t());
+  const at::Tensor& h = projection.moments;
+  const auto make_gram = [&](const at::Tensor& a, const at::Tensor& inputs) {
+    const at::Tensor y = at::mm(a, projection.weight.index_select(1, inputs).t());
     return at::mm(y, y.t());
   };
-  const at::Tensor all = at::arange(p.moments.size(0), p.moments.options().dtype(at::kLong));
-  at::Tensor gram = make_gram(p.moments, all);
-  return eliminate({std::move(p.moments), std::move(gram), true, make_gram}, p.block);
+  at::Tensor gram = make_gram(h, at::arange(h.size(0), h.options().dtype(at::kLong)));
+  return eliminate({h.clone(at::MemoryFormat::Contiguous), std::move(gram), true, make_gram},
+                   projection.block);
 }
 
 }  // namespace elastify::solve

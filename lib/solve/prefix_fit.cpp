@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kPanel = 512;      ///< rows of a triangular matrix per product
 constexpr int64_t kSmallGram = 256;  ///< up to here all eigenvectors are cheap
-constexpr int64_t kPowerIterations = 8;
+constexpr int64_t kPowerIterations = 12;
 
 /// f(first, n_rows) for panels of rows.
 template <typename F>

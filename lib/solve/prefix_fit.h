@@ -49,7 +49,8 @@ class PrefixFit {
   at::Tensor delta(int64_t k) const;
   /// The rank-r matrix B A nearest to delta(k) in what it does to inputs like X: b [D, r], a [r, k * block],
   /// both with the roots of the singular values. Of large matrices the leading subspace is found by
-  /// iteration: what B A gains is then within a thousandth of the most it can. The same every time. r <= D, k
+  /// iteration: what B A gains is then within half a percent of the most it can. The same every time. r <= D,
+  /// k
   /// * block.
   struct LowRank {
     at::Tensor a, b;

@@ -96,22 +96,22 @@ TEST_CASE("prefix fit: a correction of full rank is the refit, one of less is th
   }
 }
 
-TEST_CASE("prefix fit: with many outputs a correction is within a thousandth of the best of its rank") {
-  const auto p = make_problem(4, 320, 500);
-  const auto order = shuffled(500);
+TEST_CASE("prefix fit: with many outputs a correction is within half a percent of the best of its rank") {
+  const auto p = make_problem(4, 1024, 1500);
+  const auto order = shuffled(1500);
   const PrefixFit fit(p, order);
-  const auto inputs = prefix(order, 300);
+  const auto inputs = prefix(order, 750);
   const at::Tensor values = singular_values(p, inputs);
   for (const int64_t rank : {1, 8, 32}) {
     CAPTURE(rank);
-    const auto [a, b, error] = fit.low_rank(300, rank);
+    const auto [a, b, error] = fit.low_rank(750, rank);
     const double direct = error_of(p, inputs, as_they_are(p, inputs) + at::mm(b, a));
     CHECK(error == doctest::Approx(direct).epsilon(1e-10));
-    const double gain = fit.errors_unfitted()[300] - error;
+    const double gain = fit.errors_unfitted()[750] - error;
     const double best_gain = values.narrow(0, 0, rank).square().sum().item<double>();
     CHECK(gain <= best_gain * (1 + 1e-9));
-    CHECK(gain >= best_gain * 0.999);
-    const auto again = fit.low_rank(300, rank);
+    CHECK(gain >= best_gain * 0.995);
+    const auto again = fit.low_rank(750, rank);
     CHECK(at::equal(again.a, a));
     CHECK(at::equal(again.b, b));
   }
