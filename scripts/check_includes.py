@@ -6,7 +6,7 @@
 
 Includes go rightwards only, and the folders within one pair of braces do not know each other:
 
-    cli > pipeline > {profile reorder plan recover tlm export eval} > train > {nn data} > model > io > base
+    cli > pipeline > {profile reorder plan recover tlm export eval} > {train solve} > {nn data} > model > io > base
 """
 
 import re
@@ -20,14 +20,14 @@ LAYERS = [
     {"io"},
     {"model"},
     {"nn", "data"},
-    {"train"},
+    {"train", "solve"},
     {"profile", "reorder", "plan", "recover", "tlm", "export", "eval"},
     {"pipeline"},
     {"cli"},
 ]
 RANK = {folder: rank for rank, layer in enumerate(LAYERS) for folder in layer}
 TORCH_FREE = {"base", "io", "model", "data"}
-TORCH_H = {"nn", "train", "profile", "recover", "tlm", "eval"}  # where a .cpp may include <torch/torch.h>
+TORCH_H = {"nn", "solve", "train", "profile", "recover", "tlm", "eval"}  # where a .cpp may include <torch/torch.h>
 TORCH = re.compile(r"(torch|ATen|c10|caffe2)/")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^">]+)[">]', re.M)
 DEPENDS = re.compile(r"\belastify_([a-z]+)\b")

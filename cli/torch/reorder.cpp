@@ -13,21 +13,25 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
   const pipeline::OpenModel model = pipeline::open_model(command.model, globals.tokenizer);
   const ModelSpec& spec = model.checkpoint.spec();
   std::optional<Profile> profile;
+  MomentSource moments;
   if (!command.profile.empty()) {
     profile = load_profile(command.profile, spec);
+    moments = pipeline::moments_of(command.profile, spec);
   } else if (!command.profiling.data.empty()) {
     nn::warn_if_blas_is_slow();
     profile::ProfileOptions profiling = command.profiling;
     profiling.metrics = {command.options.metric};
     if (command.options.plan.method == plan::Method::kUniform) profiling.removal_tokens = 0;
-    profile = pipeline::measure_profile(model, globals.compute, profiling).profile;
-  } else if (needs_data(command.options.metric) ||
-             command.options.plan.method == plan::Method::kAnchors) {
+    pipeline::Measured measured = pipeline::measure_profile(model, globals.compute, profiling);
+    profile = std::move(measured.profile);
+    moments = std::move(measured.moments);
+  } else if (needs_data(command.options.metric) || command.options.plan.method == plan::Method::kAnchors) {
     throw UsageError("neither a profile nor calibration text",
                      "--data FILE... (or self), or --profile of an earlier `elastify profile`");
   }
-  const ElasticPlan plan = pipeline::write_reordered(model, profile ? &*profile : nullptr, command.options,
-                                                     globals.seed, command.output, globals.force);
+  const ElasticPlan plan =
+      pipeline::write_reordered(model, profile ? &*profile : nullptr, moments, command.options, globals.seed,
+                                command.output, globals.force);
   Report report = describe(plan, spec);
   report.json["metric"] = name_of(command.options.metric);
   report.json["output"] = command.output.string();

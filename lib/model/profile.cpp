@@ -26,7 +26,8 @@ constexpr NamedMetric kMetrics[] = {
     {Metric::kFisher, "fisher"},       {Metric::kWanda, "wanda"},
     {Metric::kWifv, "wifv"},           {Metric::kActivation, "activation"},
     {Metric::kMagnitude, "magnitude"}, {Metric::kRandom, "random"},
-    {Metric::kImatrix, "imatrix"}};
+    {Metric::kImatrix, "imatrix"},     {Metric::kObs, "obs"},
+    {Metric::kForward, "forward"}};
 constexpr std::string_view kSiteNames[] = {"attn_input", "attn_out", "ffn_input", "ffn_down"};
 
 int64_t n_columns(const ModelSpec& spec, size_t space) {
@@ -114,6 +115,10 @@ int64_t n_inputs(const ModelSpec& spec, int64_t layer, Site site) {
   if (site == Site::kAttnOut)
     return spec.layer_kv_heads[static_cast<size_t>(layer)] * spec.heads_per_group * spec.head_dim;
   return spec.d_model;
+}
+
+bool needs_second_moments(Metric metric) {
+  return metric == Metric::kObs || metric == Metric::kForward;
 }
 
 std::string_view name_of(Site site) {

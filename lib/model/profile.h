@@ -27,6 +27,9 @@ enum class Metric : uint8_t {
   kMagnitude,   ///< L2 norm of the unit's weights; needs no data
   kRandom,      ///< seeded noise: the floor that every metric must beat; needs no data
   kImatrix,     ///< wanda out of an importance matrix that llama.cpp measured; needs no forward pass
+  // Orders rather than scores: worked out of the second moments when units are ranked. See lib/solve.
+  kObs,      ///< backward elimination, the units that stay making up for each that goes
+  kForward,  ///< forward selection of what explains most
 };
 std::string_view name_of(Metric metric);
 /// \throws UsageError listing the known metrics
@@ -34,6 +37,8 @@ Metric metric_named(std::string_view name);
 const std::vector<Metric>& all_metrics();
 /// Whether the metric is measured on text, rather than read off the weights or a file.
 bool needs_data(Metric metric);
+/// Whether ranking by it needs second moments; a profile holds no scores for it.
+bool needs_second_moments(Metric metric);
 
 /// The four matrix products of a layer by what goes into them: q, k, v; o; gate, up; down.
 enum class Site : uint8_t { kAttnInput, kAttnOut, kFfnInput, kFfnDown };

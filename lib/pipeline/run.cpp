@@ -71,7 +71,9 @@ ordered_json evaluate_levels(const fs::path& model_path, const fs::path& tokeniz
   if (!config.eval.baseline) return levels;
 
   const Checkpoint source = open_model(model_path, tokenizer).checkpoint;
-  const nn::Decoder baseline(arranged(source, rank(source, nullptr, Metric::kRandom, config.seed)),
+  ReorderSection random;
+  random.metric = Metric::kRandom;
+  const nn::Decoder baseline(arranged(source, rank(source, nullptr, nullptr, random, config.seed)),
                              config.compute);
   for (size_t i = 0; i < elastic.plan->levels.size(); ++i) {
     const auto result =
@@ -162,7 +164,8 @@ ordered_json run(const RunConfig& config, bool force) {
   const std::string arranged =
       step("reorder", reordered, {profiled, to_json(config.reorder), config.seed}, [&] {
         const Profile profile = load_profile(profile_file, spec);
-        write_reordered(open_source(), &profile, config.reorder, config.seed, reordered, true);
+        write_reordered(open_source(), &profile, moments_of(profile_file, spec), config.reorder, config.seed,
+                        reordered, true);
       });
   const std::string exported = step("export", artifact, {arranged, to_json(config.export_)}, [&] {
     write_artifact(reordered, config.export_, to_json(config), artifact, true);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "profile/memory.h"
 #include "profile/profile_model.h"
+#include "solve/rank_by_moments.h"
 
 namespace elastify::pipeline {
 namespace {
@@ -126,7 +127,21 @@ Measured write_profile(const OpenModel& model, const nn::DecoderOptions& compute
   return measured;
 }
 
-Permutation rank(const Checkpoint& model, const Profile* profile, Metric metric, int64_t seed) {
+MomentSource moments_of(const fs::path& profile, const ModelSpec& spec) {
+  if (!has_second_moments(profile)) return nullptr;
+  return [profile, spec](size_t space) { return load_second_moments(profile, spec, space).xtx; };
+}
+
+Permutation rank(const Checkpoint& model, const Profile* profile, const MomentSource& moments,
+                 const ReorderSection& options, int64_t seed) {
+  const Metric metric = options.metric;
+  if (needs_second_moments(metric)) {
+    if (profile == nullptr || !moments)
+      throw UsageError(
+          fmt::format("metric '{}' is worked out of second moments, and there are none", name_of(metric)),
+          "run `elastify profile` with --second-moments");
+    return solve::rank_by_moments(model, moments, profile->n_tokens, metric, options.repair.ridge);
+  }
   Profile measured = profile != nullptr ? *profile : Profile{};
   measured.spec_hash = spec_hash(model.spec());
   if (measured.importance.count(metric) == 0) {
@@ -144,10 +159,11 @@ Checkpoint arranged(const Checkpoint& model, const Permutation& order) {
   });
 }
 
-ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const ReorderSection& options,
-                            int64_t seed, const fs::path& output, bool replace) {
+ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const MomentSource& moments,
+                            const ReorderSection& options, int64_t seed, const fs::path& output,
+                            bool replace) {
   require_absent(output, replace);
-  const Permutation permutation = rank(model.checkpoint, profile, options.metric, seed);
+  const Permutation permutation = rank(model.checkpoint, profile, moments, options, seed);
   ElasticPlan plan = plan::make_plan(model.checkpoint.spec(), profile, options.plan);
   for (const auto& note : plan.notes) log::info("{}", note);
   AtomicDirectory directory(output, replace);

@@ -51,16 +51,22 @@ Measured write_profile(const OpenModel& model, const nn::DecoderOptions& compute
 /// Where write_profile() keeps unfinished work.
 fs::path unfinished_path(const fs::path& output);
 
-/// Orders the units of every space by the metric. \param profile  may be null for a metric that needs no data
-Permutation rank(const Checkpoint& model, const Profile* profile, Metric metric, int64_t seed);
+/// Orders the units of every space by the metric of `options`.
+/// \param profile  may be null for a metric that needs no data
+/// \param moments  null unless the metric is worked out of second moments
+Permutation rank(const Checkpoint& model, const Profile* profile, const MomentSource& moments,
+                 const ReorderSection& options, int64_t seed);
+/// Second moments out of a profile's file; null if it holds none.
+MomentSource moments_of(const fs::path& profile, const ModelSpec& spec);
 
 /// The model with its units in this order, in memory: float32, moved as each tensor is loaded.
 Checkpoint arranged(const Checkpoint& model, const Permutation& order);
 
 /// Ranks, plans and writes the reordered directory; returns the plan.
-/// \param profile  may be null if neither the metric nor the plan needs measurements
-ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const ReorderSection& options,
-                            int64_t seed, const fs::path& output, bool replace);
+/// \param profile, moments  may be null if neither the metric nor the plan needs them
+ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const MomentSource& moments,
+                            const ReorderSection& options, int64_t seed, const fs::path& output,
+                            bool replace);
 
 /// Exports a reordered directory.
 /// \param imatrix  importance matrix or profile of the source model, to be written along; empty: none

@@ -105,7 +105,10 @@ Profile obtain_profile(const OpenModel& model, const nn::DecoderOptions& compute
   const bool exists = fs::exists(file);
   if (exists) {
     kept = load_profile(file, spec);
-    std::erase_if(missing.metrics, [&](Metric metric) { return kept.importance.count(metric) > 0; });
+    const bool has_moments = has_second_moments(file);
+    std::erase_if(missing.metrics, [&](Metric metric) {
+      return needs_second_moments(metric) ? has_moments : kept.importance.count(metric) > 0;
+    });
     if (!kept.removal_loss.empty()) missing.removal_tokens = 0;
     if (missing.metrics.empty() && missing.removal_tokens == 0) return kept;
   }
@@ -122,8 +125,15 @@ Profile obtain_profile(const OpenModel& model, const nn::DecoderOptions& compute
     profile.importance.merge(kept.importance);
     if (profile.removal_loss.empty()) profile.removal_loss = std::move(kept.removal_loss);
     if (profile.base_loss == 0) profile.base_loss = kept.base_loss;
+    if (profile.inputs.empty()) {
+      profile.inputs = std::move(kept.inputs);
+      profile.block_influence = std::move(kept.block_influence);
+      profile.attention_influence = std::move(kept.attention_influence);
+      profile.mlp_influence = std::move(kept.mlp_influence);
+    }
+    if (!measured.moments) measured.moments = moments_of(file, spec);
   }
-  save_profile(profile, spec, file);
+  save_profile(profile, spec, file, measured.moments);
   return profile;
 }
 
@@ -408,11 +418,12 @@ ordered_json sweep(const SweepConfig& config, bool force) {
   std::set<std::string> notes;
   for (const ProfileGroup& group : group_by_profile(config, source)) {
     const Profile profile = obtain_profile(model, base.compute, group, profiles / (group.key + ".h5"));
+    const MomentSource moments = moments_of(profiles / (group.key + ".h5"), spec);
     for (const size_t i : group.points) {
       const RunConfig& point = config.points[i].config;
       Candidate& candidate = candidates[i];
       with_context(candidate.name, [&] {
-        Permutation order = rank(model.checkpoint, &profile, point.reorder.metric, point.seed);
+        Permutation order = rank(model.checkpoint, &profile, moments, point.reorder, point.seed);
         candidate.plan = plan::make_plan(spec, &profile, point.reorder.plan);
         candidate.order = digest(order);
         candidate.config = &point;

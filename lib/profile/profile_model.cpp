@@ -73,9 +73,9 @@ Measured profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint,
     throw UsageError(fmt::format("profile.batch: expected 1 or more, got {}", options.batch));
   std::vector<Metric> measured_metrics;
   std::copy_if(options.metrics.begin(), options.metrics.end(), std::back_inserter(measured_metrics),
-               needs_data);
-  const Wanted wanted = wanted_by(measured_metrics, options.second_moments);
-  const bool passes = !measured_metrics.empty() || options.second_moments;
+               [](Metric metric) { return needs_data(metric) && !needs_second_moments(metric); });
+  const Wanted wanted = wanted_by(options.metrics, options.second_moments);
+  const bool passes = !measured_metrics.empty() || wanted.second_moments;
   if ((passes || options.removal_tokens > 0) && (batches.sequences.empty() || batches.seq_len < 2))
     fail("calibration data: expected sequences of 2 tokens or more, got {} of {}", batches.sequences.size(),
          batches.seq_len);

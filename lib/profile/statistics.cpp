@@ -75,8 +75,9 @@ Wanted wanted_by(const std::vector<Metric>& metrics, bool second_moments) {
     wanted.gradients |= metric == Metric::kTaylor || metric == Metric::kFisher;
     wanted.weight_gradients |= metric == Metric::kTaylorElement;
     wanted.activation_norms |= metric == Metric::kActivation;
+    wanted.second_moments |= needs_second_moments(metric);
   }
-  wanted.second_moments = second_moments;
+  wanted.second_moments |= second_moments;
   return wanted;
 }
 
@@ -231,6 +232,8 @@ std::map<Metric, std::array<std::vector<float>, 2>> layer_scores(const LayerStat
         case Metric::kMagnitude:
         case Metric::kRandom:
         case Metric::kImatrix:
+        case Metric::kObs:
+        case Metric::kForward:
           fail("metric '{}' is not measured on data", name_of(metric));
       }
     }

@@ -109,7 +109,8 @@ void kill_and_go_on(bool streamed, int n_kills) {
     REQUIRE(run_for(subject.arguments(pieces, options + " --resume"), std::chrono::minutes(5)));
     CHECK(read_text(pieces) == read_text(whole));
   }
-  MESSAGE((streamed ? "streamed" : "resident"), ": ", n_kills, " kills, ", n_ended, " runs that ended between them");
+  MESSAGE((streamed ? "streamed" : "resident"), ": ", n_kills, " kills, ", n_ended,
+          " runs that ended between them");
 }
 
 double largest_difference(const Profile& a, const Profile& b) {
@@ -180,6 +181,32 @@ TEST_SUITE("cli") {
                                                     "exec mpirun --allow-run-as-root --oversubscribe -np 2 ");
     CHECK(failed.status != 0);
     CHECK(failed.err.find("two.h5") != std::string::npos);
+  }
+
+  TEST_CASE("profile: reorder takes orders out of second moments, and says when there are none") {
+    const Subject subject;
+    const fs::path with = subject.directory / "with.h5", none = subject.directory / "none.h5";
+    CHECK(test::run_elastify(subject.arguments(with, "--metrics obs --removal-tokens 0")).status == 0);
+    CHECK(test::run_elastify(subject.arguments(none, "--metrics wanda --removal-tokens 0")).status == 0);
+    const auto reorder = [&](const char* metric, const fs::path& profile, const char* out) {
+      return test::run_elastify(fmt::format("reorder {} --profile {} --metric {} --levels 0.6 --grid 8 -o {}",
+                                            subject.model.string(), profile.string(), metric,
+                                            (subject.directory / out).string()));
+    };
+    for (const char* metric : {"obs", "forward"}) {
+      CAPTURE(metric);
+      const test::Outcome done = reorder(metric, with, metric);
+      CAPTURE(done.err);
+      REQUIRE(done.status == 0);
+      CHECK(test::run_elastify(fmt::format("verify {} --against {}", (subject.directory / metric).string(),
+                                           subject.model.string()))
+                .status == 0);
+    }
+    CHECK(read_text(subject.directory / "obs/permutation.h5") !=
+          read_text(subject.directory / "forward/permutation.h5"));
+    const test::Outcome refused = reorder("obs", none, "refused");
+    CHECK(refused.status == 2);
+    CHECK(refused.err.find("run `elastify profile` with --second-moments") != std::string::npos);
   }
 
   TEST_CASE("profile: an importance matrix gives scores without text, wanda's if it is of the same text") {

@@ -138,7 +138,7 @@ TEST_SUITE("interop") {
       options.metric = Metric::kMagnitude;
       options.plan.method = method;
       options.plan.levels = {0.4, 0.7, 1.0};
-      pipeline::write_reordered(source, &profile, options, 0, directory.path() / "reordered", false);
+      pipeline::write_reordered(source, &profile, nullptr, options, 0, directory.path() / "reordered", false);
       exporter::ExportOptions export_options;
       export_options.type = DType::kF32;
       pipeline::write_artifact(directory.path() / "reordered", export_options,
@@ -166,7 +166,7 @@ TEST_SUITE("interop") {
       const test::TemporaryDirectory directory;
       pipeline::ReorderSection options;
       options.plan.method = method;
-      pipeline::write_reordered(source, &profile, options, 0, directory.path() / "reordered", false);
+      pipeline::write_reordered(source, &profile, nullptr, options, 0, directory.path() / "reordered", false);
       exporter::ExportOptions export_options;
       export_options.type = DType::kF32;
       pipeline::write_artifact(directory.path() / "reordered", export_options,

@@ -242,7 +242,8 @@ TEST_SUITE("pipeline") {
       point.profile.metrics = {point.reorder.metric};
       const Profile profile = measure_profile(source, point.compute, point.profile).profile;
       const fs::path written = tiny.path(fmt::format("reordered{}", p));
-      const ElasticPlan plan = write_reordered(source, &profile, point.reorder, point.seed, written, false);
+      const ElasticPlan plan =
+          write_reordered(source, &profile, nullptr, point.reorder, point.seed, written, false);
       const OpenModel elastic = open_model(written, {});
       const nn::Decoder decoder(elastic.checkpoint, {});
       const auto& levels = report.at("points")[p].at("levels");

@@ -59,7 +59,7 @@ profile::ProfileOptions every_metric() {
   profile::ProfileOptions options;
   options.metrics.clear();
   for (const Metric metric : all_metrics())
-    if (metric != Metric::kImatrix) options.metrics.push_back(metric);
+    if (metric != Metric::kImatrix && !needs_second_moments(metric)) options.metrics.push_back(metric);
   options.removal_tokens = 0;
   return options;
 }

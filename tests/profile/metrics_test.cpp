@@ -42,7 +42,7 @@ profile::ProfileOptions with(std::vector<Metric> metrics) {
 std::vector<Metric> measured_metrics() {
   std::vector<Metric> metrics;
   for (const Metric metric : all_metrics())
-    if (needs_data(metric)) metrics.push_back(metric);
+    if (needs_data(metric) && !needs_second_moments(metric)) metrics.push_back(metric);
   return metrics;
 }
 

@@ -20,7 +20,7 @@ ElasticFixture::ElasticFixture(const ModelSpec& spec, DType type, plan::Method m
   for (int64_t layer = 0; layer < spec.n_layers; ++layer)
     profile.removal_loss.push_back(static_cast<double>(layer));
   const pipeline::OpenModel source = pipeline::open_model(model(), {});
-  pipeline::write_reordered(source, &profile, options, 7, reordered(), false);
+  pipeline::write_reordered(source, &profile, nullptr, options, 7, reordered(), false);
   exporter::ExportOptions export_options;
   export_options.type = type;
   pipeline::write_artifact(reordered(), export_options, nlohmann::ordered_json::object(), artifact(), false);

@@ -1,0 +1,44 @@
+#include "solve/rank_by_moments.h"
+
+#include <torch/torch.h>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "nn/host_tensor.h"
+#include "nn/torch_error.h"
+#include "solve/prefix_fit.h"
+
+namespace elastify::solve {
+
+Permutation rank_by_moments(const Checkpoint& checkpoint, const MomentSource& moments, int64_t n_tokens,
+                            Metric metric, double ridge) {
+  const c10::NoGradGuard no_gradients;
+  const ModelSpec& spec = checkpoint.spec();
+  Permutation permutation = identity_permutation(spec);
+  permutation.metric = name_of(metric);
+  Progress progress(fmt::format("order by {}", name_of(metric)), static_cast<int64_t>(spec.spaces.size()),
+                    "spaces");
+  for (size_t s = 0; s < spec.spaces.size(); ++s) {
+    const AxisSpace& space = spec.spaces[s];
+    with_context(space.name, [&] {
+      nn::with_torch_errors([&] {
+        const Role role = space.kind == SpaceKind::kMlp ? Role::kDown : Role::kAttnOut;
+        const auto index = static_cast<size_t>(spec.find(role, space.layer));
+        Projection projection;
+        projection.weight = nn::as_tensor(checkpoint.load(index, DType::kF32)).to(at::kDouble);
+        const int64_t n = projection.weight.size(1);
+        std::vector<double> sums = moments(s);
+        // Only the lower triangle counts.
+        const at::Tensor lower = at::from_blob(sums.data(), {n, n}, at::kDouble).tril();
+        const at::Tensor symmetric = lower + lower.tril(-1).t();
+        projection.moments = regularised(symmetric / static_cast<double>(n_tokens), ridge);
+        projection.block = n / space.n_units;
+        permutation.orders[s] = metric == Metric::kObs ? obs_order(projection) : forward_order(projection);
+      });
+    });
+    progress.advance(1);
+  }
+  return permutation;
+}
+
+}  // namespace elastify::solve
