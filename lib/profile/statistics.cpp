@@ -162,13 +162,6 @@ at::Tensor LayerStatistics::add_backward(const nn::Decoder& decoder, int64_t lay
   return gradients.input;
 }
 
-void LayerStatistics::add(const LayerStatistics& other) {
-  std::map<std::string, at::Tensor> added;
-  const_cast<LayerStatistics&>(other).for_each(
-      [&](const std::string& name, at::Tensor& tensor) { added[name] = tensor; });
-  for_each([&](const std::string& name, at::Tensor& tensor) { tensor.add_(added.at(name)); });
-}
-
 std::vector<float> wanda_scores(const Checkpoint& checkpoint, size_t space,
                                 const std::vector<double>& mean_squares) {
   const AxisSpace& found = checkpoint.spec().spaces[space];

@@ -46,7 +46,6 @@ struct LayerStatistics {
   /// What the way back shows. \returns the gradient by the layer's input
   at::Tensor add_backward(const nn::Decoder& decoder, int64_t layer, nn::LayerTrace trace,
                           const at::Tensor& grad_output);
-  void add(const LayerStatistics& other);
 
   /// Every tensor that is wanted, under a name that is the same for every layer.
   void for_each(const std::function<void(const std::string& name, at::Tensor& tensor)>& visit);
