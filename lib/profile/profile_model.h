@@ -13,7 +13,7 @@ namespace elastify::profile {
 struct Measured {
   Profile profile;
   double pass_seconds = 0;  ///< of the pass over the batches, layer removal left out
-  MomentSource moments;     ///< X^T X, if wanted; reads what `work_directory` holds where the model was streamed
+  MomentSource moments;  ///< X^T X, if wanted; reads what `work_directory` holds where the model was streamed
 };
 
 /// Measures the metrics asked for, in one pass over the batches; layer by layer if the decoder is streamed.
