@@ -161,7 +161,7 @@ std::string save_imatrix(const Imatrix& imatrix, const fs::path& path) {
     keys.set(kChunkSize, static_cast<uint32_t>(imatrix.chunk_size));
     if (!imatrix.permutation_digest.empty()) keys.set(kDigest, imatrix.permutation_digest);
     for (const auto& [name, entry] : imatrix.entries) {
-      with_context(name, [&entry = entry] { check_entry(entry); });
+      with_context(name, [&one = entry] { check_entry(one); });
       tensors.push_back(
           {name + std::string(kSums), DType::kF32, {1, static_cast<int64_t>(entry.sum_squares.size())}});
       tensors.push_back({name + std::string(kCounts), DType::kF32, {1, 1}});
