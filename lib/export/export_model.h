@@ -43,7 +43,7 @@ struct ArtifactFile {
 /// Error  with the reason where no stock architecture can
 std::string gguf_architecture(const ModelSpec& spec, const Widths& widths);
 
-/// Writes full.gguf, level-XXX.gguf for every level below 1, and manifest.json. Matrices are encoded once for
+/// Writes full.gguf, level-NNN.gguf for every level below 1, and manifest.json. Matrices are encoded once for
 /// the full model; each level holds byte prefixes of the same rows and blocks. All files are written in one
 /// pass over the model; memory: about twice the largest encoded matrix. Only what the architecture asks for
 /// is written, since stock llama.cpp refuses extra tensors.
@@ -52,7 +52,7 @@ std::string gguf_architecture(const ModelSpec& spec, const Widths& widths);
 /// \param permutation    provenance: its digest goes into every file
 /// \param configuration  resolved options, for the manifest
 /// \param directory      an existing, empty directory; left empty on failure
-/// \param imatrix        measured on the model before it was reordered: imatrix.gguf and one imatrix-XXX.gguf
+/// \param imatrix        measured on the model before it was reordered: imatrix.gguf and one imatrix-NNN.gguf
 ///                       per level are written, with columns and tensor names as the models' files have them;
 ///                       null: none
 /// \returns              full.gguf first, then the levels from wide to narrow

@@ -125,8 +125,13 @@ Measured profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint,
     const auto n = static_cast<double>(profile.n_tokens);
     for (const Metric metric : measured_metrics) profile.importance[metric].resize(spec.spaces.size());
     for (int64_t l = 0; l < spec.n_layers; ++l) {
-      LayerStatistics sums = decoder.is_streamed() ? load_streamed(spec, l, wanted, unfinished)
-                                                   : std::move((*layers)[static_cast<size_t>(l)]);
+      LayerStatistics sums;
+      if (!decoder.is_streamed())
+        sums = std::move((*layers)[static_cast<size_t>(l)]);
+      else if (id_batches.empty())  // of many processes, some may have nothing to do
+        sums = LayerStatistics::zeros(spec, l, wanted);
+      else
+        sums = load_streamed(spec, l, wanted, unfinished);
       sum_over(processes, sums);
       for (auto& [metric, scores] : layer_scores(sums, checkpoint, l, measured_metrics, profile.n_tokens)) {
         profile.importance[metric][spec.attention_space(l)] = std::move(scores[0]);

@@ -177,6 +177,16 @@ TEST_SUITE("cli") {
         CHECK(q.xtx[i] == doctest::Approx(p.xtx[i]).epsilon(1e-5).scale(std::abs(p.xtx[0])));
       CHECK_FALSE(fs::exists(subject.directory / "two.h5.partial"));
     }
+    // One batch for two processes: one of them has nothing to do.
+    for (const std::string& mode : {std::string(), tight_limit(subject)}) {
+      CAPTURE(mode);
+      const test::Outcome idle = test::run_elastify(
+          fmt::format("profile {} --data {} --tokens 64 --seq 64 --batch 1 {} {} --force -o {}",
+                      subject.model.string(), subject.text.string(), kEverything, mode, two.string()),
+          "exec mpirun --allow-run-as-root --oversubscribe -np 2 ");
+      CAPTURE(idle.err);
+      CHECK(idle.status == 0);
+    }
     const test::Outcome failed = test::run_elastify(subject.arguments(two, kEverything),
                                                     "exec mpirun --allow-run-as-root --oversubscribe -np 2 ");
     CHECK(failed.status != 0);
