@@ -1,7 +1,7 @@
 #pragma once
 
-#include <doctest/doctest.h>
 #include <ATen/ATen.h>
+#include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cmath>
