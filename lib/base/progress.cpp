@@ -23,6 +23,14 @@ void on_signal(int signal) {
   if (interrupted.exchange(true)) std::_Exit(128 + signal);
 }
 
+sigset_t interrupts() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  return signals;
+}
+
 double seconds(Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
 }
@@ -40,6 +48,13 @@ void install_interrupt_handler() {
   action.sa_handler = on_signal;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  const sigset_t signals = interrupts();
+  sigprocmask(SIG_UNBLOCK, &signals, nullptr);
+}
+
+void hold_interrupts() {
+  const sigset_t signals = interrupts();
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
 }
 
 void check_interrupt() {
