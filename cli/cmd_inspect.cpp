@@ -85,6 +85,9 @@ Report inspect_model(const fs::path& path) {
     json["layer_kv_heads"] = spec.layer_kv_heads;
     json["layer_d_ff"] = spec.layer_d_ff;
   }
+  std::vector<std::string> left_out;
+  for (const AxisSpace& space : spec.spaces)
+    if (space.n_units == 0) left_out.push_back(space.name);
 
   report.text = fmt::format("{}: {} decoder, {} layers, {} parameters ({} in decoder layers)\n",
                             path.string(), spec.family, spec.n_layers, json["n_params"].get<int64_t>(),
@@ -98,6 +101,7 @@ Report inspect_model(const fs::path& path) {
   std::vector<std::string> types;
   for (const auto& [type, count] : stored) types.push_back(fmt::format("{} x{}", type, count));
   report.text += fmt::format("  stored as  {}\n", fmt::join(types, ", "));
+  if (!left_out.empty()) report.text += fmt::format("  left out   {}\n", fmt::join(left_out, ", "));
 
   ordered_json spaces = ordered_json::array();
   for (size_t i = 0; i < spec.spaces.size(); ++i)

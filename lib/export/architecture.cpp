@@ -1,13 +1,15 @@
 #include "export/architecture.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "export/export_model.h"
 
 // What the loaders and graphs of llama.cpp take: src/models/{llama,deci,qwen2,qwen3,openelm}.cpp and
 // load_hparams() in src/llama-model.cpp. llama, qwen2 and qwen3 size every tensor by layer 0. deci is llama's
-// graph with widths by layer; what its graph computes wrongly (no neurons beside heads, layers without heads)
-// does not arise, because every layer of a sub-model keeps at least one KV group and one neuron, and whole
-// groups of query heads.
+// graph with widths by layer: with 0 heads and KV heads a layer is its MLP alone, without neurons besides it
+// is passed by. What that graph computes wrongly does not arise: check_droppable() refuses the widths, and
+// sub-models keep whole groups of query heads.
 
 namespace elastify::exporter {
 namespace {
@@ -33,11 +35,21 @@ const GgufArchitecture& choose_qwen2(const ModelSpec& model) {
              : kDeci;
 }
 
+bool leaves_out_halves(const ModelSpec& model) {
+  return std::any_of(model.spaces.begin(), model.spaces.end(),
+                     [](const AxisSpace& space) { return space.n_units == 0; });
+}
+
 const GgufArchitecture& choose_qwen3(const ModelSpec& model) {
   if (model.qkv_bias || model.attn_out_bias || model.mlp_bias)
     fail("no architecture of stock llama.cpp has both norms on q and k and biases");
   if (has_rope_factors(model))
     fail("no architecture of stock llama.cpp has both norms on q and k and rope factors");
+  if (leaves_out_halves(model))
+    throw Error(
+        "no architecture of stock llama.cpp has both norms on q and k and layers without attention, which "
+        "this level has",
+        "plan levels that keep the attention of every layer");
   if (model.is_uniform()) return kQwen3;
   if (!model.tied)
     throw Error(

@@ -96,6 +96,7 @@ void require_whole_blocks(const ModelSpec& spec, const std::vector<LevelFile>& f
   const int64_t block = info(type).block_size;
   for (const LevelFile& file : files) {
     for (const TensorSpec& tensor : spec.tensors) {
+      if (!is_kept(spec, tensor, file.level.widths)) continue;
       if (tensor.shape.size() < 2 || shape_at(tensor, file.level.widths).back() % block == 0) continue;
       const AxisUse& use = tensor.axes.back();
       refuse_row(use.space < 0 ? nullptr : &spec.spaces[static_cast<size_t>(use.space)], use, tensor,
@@ -200,6 +201,7 @@ void write_tensors(const Checkpoint& source, std::vector<LevelFile>& files, DTyp
       for (int64_t k = 0; k < n_files; ++k) {
         try {
           const LevelFile& file = files[static_cast<size_t>(k)];
+          if (!is_kept(spec, tensor, file.level.widths)) continue;
           write_prefix(*file.writer, encoded.in(file.architecture->rope),
                        shape_at(tensor, file.level.widths));
         } catch (...) {

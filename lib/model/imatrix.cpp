@@ -288,6 +288,8 @@ Imatrix narrowed(const Imatrix& imatrix, const ModelSpec& spec, const Widths& wi
   check_widths(spec, widths);
   Imatrix narrow = imatrix;
   const auto known = matrices(spec);
+  std::erase_if(narrow.entries,
+                [&](const auto& entry) { return !is_kept(spec, *known.at(entry.first), widths); });
   for (auto& [name, entry] : narrow.entries)
     entry.sum_squares.resize(static_cast<size_t>(shape_at(*known.at(name), widths).back()));
   return narrow;

@@ -72,7 +72,7 @@ std::vector<std::vector<double>> input_mean_squares(const Imatrix& imatrix, cons
 /// For the model whose units were moved by `permutation`: the columns of o and down move along.
 /// \throws Error if they were moved before
 Imatrix reordered(const Imatrix& imatrix, const ModelSpec& spec, const Permutation& permutation);
-/// For the sub-model with these widths: the leading columns.
+/// For the sub-model with these widths: the leading columns of the matrices that are kept.
 Imatrix narrowed(const Imatrix& imatrix, const ModelSpec& spec, const Widths& widths);
 
 }  // namespace elastify

@@ -17,7 +17,8 @@ struct Level {
   Widths widths;             ///< [spaces]
 };
 
-/// Widths for every level, nested: no space is wider at a lower level.
+/// Widths for every level, nested: no space is wider at a lower level. Width 0 leaves out the attention of a
+/// layer, or the whole layer: see check_droppable().
 struct ElasticPlan {
   std::string spec_hash;
   std::string method;              ///< "uniform" or "anchors"

@@ -230,6 +230,7 @@ Permutation rank_units(const Profile& profile, const ModelSpec& spec, Metric met
                             names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "))),
                 fmt::format("run `elastify profile` with the metric {}", name_of(metric)));
   }
+  require_all_halves(spec, "reordering");
   check_profile(profile, spec);
   Permutation permutation = identity_permutation(spec);
   permutation.metric = name_of(metric);

@@ -96,9 +96,10 @@ void read_heads(const Keys& keys, ModelSpec& spec) {
   for (size_t layer = 0; layer < heads.size(); ++layer) {
     const int64_t n_heads = heads[layer];
     const int64_t n_groups = spec.layer_kv_heads[layer];
+    if (n_heads == 0 && n_groups == 0 && layer > 0) continue;  // a layer without attention
     if (n_heads < 1 || n_groups < 1)
-      fail("layer {} has {} heads and {} kv heads; layers without attention are not supported", layer,
-           n_heads, n_groups);
+      fail("layer {} has {} heads and {} kv heads, expected 1 or more of both{}", layer, n_heads, n_groups,
+           layer > 0 ? ", or none" : "");
     if (n_heads % n_groups != 0)
       fail("layer {}: {} heads cannot share {} kv heads equally", layer, n_heads, n_groups);
     if (layer == 0) spec.heads_per_group = n_heads / n_groups;

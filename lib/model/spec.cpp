@@ -31,7 +31,21 @@ void require_positive(Problems& problems, std::string_view what, double value) {
     problems.push_back(fmt::format("{} is {}, expected a positive number", what, value));
 }
 
-void check_layers(Problems& problems, const ModelSpec& spec, std::string_view what,
+/// Of the roles in layers; the others are the MLP's.
+bool is_attention(Role role) {
+  return role >= Role::kAttnNorm && role <= Role::kKeyNorm;
+}
+
+/// Why a layer cannot do without this half; empty if it can. What llama.cpp's deci does with these zeros:
+/// src/models/deci.cpp, and load_hparams() in src/llama-model.cpp.
+std::string_view why_kept(SpaceKind half, int64_t layer, int64_t n_layers, int64_t kv_groups) {
+  if (half == SpaceKind::kAttention)
+    return layer == 0 ? "stock runtimes read the size of a head from layer 0" : "";
+  if (kv_groups > 0) return "stock runtimes leave out the attention of a layer without an mlp, too";
+  return layer == n_layers - 1 ? "stock runtimes stop at a last layer without an mlp" : "";
+}
+
+void check_layers(Problems& problems, const ModelSpec& spec, std::string_view what, SpaceKind half,
                   const std::vector<int64_t>& values, int64_t high) {
   if (static_cast<int64_t>(values.size()) != spec.n_layers) {
     problems.push_back(
@@ -39,9 +53,12 @@ void check_layers(Problems& problems, const ModelSpec& spec, std::string_view wh
     return;
   }
   for (size_t layer = 0; layer < values.size(); ++layer) {
-    if (values[layer] >= 1 && values[layer] <= high) continue;
-    problems.push_back(
-        fmt::format("{} of layer {} is {}, expected 1 to {}", what, layer, values[layer], high));
+    const int64_t kv_groups = layer < spec.layer_kv_heads.size() ? spec.layer_kv_heads[layer] : 0;
+    const std::string_view reason = why_kept(half, static_cast<int64_t>(layer), spec.n_layers, kv_groups);
+    if (values[layer] >= (reason.empty() ? 0 : 1) && values[layer] <= high) continue;
+    const bool drops = values[layer] == 0;
+    problems.push_back(fmt::format("{} of layer {} is {}, expected {} to {}{}{}", what, layer, values[layer],
+                                   reason.empty() ? 0 : 1, high, drops ? ": " : "", drops ? reason : ""));
     return;  // one layer says it
   }
 }
@@ -116,8 +133,9 @@ void check_dimensions(const ModelSpec& spec, const Family& family) {
   require_range(problems, "query heads per kv head", spec.heads_per_group, 1, 1 << 16);
   if (problems.empty()) {
     const int64_t most_groups = kMaxWidth / (spec.head_dim * spec.heads_per_group);
-    check_layers(problems, spec, "number of kv heads", spec.layer_kv_heads, most_groups);
-    check_layers(problems, spec, "mlp width", spec.layer_d_ff, kMaxWidth);
+    check_layers(problems, spec, "number of kv heads", SpaceKind::kAttention, spec.layer_kv_heads,
+                 most_groups);
+    check_layers(problems, spec, "mlp width", SpaceKind::kMlp, spec.layer_d_ff, kMaxWidth);
   }
   require_range(problems, "sliding window", spec.sliding_window, 0, kMaxTokens);
   require_positive(problems, "norm epsilon", spec.norm_eps);
@@ -160,8 +178,15 @@ bool is_layer_row(const TensorRow& row) {
   return std::string_view(row.hf_name).find("{}") != std::string_view::npos;
 }
 
+/// Whether the layer has the half that a tensor of this role is part of.
+bool has_half(const ModelSpec& spec, Role role, int64_t layer) {
+  const auto index = static_cast<size_t>(layer);
+  return (is_attention(role) ? spec.layer_kv_heads : spec.layer_d_ff)[index] > 0;
+}
+
 void add_tensor(ModelSpec& spec, const TensorRow& row, int64_t layer) {
   if (!is_present(row.present, spec)) return;
+  if (layer >= 0 && !has_half(spec, row.role, layer)) return;
   TensorSpec tensor{.role = row.role,
                     .layer = layer,
                     .name = fmt::format(fmt::runtime(row.hf_name), layer),
@@ -180,7 +205,8 @@ void add_tensor(ModelSpec& spec, const TensorRow& row, int64_t layer) {
 int64_t count_params(const ModelSpec& spec, const Widths& widths, bool decoder_only) {
   int64_t sum = 0;
   for (const TensorSpec& tensor : spec.tensors) {
-    if (!decoder_only || tensor.layer >= 0) sum += n_elements(shape_at(tensor, widths));
+    if ((!decoder_only || tensor.layer >= 0) && is_kept(spec, tensor, widths))
+      sum += n_elements(shape_at(tensor, widths));
   }
   return sum;
 }
@@ -262,14 +288,51 @@ Shape shape_at(const TensorSpec& tensor, const Widths& widths) {
   return shape;
 }
 
+bool is_kept(const ModelSpec& spec, const TensorSpec& tensor, const Widths& widths) {
+  if (tensor.layer < 0) return true;
+  const size_t half =
+      is_attention(tensor.role) ? spec.attention_space(tensor.layer) : spec.mlp_space(tensor.layer);
+  return widths.at(half) > 0;
+}
+
+void check_droppable(const ModelSpec& spec, const Widths& widths) {
+  for (size_t i = 0; i < spec.spaces.size(); ++i) {
+    const AxisSpace& space = spec.spaces[i];
+    if (widths.at(i) != 0) continue;
+    const int64_t kv_groups = widths[spec.attention_space(space.layer)];
+    const std::string_view reason = why_kept(space.kind, space.layer, spec.n_layers, kv_groups);
+    if (reason.empty()) continue;
+    const bool with_attention = space.kind == SpaceKind::kMlp && kv_groups > 0;
+    const bool last = space.layer == spec.n_layers - 1;
+    throw Error(fmt::format("{}: width is 0{}, expected 1 to {}: {}", space.name,
+                            with_attention ? fmt::format(" beside {} kv groups", kv_groups) : "",
+                            space.n_units, reason),
+                with_attention && !last ? "keep some neurons, or drop the layer's attention as well"
+                                        : "keep some of its units, or drop another layer");
+  }
+}
+
 void check_widths(const ModelSpec& spec, const Widths& widths) {
   if (widths.size() != spec.spaces.size())
     fail("widths are given for {} spaces, expected {}", widths.size(), spec.spaces.size());
   for (size_t i = 0; i < widths.size(); ++i) {
     const AxisSpace& space = spec.spaces[i];
-    if (widths[i] < 1 || widths[i] > space.n_units)
-      fail("{}: width is {}, expected 1 to {}", space.name, widths[i], space.n_units);
+    if (widths[i] < 0 || widths[i] > space.n_units)
+      fail("{}: width is {}, expected {} to {}", space.name, widths[i],
+           why_kept(space.kind, space.layer, spec.n_layers, widths[spec.attention_space(space.layer)]).empty()
+               ? 0
+               : 1,
+           space.n_units);
   }
+  check_droppable(spec, widths);
+}
+
+void require_all_halves(const ModelSpec& spec, std::string_view work) {
+  for (const AxisSpace& space : spec.spaces)
+    if (space.n_units == 0)
+      throw Error(
+          fmt::format("{} has no units: {} takes a model whose layers are complete", space.name, work),
+          "this file is a level that leaves layers out; take the model it was made from");
 }
 
 ModelSpec narrowed(const ModelSpec& spec, const Widths& widths) {

@@ -70,7 +70,8 @@ struct RopeScaling {
   std::vector<float> factors;  ///< kFactors: [head_dim / 2], divisors of the frequencies
 };
 
-/// Dimensions and tensor table of a decoder. Widths may differ by layer (a sub-model's file is a model too).
+/// Dimensions and tensor table of a decoder. Widths may differ by layer (a sub-model's file is a model too);
+/// a layer of 0 KV heads has no tensors of attention, one of 0 neurons none of an MLP: see check_droppable().
 /// Letters: D = d_model, H = n_heads, K = n_kv_heads, F = d_ff, V = n_vocab.
 struct ModelSpec {
   std::string family;  ///< a row of families(): "llama", "mistral", "qwen2", "qwen3"
@@ -109,15 +110,24 @@ using Widths = std::vector<int64_t>;
 
 Widths full_widths(const ModelSpec& spec);
 Shape shape_at(const TensorSpec& tensor, const Widths& widths);
-/// \throws Error  naming the space, unless every width is 1 to n_units
+/// Whether the tensor is there at these widths. A half of a layer (attention or MLP) of width 0 goes as a
+/// whole, its norm and biases included: it is the identity then.
+bool is_kept(const ModelSpec& spec, const TensorSpec& tensor, const Widths& widths);
+/// Which halves may have width 0: the attention of any layer but the first; the MLP of any layer but the
+/// last, if the layer's attention goes with it. The rest is what stock runtimes compute wrongly or not at
+/// all. \throws Error  naming the space and the reason
+void check_droppable(const ModelSpec& spec, const Widths& widths);
+/// \throws Error  naming the space, unless every width is 1 to n_units, or 0 where that may be
 void check_widths(const ModelSpec& spec, const Widths& widths);
-/// The spec of the sub-model with these widths, tensor table included.
+/// \throws Error  if halves of layers are missing. \param work  what needs all of them: "reordering"
+void require_all_halves(const ModelSpec& spec, std::string_view work);
+/// The spec of the sub-model with these widths, tensor table included: without the tensors that are not kept.
 ModelSpec narrowed(const ModelSpec& spec, const Widths& widths);
 
 int64_t n_params(const ModelSpec& spec, const Widths& widths);  ///< all tensors, tied output counted once
 /// Weights inside decoder layers: what ratios are measured in unless said otherwise.
 int64_t n_decoder_params(const ModelSpec& spec, const Widths& widths);
-/// Weights that one unit of the space brings along.
+/// Weights that one unit of the space brings along; 0 where there are none.
 int64_t params_per_unit(const ModelSpec& spec, size_t space);
 
 /// SHA-256 over everything that makes two models interchangeable in shape; in every file we write.

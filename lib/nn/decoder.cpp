@@ -119,6 +119,10 @@ at::Tensor Decoder::State::layer_weight(int64_t layer, Role role, const Widths* 
   return view;
 }
 
+bool Decoder::State::has_half(size_t space, const Widths* widths) const {
+  return (widths != nullptr ? (*widths)[space] : spec.spaces[space].n_units) > 0;
+}
+
 at::Tensor Decoder::State::embed(const at::Tensor& ids) const {
   if (const at::Tensor& table = outer[static_cast<size_t>(Role::kTokenEmbedding)]; table.defined())
     return at::embedding(table, ids.to(device));
@@ -231,7 +235,11 @@ at::Tensor Decoder::layer(int64_t index, const at::Tensor& x, const ForwardOptio
 at::Tensor Decoder::projection(int64_t index, Site site, const Widths& widths) const {
   state_->check_layer(index);
   state_->require(index);
-  return state_->layer_weight(index, site == Site::kFfnDown ? Role::kDown : Role::kAttnOut, &widths);
+  const at::Tensor view =
+      state_->layer_weight(index, site == Site::kFfnDown ? Role::kDown : Role::kAttnOut, &widths);
+  if (view.defined()) return view;
+  return at::empty({state_->spec.d_model, 0},
+                   at::TensorOptions().dtype(state_->dtype).device(state_->device));
 }
 
 at::Tensor Decoder::projection_bias(int64_t index, Site site) const {

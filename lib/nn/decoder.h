@@ -29,7 +29,9 @@ struct LayerRepair {
 
 /// What changes from one forward pass to the next; the weights stay where they are.
 struct ForwardOptions {
-  /// Units kept per space, run as views of the full weights; null: all.
+  /// Units kept per space, run as views of the full weights; null: all. A half of a layer (attention or MLP)
+  /// of width 0 is the identity: the stream passes it by. It adds neither the bias of o or down nor a repair,
+  /// because a file for stock runtimes has no tensor there.
   const Widths* widths = nullptr;
   /// Multiplied onto the units' activations (before o_proj and down_proj), [B, n_units] per space; undefined:
   /// none. Their gradients are the first-order importances.
@@ -41,11 +43,12 @@ struct ForwardOptions {
 
 /// Keys and values of the tokens so far, for generation.
 struct KvCache {
-  std::vector<at::Tensor> keys, values;  ///< per layer, [B, K, T, head_dim]
+  std::vector<at::Tensor> keys, values;  ///< per layer, [B, K, T, head_dim]; undefined without attention
   int64_t length = 0;
 };
 
-/// What one layer computed on its way, enough to go back through it. [B, T, ...]
+/// What one layer computed on its way, enough to go back through it. [B, T, ...] Of a half that is left out,
+/// what has units is empty: 0 heads, 0 columns.
 struct LayerTrace {
   at::Tensor input;         ///< residual stream before, [B, T, D]
   at::Tensor q, k, v;       ///< rotated, [B, T, H or K, head_dim]
@@ -100,15 +103,16 @@ class Decoder {
   /// -log p of the given targets, [B, T-1], from hidden states [B, T, D].
   at::Tensor token_nll(const at::Tensor& hidden, const at::Tensor& ids) const;
 
-  /// Weights of o or down at these widths, [D, columns], a view.
+  /// Weights of o or down at these widths, [D, columns], a view; [D, 0] where that half is left out.
   at::Tensor projection(int64_t index, Site site, const Widths& widths) const;
   at::Tensor projection_bias(int64_t index, Site site) const;  ///< [D]; undefined where there is none
 
   // The way there and back without autograd: no graph, no weight gradients unless asked for.
   LayerTrace trace(int64_t index, const at::Tensor& x, const ForwardOptions& options = {}) const;
-  /// What went into the layer's matrix products, [B, T, columns].
+  /// What went into the layer's matrix products, [B, T, columns]. A model whose file leaves out that half has
+  /// no norm there: [B, T, 0].
   at::Tensor site_input(int64_t index, Site site, const LayerTrace& trace) const;
-  /// \param trace         is used up
+  /// Of layers with both halves at full width. \param trace  is used up
   /// \param grad_output   of the loss by the layer's output, [B, T, D]
   /// \param weights       also given the gradients of all matrices and biases that have units
   LayerGradients backward(int64_t index, LayerTrace trace, const at::Tensor& grad_output,

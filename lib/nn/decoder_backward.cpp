@@ -40,13 +40,17 @@ at::Tensor Decoder::site_input(int64_t index, Site site, const LayerTrace& trace
   state_->require(index);
   if (site == Site::kAttnOut) return trace.attention;
   const bool down = site == Site::kFfnDown, attention = site == Site::kAttnInput;
+  if (down && trace.gate.size(-1) == 0) return trace.gate;
   const at::Tensor& source = down ? trace.gate : attention ? trace.input : trace.middle;
   at::Tensor result = at::empty_like(source);
-  if (down)
+  if (down) {
     silu_multiply(trace.gate, trace.up, result);
-  else
-    rms_norm_rows(source, state_->layer_weight(index, attention ? Role::kAttnNorm : Role::kFfnNorm, nullptr),
-                  state_->spec.norm_eps, result);
+    return result;
+  }
+  const at::Tensor weight =
+      state_->layer_weight(index, attention ? Role::kAttnNorm : Role::kFfnNorm, nullptr);
+  if (!weight.defined()) return result.narrow(2, 0, 0);
+  rms_norm_rows(source, weight, state_->spec.norm_eps, result);
   return result;
 }
 
@@ -56,6 +60,10 @@ LayerGradients Decoder::backward(int64_t index, LayerTrace trace, const at::Tens
     const State& state = *state_;
     const ModelSpec& spec = state.spec;
     state.check_layer(index);
+    if (trace.attention.size(-1) == 0 || trace.gate.size(-1) == 0)
+      throw Error(fmt::format("layer {}: there is no way back through {} heads and {} neurons", index,
+                              trace.q.size(2), trace.gate.size(-1)),
+                  "take gradients on the full model");
     state.require(index);
     const c10::NoGradGuard no_gradients;
     const auto weight = [&](Role role) { return state.layer_weight(index, role, nullptr); };

@@ -128,7 +128,9 @@ std::pair<at::Tensor, at::Tensor> Decoder::State::append(KvCache& cache, int64_t
 
 void Decoder::State::run(int64_t l, const at::Tensor& x, const ForwardOptions& options, KvCache* cache,
                          Workspace& workspace, LayerTrace* trace) const {
-  require(l);
+  const bool attends = has_half(spec.attention_space(l), options.widths);
+  const bool has_mlp = has_half(spec.mlp_space(l), options.widths);
+  if (attends || has_mlp) require(l);
   const auto weight = [&](Role role) { return layer_weight(l, role, options.widths); };
   const int64_t n_batch = x.size(0), n_tokens = x.size(1), n_rows = n_batch * n_tokens;
   const auto heads = [&](const at::Tensor& rows) {
@@ -159,79 +161,68 @@ void Decoder::State::run(int64_t l, const at::Tensor& x, const ForwardOptions& o
     return result;
   };
 
-  at::Tensor residual = x.view({n_rows, spec.d_model});
-  rms_norm_rows(residual, weight(Role::kAttnNorm), spec.norm_eps, norm);
-  const at::Tensor q = project(workspace.query, Role::kQuery, Role::kQueryBias);
-  const at::Tensor k = project(workspace.key, Role::kKey, Role::kKeyBias);
-  const at::Tensor v = project(workspace.value, Role::kValue, Role::kValueBias);
-  if (trace != nullptr && spec.qk_norm) {
-    trace->raw_q = q.clone();
-    trace->raw_k = k.clone();
+  at::Tensor stream = x.view({n_rows, spec.d_model});
+  if (trace != nullptr) {
+    trace->input = x;
+    trace->q = trace->k = trace->v = at::empty({n_batch, n_tokens, 0, spec.head_dim}, x.options());
+    trace->attention = trace->gate = trace->up = at::empty({n_batch, n_tokens, 0}, x.options());
   }
-  const auto [cosine, sine] = rope_table(cache != nullptr ? cache->length : 0, n_tokens);
-  for (const auto& [rows, norm_role] : {std::pair{q, Role::kQueryNorm}, std::pair{k, Role::kKeyNorm}}) {
-    if (const at::Tensor factors = weight(norm_role); factors.defined()) {
-      const at::Tensor flat = rows.view({-1, spec.head_dim});
-      rms_norm_rows(flat, factors, spec.norm_eps, flat);
+  if (attends) {
+    rms_norm_rows(stream, weight(Role::kAttnNorm), spec.norm_eps, norm);
+    const at::Tensor q = project(workspace.query, Role::kQuery, Role::kQueryBias);
+    const at::Tensor k = project(workspace.key, Role::kKey, Role::kKeyBias);
+    const at::Tensor v = project(workspace.value, Role::kValue, Role::kValueBias);
+    if (trace != nullptr && spec.qk_norm) {
+      trace->raw_q = q.clone();
+      trace->raw_k = k.clone();
     }
-    rotate_heads(heads(rows), cosine, sine);
+    const auto [cosine, sine] = rope_table(cache != nullptr ? cache->length : 0, n_tokens);
+    for (const auto& [rows, norm_role] : {std::pair{q, Role::kQueryNorm}, std::pair{k, Role::kKeyNorm}}) {
+      if (const at::Tensor factors = weight(norm_role); factors.defined()) {
+        const at::Tensor flat = rows.view({-1, spec.head_dim});
+        rms_norm_rows(flat, factors, spec.norm_eps, flat);
+      }
+      rotate_heads(heads(rows), cosine, sine);
+    }
+    at::Tensor all_keys = heads(k).transpose(1, 2), all_values = heads(v).transpose(1, 2);
+    if (cache != nullptr) std::tie(all_keys, all_values) = append(*cache, l, all_keys, all_values);
+    const at::Tensor mixed = space_for(workspace.attention, q.size(1));
+    attend_into(heads(mixed).transpose(1, 2), heads(q).transpose(1, 2), all_keys, all_values,
+                spec.sliding_window, scale);
+    apply_mask(by_sequence(mixed), spec.attention_space(l), options, true);
+    stream = add_projected(stream, mixed, Role::kAttnOut, Role::kAttnOutBias);
+    if (trace != nullptr) {
+      trace->q = heads(q);
+      trace->k = heads(k);
+      trace->v = heads(v);
+      trace->attention = by_sequence(mixed);
+    }
   }
-  at::Tensor all_keys = heads(k).transpose(1, 2), all_values = heads(v).transpose(1, 2);
-  if (cache != nullptr) std::tie(all_keys, all_values) = append(*cache, l, all_keys, all_values);
-  const at::Tensor mixed = space_for(workspace.attention, q.size(1));
-  attend_into(heads(mixed).transpose(1, 2), heads(q).transpose(1, 2), all_keys, all_values,
-              spec.sliding_window, scale);
-  apply_mask(by_sequence(mixed), spec.attention_space(l), options, true);
-  const at::Tensor middle = add_projected(residual, mixed, Role::kAttnOut, Role::kAttnOutBias);
-
-  rms_norm_rows(middle, weight(Role::kFfnNorm), spec.norm_eps, norm);
-  const at::Tensor gate = project(workspace.gate, Role::kGate, Role::kGateBias);
-  const at::Tensor up = project(workspace.up, Role::kUp, Role::kUpBias);
-  const at::Tensor units = trace != nullptr ? workspace.gate.get(n_rows, gate.size(1), x.options()) : gate;
-  silu_multiply(gate, up, units);
-  apply_mask(by_sequence(units), spec.mlp_space(l), options, true);
-  const at::Tensor output = add_projected(middle, units, Role::kDown, Role::kDownBias);
-  if (trace == nullptr) return;
-  trace->input = x;
-  trace->q = heads(q);
-  trace->k = heads(k);
-  trace->v = heads(v);
-  trace->attention = by_sequence(mixed);
-  trace->middle = by_sequence(middle);
-  trace->gate = by_sequence(gate);
-  trace->up = by_sequence(up);
-  trace->output = by_sequence(output);
+  if (trace != nullptr) trace->middle = by_sequence(stream);
+  if (has_mlp) {
+    rms_norm_rows(stream, weight(Role::kFfnNorm), spec.norm_eps, norm);
+    const at::Tensor gate = project(workspace.gate, Role::kGate, Role::kGateBias);
+    const at::Tensor up = project(workspace.up, Role::kUp, Role::kUpBias);
+    const at::Tensor units = trace != nullptr ? workspace.gate.get(n_rows, gate.size(1), x.options()) : gate;
+    silu_multiply(gate, up, units);
+    apply_mask(by_sequence(units), spec.mlp_space(l), options, true);
+    stream = add_projected(stream, units, Role::kDown, Role::kDownBias);
+    if (trace != nullptr) {
+      trace->gate = by_sequence(gate);
+      trace->up = by_sequence(up);
+    }
+  }
+  if (trace != nullptr) trace->output = by_sequence(stream);
 }
 
 at::Tensor Decoder::State::run_differentiable(int64_t l, const at::Tensor& x, const ForwardOptions& options,
                                               KvCache* cache) const {
-  require(l);
+  const bool attends = has_half(spec.attention_space(l), options.widths);
+  const bool has_mlp = has_half(spec.mlp_space(l), options.widths);
+  if (attends || has_mlp) require(l);
   const auto weight = [&](Role role) { return layer_weight(l, role, options.widths); };
   const int64_t n_batch = x.size(0), n_tokens = x.size(1);
   const auto rows = [](const at::Tensor& y) { return y.reshape({-1, y.size(-1)}); };
-  const auto [cosine, sine] = rope_table(cache != nullptr ? cache->length : 0, n_tokens);
-  const auto c = cosine.to(dtype), s = sine.to(dtype);
-
-  const at::Tensor norm = rows(rms_norm(x, weight(Role::kAttnNorm), spec.norm_eps));
-  /// Heads of a projection, [B, heads, T, head_dim].
-  const auto heads = [&](Role role, Role bias) {
-    return linear(norm, weight(role), weight(bias))
-        .view({n_batch, n_tokens, -1, spec.head_dim})
-        .transpose(1, 2);
-  };
-  const auto rotated = [&](at::Tensor y, Role norm_role) {
-    if (const at::Tensor factors = weight(norm_role); factors.defined())
-      y = rms_norm(y, factors, spec.norm_eps);
-    const auto halves = y.chunk(2, -1);
-    return at::cat({halves[0] * c - halves[1] * s, halves[1] * c + halves[0] * s}, -1);
-  };
-  const at::Tensor q = rotated(heads(Role::kQuery, Role::kQueryBias), Role::kQueryNorm);
-  at::Tensor k = rotated(heads(Role::kKey, Role::kKeyBias), Role::kKeyNorm);
-  at::Tensor v = heads(Role::kValue, Role::kValueBias);
-  if (cache != nullptr) std::tie(k, v) = append(*cache, l, k, v);
-  at::Tensor mixed =
-      attend(q, k, v, spec.sliding_window, scale).transpose(1, 2).reshape({n_batch, n_tokens, -1});
-  mixed = apply_mask(mixed, spec.attention_space(l), options, false);
   const auto projected = [&](const at::Tensor& activations, Role role, Role bias) {
     const ProjectionRepair* repair = repair_of(options, l, role);
     const bool replaced = repair != nullptr && repair->weight.defined();
@@ -241,13 +232,39 @@ at::Tensor Decoder::State::run_differentiable(int64_t l, const at::Tensor& x, co
     if (repair != nullptr && repair->bias.defined()) y = y + repair->bias;
     return y.view(x.sizes());
   };
-  const at::Tensor middle = x + projected(mixed, Role::kAttnOut, Role::kAttnOutBias);
 
-  const at::Tensor input = rows(rms_norm(middle, weight(Role::kFfnNorm), spec.norm_eps));
+  at::Tensor stream = x;
+  if (attends) {
+    const auto [cosine, sine] = rope_table(cache != nullptr ? cache->length : 0, n_tokens);
+    const auto c = cosine.to(dtype), s = sine.to(dtype);
+    const at::Tensor norm = rows(rms_norm(x, weight(Role::kAttnNorm), spec.norm_eps));
+    /// Heads of a projection, [B, heads, T, head_dim].
+    const auto heads = [&](Role role, Role bias) {
+      return linear(norm, weight(role), weight(bias))
+          .view({n_batch, n_tokens, -1, spec.head_dim})
+          .transpose(1, 2);
+    };
+    const auto rotated = [&](at::Tensor y, Role norm_role) {
+      if (const at::Tensor factors = weight(norm_role); factors.defined())
+        y = rms_norm(y, factors, spec.norm_eps);
+      const auto halves = y.chunk(2, -1);
+      return at::cat({halves[0] * c - halves[1] * s, halves[1] * c + halves[0] * s}, -1);
+    };
+    const at::Tensor q = rotated(heads(Role::kQuery, Role::kQueryBias), Role::kQueryNorm);
+    at::Tensor k = rotated(heads(Role::kKey, Role::kKeyBias), Role::kKeyNorm);
+    at::Tensor v = heads(Role::kValue, Role::kValueBias);
+    if (cache != nullptr) std::tie(k, v) = append(*cache, l, k, v);
+    at::Tensor mixed =
+        attend(q, k, v, spec.sliding_window, scale).transpose(1, 2).reshape({n_batch, n_tokens, -1});
+    mixed = apply_mask(mixed, spec.attention_space(l), options, false);
+    stream = stream + projected(mixed, Role::kAttnOut, Role::kAttnOutBias);
+  }
+  if (!has_mlp) return stream;
+  const at::Tensor input = rows(rms_norm(stream, weight(Role::kFfnNorm), spec.norm_eps));
   at::Tensor units = at::silu(linear(input, weight(Role::kGate), weight(Role::kGateBias))) *
                      linear(input, weight(Role::kUp), weight(Role::kUpBias));
   units = apply_mask(units.view({n_batch, n_tokens, -1}), spec.mlp_space(l), options, false);
-  return middle + projected(units, Role::kDown, Role::kDownBias);
+  return stream + projected(units, Role::kDown, Role::kDownBias);
 }
 
 at::Tensor Decoder::State::rows_nll(const at::Tensor& rows, const at::Tensor& targets) const {

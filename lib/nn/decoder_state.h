@@ -54,6 +54,8 @@ struct Decoder::State {
   const at::Tensor& output_norm() const { return outer[static_cast<size_t>(Role::kOutputNorm)]; }
   /// The leading part at these widths, as a view; undefined where the model has no such tensor.
   at::Tensor layer_weight(int64_t layer, Role role, const Widths* widths) const;
+  /// Whether a half of the layer is there at these widths (null: the model's own), or is the identity.
+  bool has_half(size_t space, const Widths* widths) const;
   at::Tensor embed(const at::Tensor& ids) const;
   /// Cosines and sines of positions [first, first + n).
   std::pair<at::Tensor, at::Tensor> rope_table(int64_t first, int64_t n) const;

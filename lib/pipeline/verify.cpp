@@ -55,9 +55,14 @@ void require_equal(const std::string& place, const HostTensor& expected, const H
          right[at]);
 }
 
-void require_same_tensors(const ModelSpec& source, const ModelSpec& found, const std::string& place) {
-  for (const TensorSpec& tensor : source.tensors)
-    if (found.find(tensor.name) < 0) refute("{}: tensor {} of the source is missing", place, tensor.name);
+/// What is there is what these widths of the source keep, and nothing else is.
+void require_same_tensors(const ModelSpec& source, const Widths& widths, const ModelSpec& found,
+                          const std::string& place) {
+  for (const TensorSpec& tensor : source.tensors) {
+    const bool kept = is_kept(source, tensor, widths), there = found.find(tensor.name) >= 0;
+    if (kept && !there) refute("{}: tensor {} of the source is missing", place, tensor.name);
+    if (!kept && there) refute("{}: tensor {} is there, but the plan leaves it out", place, tensor.name);
+  }
   for (const TensorSpec& tensor : found.tensors)
     if (source.find(tensor.name) < 0) refute("{}: tensor {} is not in the source", place, tensor.name);
 }
@@ -153,7 +158,7 @@ class Verifier {
       refute("{}", error.what());
     }
     full_ = std::make_unique<Checkpoint>(Checkpoint::open(artifact_ ? output_ / "full.gguf" : output_));
-    require_same_tensors(spec_, full_->spec(), full_->path().filename().string());
+    require_same_tensors(spec_, full_widths(spec_), full_->spec(), full_->path().filename().string());
     require_same_numbers(spec_, full_->spec(), full_->path().filename().string());
     return fmt::format("spec {}, {} spaces, {} levels", hash.substr(0, 12), spec_.spaces.size(),
                        plan_.levels.size());
@@ -201,15 +206,16 @@ class Verifier {
       if (fs::path(name).extension() != ".gguf" || nominal >= 1) continue;
       const Level& level = find_level(plan_, nominal);
       const Checkpoint sub = Checkpoint::open(output_ / name);
-      require_same_tensors(spec_, sub.spec(), name);
+      require_same_tensors(spec_, level.widths, sub.spec(), name);
       require_same_numbers(spec_, sub.spec(), name);
       Progress progress(fmt::format("verify {}", name), static_cast<int64_t>(spec_.tensors.size()),
                         "tensors");
       for (size_t i = 0; i < spec_.tensors.size(); ++i) {
+        progress.advance(1);
+        if (!is_kept(spec_, spec_.tensors[i], level.widths)) continue;
         const HostTensor found = sub.load(static_cast<size_t>(sub.spec().find(spec_.tensors[i].name)));
         require_equal(fmt::format("{}: {}", name, spec_.tensors[i].name),
                       slice(full_tensor(i), spec_.tensors[i], level.widths), found);
-        progress.advance(1);
       }
       ++n;
     }

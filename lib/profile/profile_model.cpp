@@ -68,6 +68,7 @@ Measured profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint,
                        const ProfileOptions& options, const WorkOptions& work, const fs::path& work_directory,
                        const Communicator& processes) {
   const ModelSpec& spec = decoder.spec();
+  require_all_halves(spec, "profiling");
   if (spec_hash(spec) != spec_hash(checkpoint.spec())) fail("decoder and checkpoint are different models");
   if (options.batch < 1)
     throw UsageError(fmt::format("profile.batch: expected 1 or more, got {}", options.batch));

@@ -144,27 +144,30 @@ std::vector<nn::LayerRepair> fit_level(const nn::Decoder& decoder, const std::ve
       nn::LayerRepair& repair = repairs[static_cast<size_t>(l)];
       const at::Tensor o = decoder.projection(l, Site::kAttnOut, widths);
       const at::Tensor down = decoder.projection(l, Site::kFfnDown, widths);
+      // Where a half is left out, there is nothing to regress on.
+      const bool attends = o.size(1) > 0, has_mlp = down.size(1) > 0;
       // What the full model adds to its stream in the two halves, less what is wrong with the stream already.
       std::vector<nn::LayerTrace> traces;
       Regression attention(o.size(1), o.size(0)), mlp(down.size(1), down.size(0));
       for (size_t b = 0; b < batches.size(); ++b) {
         nn::LayerTrace whole = decoder.trace(l, full[b]);
         const at::Tensor& base = options.whole_stream ? narrow[b] : full[b];
-        attention.add(rows_of(decoder.trace(l, narrow[b], level).attention),
-                      without(whole.middle - base, decoder.projection_bias(l, Site::kAttnOut)));
+        if (attends)
+          attention.add(rows_of(decoder.trace(l, narrow[b], level).attention),
+                        without(whole.middle - base, decoder.projection_bias(l, Site::kAttnOut)));
         nn::LayerTrace kept;
         kept.middle = whole.middle;
         kept.output = whole.output;
         traces.push_back(std::move(kept));
       }
-      repair.attention_out = attention.solve(o, options);
-      for (size_t b = 0; b < batches.size(); ++b) {
+      if (attends) repair.attention_out = attention.solve(o, options);
+      for (size_t b = 0; has_mlp && b < batches.size(); ++b) {
         const nn::LayerTrace part = decoder.trace(l, narrow[b], level);
         const at::Tensor& base = options.whole_stream ? part.middle : traces[b].middle;
         mlp.add(rows_of(decoder.site_input(l, Site::kFfnDown, part)),
                 without(traces[b].output - base, decoder.projection_bias(l, Site::kFfnDown)));
       }
-      repair.down = mlp.solve(down, options);
+      if (has_mlp) repair.down = mlp.solve(down, options);
       for (size_t b = 0; b < batches.size(); ++b) {
         full[b] = traces[b].output;
         narrow[b] = options.sequential ? decoder.layer(l, narrow[b], level) : full[b];

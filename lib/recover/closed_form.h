@@ -14,7 +14,8 @@ namespace elastify::recover {
 /// weights as they are; an adapter is the nearest W - W_S of its rank in what it does to X. Sequential fits
 /// go from the first layer to the last, on inputs of the level itself. No training. \param decoder  the full
 /// model, units in order of importance \param batches  calibration token ids, int64 [B, T] \returns
-/// [n_layers], in the decoder's type Source: OSSCAR, arXiv:2403.12983; FLAP, arXiv:2312.11983 (bias)
+/// [n_layers], in the decoder's type; empty for a half of a layer that the level leaves out Source: OSSCAR,
+/// arXiv:2403.12983; FLAP, arXiv:2312.11983 (bias)
 std::vector<nn::LayerRepair> fit_level(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
                                        const Widths& widths, const ClosedFormOptions& options);
 

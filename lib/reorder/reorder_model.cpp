@@ -169,6 +169,7 @@ void remove_contents(const fs::path& directory) {
 void reorder_model(const Checkpoint& source, const Vocabulary* vocabulary, const Permutation& permutation,
                    const ElasticPlan& plan, const ReorderOptions& options, const fs::path& directory) {
   const ModelSpec& spec = source.spec();
+  require_all_halves(spec, "reordering");
   check(permutation, spec);
   check(plan, spec);
   const DType dtype = stored_dtype(source, options);

@@ -14,6 +14,7 @@ Permutation rank_by_moments(const Checkpoint& checkpoint, const MomentSource& mo
                             Metric metric, double ridge) {
   const c10::NoGradGuard no_gradients;
   const ModelSpec& spec = checkpoint.spec();
+  require_all_halves(spec, "reordering");
   Permutation permutation = identity_permutation(spec);
   permutation.metric = name_of(metric);
   Progress progress(fmt::format("order by {}", name_of(metric)), static_cast<int64_t>(spec.spaces.size()),

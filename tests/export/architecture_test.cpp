@@ -84,14 +84,51 @@ TEST_CASE("architecture: what no stock graph computes is refused with the reason
   CHECK(refusal(deep, full_widths(deep)) == "stock llama.cpp runs at most 512 layers, got 513");
 }
 
-TEST_CASE("architecture: layers without heads or neurons, which deci's graph gets wrong, are refused") {
-  const ModelSpec spec = make_tiny_spec("llama");
-  for (size_t space = 0; space < spec.spaces.size(); ++space) {
-    Widths widths = full_widths(spec);
-    widths[space] = 0;
-    CHECK(refusal(spec, widths) == fmt::format("{}: width is 0, expected 1 to {}", spec.spaces[space].name,
-                                               spec.spaces[space].n_units));
+TEST_CASE("architecture: levels that leave out attention or layers are deci, or refused with the reason") {
+  for (const char* family : {"llama", "mistral", "qwen2"}) {
+    const ModelSpec spec = make_tiny_spec(family, {.n_layers = 4});
+    for (const Level& level : test::shallow_plan(spec).levels)
+      CHECK(gguf_architecture(spec, level.widths) == (level.nominal < 1        ? "deci"
+                                                      : spec.family == "qwen2" ? "qwen2"
+                                                                               : "llama"));
   }
+  for (const bool tied : {true, false}) {
+    const ModelSpec spec = make_tiny_spec("qwen3", {.n_layers = 4, .head_dim = 16, .tied = tied});
+    const Widths widths = test::shallow_widths(spec);
+    CHECK(refusal(spec, widths) ==
+          "no architecture of stock llama.cpp has both norms on q and k and layers without attention, which "
+          "this level has");
+    CHECK(test::hint_of([&] { gguf_architecture(spec, widths); }) ==
+          "plan levels that keep the attention of every layer");
+  }
+}
+
+TEST_CASE("architecture: zeros that deci's loader or graph get wrong are refused") {
+  const ModelSpec spec = make_tiny_spec("llama", {.n_layers = 3});
+  struct Trap {
+    Widths widths;
+    std::string message;
+  };
+  for (
+      const Trap& trap : std::vector<Trap>{
+          {{0, 64, 2, 64, 2, 64},
+           "layers.0.attn: width is 0, expected 1 to 2: stock runtimes read the size of a head from layer 0"},
+          {{0, 0, 2, 64, 2, 64},
+           "layers.0.attn: width is 0, expected 1 to 2: stock runtimes read the size of a head from layer 0"},
+          {{2, 64, 1, 0, 2, 64},
+           "layers.1.mlp: width is 0 beside 1 kv groups, expected 1 to 64: stock runtimes leave out the "
+           "attention of a layer without an mlp, too"},
+          {{2, 64, 2, 64, 0, 0},
+           "layers.2.mlp: width is 0, expected 1 to 64: stock runtimes stop at a last layer without an mlp"},
+          {{2, 64, 2, 64, 2, 0},
+           "layers.2.mlp: width is 0 beside 2 kv groups, expected 1 to 64: stock runtimes leave out the "
+           "attention of a layer without an mlp, too"}})
+    CHECK(refusal(spec, trap.widths) == trap.message);
+  // Heads that are no multiple of the KV heads cannot be said: a sub-model keeps whole groups of some size.
+  ModelSpec uneven = spec;
+  uneven.heads_per_group = 0;
+  CHECK(refusal(uneven, full_widths(spec)) ==
+        "model dimensions make no sense: query heads per kv head is 0, expected 1 to 65536");
 }
 
 }  // namespace elastify

@@ -91,6 +91,29 @@ TEST_SUITE("interop") {
       CHECK(wrong.said.find("imatrix size") != std::string::npos);
     }
   }
+
+  TEST_CASE("interop: stock llama.cpp quantises levels that leave out attention and layers") {
+    if (!fs::exists(fs::path(ELASTIFY_BINARY_DIR) / "interop/llama_quantize")) {
+      MESSAGE("skipped, tests/interop/setup.sh has not run");
+      return;
+    }
+    const ModelSpec spec =
+        test::make_tiny_spec("llama", {.n_layers = 4, .d_model = 64, .head_dim = 32, .d_ff = 128});
+    const test::ElasticFixture made(spec, test::shallow_plan(spec, 32));
+    const fs::path measured = made.path() / "measured.gguf", artifact = made.path() / "with";
+    save_imatrix(make_imatrix(spec), measured);
+    exporter::ExportOptions options;
+    options.type = DType::kF32;
+    for (const auto& file : pipeline::write_artifact(
+             made.reordered(), options, nlohmann::ordered_json::object(), artifact, false, measured)) {
+      CAPTURE(file.name);
+      const fs::path out = made.path() / "quantised.gguf";
+      const Quantized with = quantize((artifact / file.imatrix->name).string(), artifact / file.name, out);
+      REQUIRE_MESSAGE(with.done, with.said);
+      const Checkpoint read = Checkpoint::open(out);
+      CHECK(read.spec().layer_kv_heads == Checkpoint::open(artifact / file.name).spec().layer_kv_heads);
+    }
+  }
 }
 
 }  // namespace elastify

@@ -117,6 +117,28 @@ TEST_SUITE("interop") {
     }
   }
 
+  TEST_CASE("interop: levels without some attention and some layers give our logits in stock llama.cpp") {
+    if (!has_oracle("levels without some attention and some layers")) return;
+    const test::TinyOptions deep{.n_layers = 4};
+    test::TinyOptions shared{.n_layers = 4, .n_kv_heads = 4, .heads_per_group = 1, .tied = true};
+    test::TinyOptions biased{.n_layers = 4, .attention_bias = true, .mlp_bias = true};
+    test::TinyOptions scaled{.n_layers = 4, .head_dim = 16, .llama3_rope = true};
+    const std::pair<const char*, test::TinyOptions> models[] = {
+        {"llama", deep},   {"llama", shared}, {"llama", biased}, {"llama", scaled},
+        {"mistral", deep}, {"qwen2", deep},   {"qwen2", shared}};
+    for (const auto& [family, options] : models) {
+      CAPTURE(family);
+      const ModelSpec spec = test::make_tiny_spec(family, options);
+      const test::ElasticFixture made(spec, test::shallow_plan(spec));
+      check_artifact(made.reordered(), made.artifact(), some_ids(24, spec.n_vocab));
+      // Opened as a model of its own, a file gives the same.
+      const nn::Decoder level(Checkpoint::open(made.artifact() / "level-030.gguf"), {});
+      CHECK(difference(our_logits(level, some_ids(24, spec.n_vocab), nullptr),
+                       stock_logits(made.artifact() / "level-030.gguf", some_ids(24, spec.n_vocab),
+                                    spec.n_vocab)) < 1e-3);
+    }
+  }
+
   TEST_CASE("interop: levels of SmolLM2-135M give our logits in stock llama.cpp, uniform and with anchors") {
     const fs::path model = fs::path(ELASTIFY_SOURCE_DIR) / "models/SmolLM2-135M-Instruct.Q4_1.gguf";
     if (!has_oracle("levels of SmolLM2-135M")) return;

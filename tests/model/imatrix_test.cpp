@@ -340,3 +340,14 @@ TEST_CASE(
     check(narrow, elastify::narrowed(spec, widths));
   }
 }
+
+TEST_CASE("imatrix: of halves of layers that are left out, nothing is listed") {
+  const ModelSpec spec = make_tiny_spec("llama", {.n_layers = 4});
+  const Widths widths = shallow_widths(spec);
+  const Imatrix narrow = narrowed(make_imatrix(spec), spec, widths);
+  for (const TensorSpec& tensor : spec.tensors)
+    if (site_of(tensor.role))
+      CHECK_MESSAGE(narrow.entries.contains(tensor.gguf_name) == is_kept(spec, tensor, widths),
+                    tensor.gguf_name);
+  check(narrow, elastify::narrowed(spec, widths));
+}

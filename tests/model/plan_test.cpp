@@ -141,9 +141,16 @@ TEST_CASE("plan: a bad file is refused with the level and space at fault") {
       {[](Json& p) { p["levels"][1]["nominal"] = 0.25; },
        "level-025: nominal is 0.25, expected less than the next level's 0.25"},
       {[](Json& p) { p["levels"][1]["kv_groups"][1] = 5; },
-       "level-050: layers.1.attn: width is 5, expected 1 to 4"},
+       "level-050: layers.1.attn: width is 5, expected 0 to 4"},
       {[](Json& p) { p["levels"][1]["d_ff"][0] = 0; },
-       "level-050: layers.0.mlp: width is 0, expected 1 to 100"},
+       "level-050: layers.0.mlp: width is 0 beside 1 kv groups, expected 1 to 100: stock runtimes leave out "
+       "the attention of a layer without an mlp, too"},
+      {[](Json& p) { p["levels"][1]["kv_groups"][0] = 0; },
+       "level-050: layers.0.attn: width is 0, expected 1 to 4: stock runtimes read the size of a head from "
+       "layer 0"},
+      {[](Json& p) { p["levels"][1]["kv_groups"][1] = p["levels"][1]["d_ff"][1] = 0; },
+       "level-050: layers.1.mlp: width is 0, expected 1 to 100: stock runtimes stop at a last layer without "
+       "an mlp"},
       {[](Json& p) { p["levels"][1]["d_ff"][0] = 33; },
        "level-050: layers.0.mlp: width is 33, expected a multiple of 32 or 100"},
       {[](Json& p) { p["levels"][1]["total_ratio"] = 0.5; },
@@ -168,6 +175,27 @@ TEST_CASE("plan: levels that are not nested are refused by space") {
   plan.levels[0] = make_level(spec, 0.25, {1, 64, 2, 32});
   CHECK(message_of([&] { check(plan, spec); }) ==
         "level-025: layers.0.mlp: width is 64, expected at most the next level's 32");
+}
+
+TEST_CASE("plan: levels may leave out attention and whole layers, nested like other widths") {
+  const ModelSpec spec = make_tiny_spec("llama", {.n_layers = 4});
+  ElasticPlan plan = shallow_plan(spec);
+  const TemporaryDirectory directory;
+  save_plan(plan, spec, directory / "p.json");
+  const Json json = Json::parse(read_text(directory / "p.json"));
+  CHECK(json["levels"][0]["kv_groups"] == Json{1, 0, 0, 0});
+  CHECK(json["levels"][1]["d_ff"] == Json{64, 64, 0, 64});
+  const ElasticPlan loaded = load_plan(directory / "p.json", spec);
+  CHECK(loaded.levels[0].widths == plan.levels[0].widths);
+  const auto kept =
+      static_cast<double>(n_decoder_params(narrowed(spec, plan.levels[0].widths), plan.levels[0].widths));
+  CHECK(loaded.levels[0].decoder_ratio ==
+        doctest::Approx(kept / static_cast<double>(n_decoder_params(spec, full_widths(spec)))));
+  Widths grown = plan.levels[0].widths;
+  grown[spec.attention_space(1)] = 1;
+  plan.levels[0] = make_level(spec, 0.3, grown);
+  CHECK(message_of([&] { check(plan, spec); }) ==
+        "level-030: layers.1.attn: width is 1, expected at most the next level's 0");
 }
 
 TEST_CASE("plan: damaged files are read or refused") {

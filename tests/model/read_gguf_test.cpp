@@ -236,7 +236,23 @@ TEST_CASE("read gguf: what cannot be read is refused with the key or tensor at f
       {set("llama.attention.head_count", layers({4, 4, 4})),
        "llama.attention.head_count: expected one value or 2, got 3"},
       {set("llama.attention.head_count", layers({4, 0})),
-       "layer 1 has 0 heads and 2 kv heads; layers without attention are not supported"},
+       "layer 1 has 0 heads and 2 kv heads, expected 1 or more of both, or none"},
+      {set("llama.attention.head_count_kv", layers({2, 0})),
+       "layer 1 has 4 heads and 0 kv heads, expected 1 or more of both, or none"},
+      {[&](Draft& d) {
+         set("llama.attention.head_count", layers({0, 4}))(d);
+         set("llama.attention.head_count_kv", layers({0, 2}))(d);
+       },
+       "layer 0 has 0 heads and 0 kv heads, expected 1 or more of both"},
+      {[&](Draft& d) {
+         set("llama.attention.head_count", layers({4, 0}))(d);
+         set("llama.attention.head_count_kv", layers({2, 0}))(d);
+       },
+       "unexpected tensors: blk.1.attn_norm.weight, blk.1.attn_q.weight, blk.1.attn_k.weight, "
+       "blk.1.attn_v.weight, blk.1.attn_output.weight"},
+      {set("llama.feed_forward_length", layers({0, 64})),
+       "model dimensions make no sense: mlp width of layer 0 is 0, expected 1 to 16777216: stock runtimes "
+       "leave out the attention of a layer without an mlp, too"},
       {set("llama.attention.head_count", layers({4, 5})), "layer 1: 5 heads cannot share 2 kv heads equally"},
       {set("llama.attention.head_count", layers({4, 2})),
        "layer 1 has 1 heads per kv head, layer 0 has 2; one number for all layers is supported"},
@@ -294,6 +310,20 @@ TEST_CASE("read gguf: what cannot be read is refused with the key or tensor at f
   }
 }
 
+TEST_CASE("read gguf: layers without attention, and without anything, are read with what they have") {
+  const ModelSpec full = make_tiny_spec("llama", {.n_layers = 4});
+  const ModelSpec spec = narrowed(full, shallow_widths(full));
+  const TemporaryDirectory directory;
+  draft_of(spec, "deci", 1).write(directory / "m.gguf");
+  const Checkpoint model = Checkpoint::open(directory / "m.gguf");
+  CHECK(model.spec().layer_kv_heads == std::vector<int64_t>{2, 0, 0, 2});
+  CHECK(model.spec().layer_d_ff == std::vector<int64_t>{64, 64, 0, 64});
+  CHECK(spec_hash(model.spec()) == spec_hash(spec));
+  REQUIRE(model.spec().tensors.size() == spec.tensors.size());
+  for (size_t i = 0; i < spec.tensors.size(); ++i)
+    CHECK(values_of(model.load(i)) == tiny_weights(spec.tensors[i], 1));
+}
+
 TEST_CASE("read gguf: linear scaling and an axis of one in front are accepted") {
   Spoiled model;
   model.draft.metadata.set("llama.rope.scaling.type", std::string("linear"));
@@ -329,7 +359,8 @@ TEST_CASE("read gguf: damaged files are read to the end or refused") {
   const TinyOptions smallest{.d_model = 4, .head_dim = 2, .d_ff = 4, .n_vocab = 4, .tied = true};
   for (const char* architecture : {"deci", "openelm"}) {
     const ModelSpec spec = make_tiny_spec(architecture == std::string("deci") ? "llama" : "qwen3", smallest);
-    draft_of(narrowed(spec, {1, 2, 2, 4}), architecture, 1).write(directory / "m.gguf");
+    const bool shallow = architecture == std::string("deci");
+    draft_of(narrowed(spec, {1, 2, shallow ? 0 : 2, 4}), architecture, 1).write(directory / "m.gguf");
     const MutationCount count =
         read_mutations(read_text(directory / "m.gguf"), 1500, [](const fs::path& path) {
           const Checkpoint model = Checkpoint::open(path);

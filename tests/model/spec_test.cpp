@@ -77,8 +77,89 @@ TEST_CASE("spec: a narrower sub-model loses exactly its units' weights") {
 TEST_CASE("spec: widths out of range are refused by name") {
   const ModelSpec spec = make_tiny_spec("llama");
   CHECK(message_of([&] { narrowed(spec, {2, 64, 2}); }) == "widths are given for 3 spaces, expected 4");
-  CHECK(message_of([&] { narrowed(spec, {2, 64, 3, 64}); }) == "layers.1.attn: width is 3, expected 1 to 2");
-  CHECK(message_of([&] { narrowed(spec, {2, 0, 2, 64}); }) == "layers.0.mlp: width is 0, expected 1 to 64");
+  CHECK(message_of([&] { narrowed(spec, {2, 64, 3, 64}); }) == "layers.1.attn: width is 3, expected 0 to 2");
+  CHECK(message_of([&] { narrowed(spec, {2, 64, 2, -1}); }) == "layers.1.mlp: width is -1, expected 1 to 64");
+}
+
+TEST_CASE("spec: halves of layers that are left out take their norms and biases with them") {
+  for (const char* family : {"llama", "qwen2", "qwen3"}) {
+    CAPTURE(family);
+    const bool biased = std::string(family) == "llama";
+    const ModelSpec spec =
+        make_tiny_spec(family, {.n_layers = 4, .attention_bias = biased, .mlp_bias = biased});
+    const Widths widths = test::shallow_widths(spec);
+    const ModelSpec narrow = narrowed(spec, widths);
+    CHECK(narrow.layer_kv_heads == std::vector<int64_t>{2, 0, 0, 2});
+    CHECK(narrow.layer_d_ff == std::vector<int64_t>{64, 64, 0, 64});
+    CHECK(narrow.n_kv_heads() == 2);
+    CHECK_FALSE(narrow.is_uniform());
+    CHECK(full_widths(narrow) == widths);
+    int64_t left = 0;
+    for (const TensorSpec& tensor : spec.tensors) {
+      CAPTURE(tensor.name);
+      const bool attention = tensor.name.find("self_attn") != std::string::npos ||
+                             tensor.name.find("input_layernorm") != std::string::npos;
+      const bool kept = tensor.layer == 2 ? false : tensor.layer != 1 || !attention;
+      CHECK(is_kept(spec, tensor, widths) == kept);
+      CHECK((narrow.find(tensor.name) >= 0) == kept);
+      if (kept) left += n_elements(tensor.shape);
+    }
+    CHECK(n_params(spec, widths) == left);
+    CHECK(n_params(narrow, widths) == left);
+    CHECK(n_decoder_params(spec, widths) == n_decoder_params(narrow, widths));
+    CHECK(params_per_unit(narrow, narrow.mlp_space(2)) == 0);
+    CHECK(spec_hash(narrow) != spec_hash(spec));
+    CHECK(message_of([&] { require_all_halves(spec, "reordering"); }) == "no error");
+    CHECK(message_of([&] { require_all_halves(narrow, "reordering"); }) ==
+          "layers.1.attn has no units: reordering takes a model whose layers are complete");
+  }
+}
+
+TEST_CASE("spec: what stock runtimes compute wrongly without is not left out, in widths and in models") {
+  struct Case {
+    Widths widths;
+    std::string place, reason, hint, dimension;
+  };
+  const std::string drop = "keep some of its units, or drop another layer";
+  const std::vector<Case> cases{
+      {{0, 64, 2, 64, 2, 64},
+       "layers.0.attn: width is 0, expected 1 to 2",
+       "stock runtimes read the size of a head from layer 0",
+       drop,
+       "number of kv heads of layer 0 is 0, expected 1 to 1048576"},
+      {{2, 64, 2, 0, 2, 64},
+       "layers.1.mlp: width is 0 beside 2 kv groups, expected 1 to 64",
+       "stock runtimes leave out the attention of a layer without an mlp, too",
+       "keep some neurons, or drop the layer's attention as well",
+       "mlp width of layer 1 is 0, expected 1 to 16777216"},
+      {{2, 64, 2, 64, 0, 0},
+       "layers.2.mlp: width is 0, expected 1 to 64",
+       "stock runtimes stop at a last layer without an mlp",
+       drop,
+       "mlp width of layer 2 is 0, expected 1 to 16777216"},
+      {{2, 64, 2, 64, 1, 0},
+       "layers.2.mlp: width is 0 beside 1 kv groups, expected 1 to 64",
+       "stock runtimes leave out the attention of a layer without an mlp, too",
+       drop,
+       "mlp width of layer 2 is 0, expected 1 to 16777216"},
+  };
+  const ModelSpec spec = make_tiny_spec("llama", {.n_layers = 3});
+  for (const Case& each : cases) {
+    CAPTURE(each.place);
+    CHECK(message_of([&] { check_droppable(spec, each.widths); }) == each.place + ": " + each.reason);
+    CHECK(message_of([&] { check_widths(spec, each.widths); }) == each.place + ": " + each.reason);
+    CHECK(test::hint_of([&] { check_widths(spec, each.widths); }) == each.hint);
+    ModelSpec made = spec;
+    for (size_t i = 0; i < 3; ++i) {
+      made.layer_kv_heads[i] = each.widths[2 * i];
+      made.layer_d_ff[i] = each.widths[2 * i + 1];
+    }
+    CHECK(message_of([&] { complete_spec(made); }) ==
+          "model dimensions make no sense: " + each.dimension + ": " + each.reason);
+  }
+  for (const Widths& fine : {Widths{2, 64, 0, 64, 2, 64}, Widths{2, 64, 0, 0, 2, 64},
+                             Widths{2, 64, 0, 0, 0, 64}, Widths{1, 1, 0, 1, 0, 1}})
+    CHECK(message_of([&] { check_widths(spec, fine); }) == "no error");
 }
 
 TEST_CASE("spec: the hash tells shapes apart and nothing else") {
@@ -115,9 +196,9 @@ TEST_CASE("spec: dimensions that make no sense are listed, all of them") {
       {"number of layers is 9223372036854775807, expected 1 to 1024",
        [](ModelSpec& s) { s.n_layers = INT64_MAX; }},
       {"number of kv heads is given for 1 layers, expected 2", [](ModelSpec& s) { s.layer_kv_heads = {2}; }},
-      {"number of kv heads of layer 1 is 0, expected 1 to 1048576",
+      {"number of kv heads of layer 1 is -1, expected 0 to 1048576",
        [](ModelSpec& s) {
-         s.layer_kv_heads = {2, 0};
+         s.layer_kv_heads = {2, -1};
        }},
       {"mlp width of layer 0 is -5, expected 1 to 16777216",
        [](ModelSpec& s) {

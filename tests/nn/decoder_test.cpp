@@ -246,6 +246,132 @@ TEST_CASE("decoder: reading a text piece by piece with a cache equals reading it
   }
 }
 
+namespace {
+
+/// The full model in which o and down, with their biases, are zero where the widths leave the half out: it
+/// adds nothing then.
+Checkpoint silenced(const Checkpoint& source, const Widths& widths) {
+  return source.transformed([&, spec = source.spec()](size_t i, const HostTensor& value) {
+    const TensorSpec& tensor = spec.tensors[i];
+    const bool adds = tensor.role == Role::kAttnOut || tensor.role == Role::kAttnOutBias ||
+                      tensor.role == Role::kDown || tensor.role == Role::kDownBias;
+    if (!adds || is_kept(spec, tensor, widths)) return value;
+    return tensor_of(std::vector<float>(static_cast<size_t>(n_elements(tensor.shape))), tensor.shape);
+  });
+}
+
+/// Four layers of every variant.
+std::vector<TinyVariant> deep_variants() {
+  std::vector<TinyVariant> variants = tiny_variants();
+  for (TinyVariant& variant : variants) {
+    ModelSpec& spec = variant.spec;
+    spec.n_layers = 4;
+    spec.layer_kv_heads.resize(4, spec.layer_kv_heads[0]);
+    spec.layer_d_ff.resize(4, spec.layer_d_ff[0]);
+    complete_spec(spec);
+  }
+  return variants;
+}
+
+/// The model without the halves, as a model of its own.
+Checkpoint shallow_checkpoint(const Checkpoint& source, const Widths& widths) {
+  const ModelSpec narrow = narrowed(source.spec(), widths);
+  std::vector<size_t> places;
+  for (const TensorSpec& tensor : narrow.tensors)
+    places.push_back(static_cast<size_t>(source.spec().find(tensor.name)));
+  return Checkpoint(
+      source.path(), source.format(), narrow, std::vector<DType>(narrow.tensors.size(), DType::kF32),
+      source.files(), {}, [=](size_t i) {
+        return slice(source.load(places[i], DType::kF32), source.spec().tensors[places[i]], widths);
+      });
+}
+
+}  // namespace
+
+TEST_CASE("decoder: a half of width 0 adds nothing, its biases included, in every variant") {
+  for (const TinyVariant& variant : deep_variants()) {
+    CAPTURE(variant.name);
+    const ModelSpec& spec = variant.spec;
+    const Checkpoint checkpoint = tiny_checkpoint(spec);
+    const nn::Decoder full(checkpoint, {}), streamed(checkpoint, {.streamed = true});
+    const at::Tensor ids = random_ids(2, 19, spec.n_vocab);
+    for (const Level& level : shallow_plan(spec).levels) {
+      CAPTURE(level.nominal);
+      nn::ForwardOptions options;
+      options.widths = &level.widths;
+      // The halves that are left are narrower in one level: compared with the whole ones at their widths.
+      Widths others = level.widths;
+      for (size_t s = 0; s < others.size(); ++s)
+        if (others[s] == 0) others[s] = spec.spaces[s].n_units;
+      nn::ForwardOptions rest;
+      rest.widths = &others;
+      const at::Tensor found = fused_hidden(full, ids, options);
+      CHECK(at::equal(found, fused_hidden(nn::Decoder(silenced(checkpoint, level.widths), {}), ids, rest)));
+      CHECK(at::equal(fused_hidden(streamed, ids, options), found));
+      CHECK(relative_difference(differentiable_hidden(full, ids, &level.widths), found) < 1e-5);
+      const nn::Decoder sub(shallow_checkpoint(checkpoint, level.widths), {});
+      CHECK(relative_difference(fused_hidden(sub, ids), found) < 1e-5);
+      CHECK(relative_difference(differentiable_hidden(sub, ids), found) < 1e-5);
+    }
+  }
+}
+
+TEST_CASE("decoder: without a half there is no projection, no input of one, and no way back") {
+  const ModelSpec spec = make_tiny_spec("qwen2", {.n_layers = 4});
+  const Checkpoint checkpoint = tiny_checkpoint(spec);
+  const Widths widths = shallow_widths(spec);
+  const nn::Decoder full(checkpoint, {}), sub(shallow_checkpoint(checkpoint, widths), {});
+  nn::ForwardOptions options;
+  options.widths = &widths;
+  const at::Tensor x = full.embed(random_ids(2, 9, spec.n_vocab));
+  for (const auto& [decoder, chosen] : {std::pair{&full, &options}, std::pair{&sub, &options}}) {
+    CHECK((decoder->projection(1, Site::kAttnOut, widths).sizes().vec() == Shape{32, 0}));
+    CHECK((decoder->projection(1, Site::kFfnDown, widths).sizes().vec() == Shape{32, 64}));
+    CHECK((decoder->projection(2, Site::kFfnDown, widths).sizes().vec() == Shape{32, 0}));
+
+    const nn::LayerTrace mlp_only = decoder->trace(1, x, *chosen), none = decoder->trace(2, x, *chosen);
+    CHECK(at::equal(mlp_only.middle, x));
+    CHECK_FALSE(at::equal(mlp_only.output, x));
+    CHECK(at::equal(mlp_only.output, decoder->layer(1, x, *chosen)));
+    CHECK((decoder->site_input(1, Site::kAttnOut, mlp_only).sizes().vec() == Shape{2, 9, 0}));
+    CHECK((decoder->site_input(1, Site::kFfnDown, mlp_only).sizes().vec() == Shape{2, 9, 64}));
+    CHECK(at::equal(none.output, x));
+    CHECK(at::equal(decoder->layer(2, x, *chosen), x));
+    CHECK((decoder->site_input(2, Site::kFfnDown, none).sizes().vec() == Shape{2, 9, 0}));
+    CHECK(message_of([&, d = decoder] { d->backward(1, mlp_only, x); }) ==
+          "layer 1: there is no way back through 0 heads and 64 neurons");
+  }
+  CHECK((sub.site_input(1, Site::kAttnInput, sub.trace(1, x)).sizes().vec() == Shape{2, 9, 0}));
+}
+
+TEST_CASE("decoder: a cache holds nothing of layers without attention, and generation goes on") {
+  for (const char* family : {"llama", "qwen2"}) {
+    CAPTURE(family);
+    const ModelSpec spec = make_tiny_spec(family, {.n_layers = 4});
+    const Checkpoint checkpoint = tiny_checkpoint(spec);
+    const Widths widths = shallow_plan(spec).levels[0].widths;
+    const nn::Decoder full(checkpoint, {}), sub(shallow_checkpoint(checkpoint, widths), {});
+    const at::Tensor ids = random_ids(2, 20, spec.n_vocab);
+    nn::ForwardOptions options;
+    options.widths = &widths;
+    const at::Tensor whole = fused_hidden(full, ids, options);
+    for (const nn::Decoder* decoder : {&full, &sub}) {
+      nn::KvCache cache;
+      std::vector<at::Tensor> parts;
+      int64_t first = 0;
+      for (const int64_t n : {6, 1, 1, 11, 1}) {
+        parts.push_back(decoder->hidden(ids.narrow(1, first, n), options, &cache));
+        first += n;
+      }
+      CHECK(cache.length == 20);
+      CHECK(cache.keys[0].size(1) == 1);
+      for (size_t l = 1; l < cache.keys.size(); ++l) CHECK_FALSE(cache.keys[l].defined());
+      CHECK(relative_difference(at::cat(parts, 1), whole) < 1e-5);
+    }
+    CHECK(nn::sample_sequences(sub, 2, 12, 1, 3).size() == 2);
+  }
+}
+
 TEST_CASE("decoder: layer by layer equals the whole, and a skipped layer is not run") {
   TinyOptions options;
   options.n_layers = 3;

@@ -138,6 +138,62 @@ TEST_SUITE("pipeline") {
     CHECK(refutation(made.reordered(), made.model()).find("undoing the permutation") == 0);
   }
 
+  TEST_CASE("verify: levels that leave out attention and layers are proved") {
+    for (const char* family : {"llama", "mistral", "qwen2"}) {
+      CAPTURE(family);
+      const ModelSpec spec = test::make_tiny_spec(family, {.n_layers = 4});
+      const ElasticFixture made(spec, test::shallow_plan(spec));
+      CHECK(refutation(made.reordered(), made.model()) == "");
+      CHECK(refutation(made.artifact(), made.model()) == "");
+    }
+    const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 4, .head_dim = 32, .d_ff = 128});
+    const ElasticFixture quantised(spec, test::shallow_plan(spec, 32), DType::kQ8_0);
+    CHECK(refutation(quantised.artifact(), quantised.model()) == "");
+  }
+
+  TEST_CASE("verify: a level that leaves out other halves than its plan does is refuted, byte by byte too") {
+    const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 4});
+    const ElasticPlan plan = test::shallow_plan(spec);
+    const ElasticFixture made(spec, plan);
+    const fs::path level = made.artifact() / "level-060.gguf";
+    const std::string claim = "every level is a prefix of the full model, bytewise, and of the next level: ";
+    const std::string good = read_text(level);
+
+    overwrite(level, offset_in_file(level, "blk.1.ffn_up.weight"), "abcd");
+    restate_hash(made.artifact(), "level-060.gguf");
+    CHECK(refutation(made.artifact(), made.model())
+              .find(claim + "level-060.gguf: model.layers.1.mlp.up_proj.weight: row 0, column 0") == 0);
+
+    // The narrower level under the wider one's name: the last layer's attention is missing.
+    write_text(level, read_text(made.artifact() / "level-030.gguf"));
+    restate_hash(made.artifact(), "level-060.gguf");
+    CHECK(refutation(made.artifact(), made.model()) ==
+          claim + "level-060.gguf: tensor model.layers.3.input_layernorm.weight of the source is missing");
+
+    // The full file under its name: layers are there that the plan leaves out.
+    write_text(level, read_text(made.artifact() / "full.gguf"));
+    restate_hash(made.artifact(), "level-060.gguf");
+    CHECK(refutation(made.artifact(), made.model()) ==
+          claim +
+              "level-060.gguf: tensor model.layers.1.input_layernorm.weight is there, but the plan leaves "
+              "it out");
+
+    // Another plan than the files were made with.
+    write_text(level, good);
+    restate_hash(made.artifact(), "level-060.gguf");
+    CHECK(refutation(made.artifact(), made.model()) == "");
+    ElasticPlan other = plan;
+    Widths widths = plan.levels[1].widths;
+    widths[spec.mlp_space(2)] = 64;
+    other.levels[1] = make_level(spec, 0.6, widths);
+    fs::remove(made.artifact() / "plan.json");
+    save_plan(other, spec, made.artifact() / "plan.json");
+    CHECK(refutation(made.artifact(), made.model()) ==
+          claim +
+              "level-060.gguf: tensor model.layers.2.post_attention_layernorm.weight of the source is "
+              "missing");
+  }
+
   TEST_CASE("verify: what is neither reordered nor an artifact is refused") {
     const ElasticFixture made(test::make_tiny_spec("llama"));
     CHECK_THROWS_WITH_AS(verify(made.model(), made.model(), {}, {}),

@@ -133,6 +133,27 @@ TEST_CASE("closed form: repairs run alike with and without gradients") {
   }
 }
 
+TEST_CASE("closed form: what a level leaves out has no repair, what it keeps has one") {
+  const ModelSpec spec = make_tiny_spec("qwen2", {.n_layers = 4});
+  const nn::Decoder decoder(tiny_checkpoint(spec), {});
+  const at::Tensor ids = random_ids(8, 32, spec.n_vocab);
+  const Widths widths = shallow_widths(spec);
+  const double before = nll_of(decoder, ids, widths, nullptr);
+  for (const Compensation compensation : kAll) {
+    CAPTURE(recover::name_of(compensation));
+    const auto repairs = recover::fit_level(decoder, {ids}, widths, with(compensation));
+    const auto is_empty = [](const nn::ProjectionRepair& repair) {
+      return !repair.weight.defined() && !repair.a.defined() && !repair.b.defined() && !repair.bias.defined();
+    };
+    for (size_t l = 0; l < 4; ++l) {
+      CHECK(is_empty(repairs[l].attention_out) == (widths[2 * l] == 0));
+      CHECK(is_empty(repairs[l].down) == (widths[2 * l + 1] == 0));
+    }
+    CHECK(std::isfinite(nll_of(decoder, ids, widths, &repairs)));
+    CHECK(nll_of(decoder, ids, widths, &repairs) != before);
+  }
+}
+
 TEST_CASE("closed form: names go both ways, and what cannot be done is said") {
   for (const Compensation compensation : kAll)
     CHECK((recover::compensation_named(recover::name_of(compensation)) == compensation));

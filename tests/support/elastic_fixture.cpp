@@ -21,9 +21,25 @@ ElasticFixture::ElasticFixture(const ModelSpec& spec, DType type, plan::Method m
     profile.removal_loss.push_back(static_cast<double>(layer));
   const pipeline::OpenModel source = pipeline::open_model(model(), {});
   pipeline::write_reordered(source, &profile, nullptr, options, 7, reordered(), false);
-  exporter::ExportOptions export_options;
-  export_options.type = type;
-  pipeline::write_artifact(reordered(), export_options, nlohmann::ordered_json::object(), artifact(), false);
+  make_artifact(type);
+}
+
+ElasticFixture::ElasticFixture(const ModelSpec& spec, const ElasticPlan& plan, DType type) {
+  write_tiny_hf_model(spec, model(), 1);
+  pipeline::ReorderSection options;
+  options.metric = Metric::kRandom;
+  options.plan.levels = {1.0};
+  options.plan.grid = plan.grid;
+  pipeline::write_reordered(pipeline::open_model(model(), {}), nullptr, nullptr, options, 7, reordered(),
+                            false);
+  save_plan(plan, spec, reordered() / "plan.json");
+  make_artifact(type);
+}
+
+void ElasticFixture::make_artifact(DType type) const {
+  exporter::ExportOptions options;
+  options.type = type;
+  pipeline::write_artifact(reordered(), options, nlohmann::ordered_json::object(), artifact(), false);
 }
 
 }  // namespace elastify::test

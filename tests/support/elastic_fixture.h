@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/file.h"
+#include "model/plan.h"
 #include "model/spec.h"
 #include "pipeline/config.h"
 #include "support/temporary_directory.h"
@@ -14,6 +15,8 @@ class ElasticFixture {
  public:
   explicit ElasticFixture(const ModelSpec& spec, DType type = DType::kF32,
                           plan::Method method = plan::Method::kUniform, uint64_t seed = 1);
+  /// With this plan in place of one that is worked out.
+  ElasticFixture(const ModelSpec& spec, const ElasticPlan& plan, DType type = DType::kF32);
 
   fs::path model() const { return directory_.path() / "model"; }
   fs::path reordered() const { return directory_.path() / "reordered"; }
@@ -21,6 +24,8 @@ class ElasticFixture {
   fs::path path() const { return directory_.path(); }
 
  private:
+  void make_artifact(DType type) const;
+
   TemporaryDirectory directory_;
 };
 

@@ -79,6 +79,27 @@ std::vector<TinyVariant> tiny_variants() {
   };
 }
 
+Widths shallow_widths(const ModelSpec& spec) {
+  Widths widths = full_widths(spec);
+  for (const size_t space : {spec.attention_space(1), spec.attention_space(2), spec.mlp_space(2)})
+    widths.at(space) = 0;
+  return widths;
+}
+
+ElasticPlan shallow_plan(const ModelSpec& spec, int64_t grid) {
+  Widths narrow = shallow_widths(spec);
+  narrow[spec.attention_space(3)] = 0;
+  narrow[spec.attention_space(0)] -= 1;
+  narrow[spec.mlp_space(0)] = narrow[spec.mlp_space(1)] = grid;
+  return {.spec_hash = spec_hash(spec),
+          .method = "anchors",
+          .grid = grid,
+          .anchors = {},
+          .levels = {make_level(spec, 0.3, narrow), make_level(spec, 0.6, shallow_widths(spec)),
+                     make_level(spec, 1, full_widths(spec))},
+          .notes = {}};
+}
+
 std::vector<float> tiny_weights(const TensorSpec& tensor, uint64_t seed) {
   std::mt19937_64 random(hash_of(tensor.name, seed));
   const bool matrix = tensor.shape.size() == 2;

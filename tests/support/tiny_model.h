@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "io/dtype.h"
+#include "model/plan.h"
 #include "model/spec.h"
 
 namespace elastify::test {
@@ -30,6 +31,12 @@ struct TinyVariant {
 /// Every family, with one KV head per query head and with shared ones, tied and untied, with and without
 /// biases, heads wider than d_model / n_heads, scaled rotary frequencies, a sliding window.
 std::vector<TinyVariant> tiny_variants();
+
+/// Of a model with four layers: the attention of layer 1 and all of layer 2 are left out, the rest is whole.
+Widths shallow_widths(const ModelSpec& spec);
+/// Level 0.6 with these widths, and level 0.3, which loses the last layer's attention as well, and units of
+/// the halves that are left.
+ElasticPlan shallow_plan(const ModelSpec& spec, int64_t grid = 8);
 
 /// Weights of one tensor of a tiny model: noise of the seed and the name; around 1 for norms.
 std::vector<float> tiny_weights(const TensorSpec& tensor, uint64_t seed);
