@@ -11,6 +11,8 @@ void add_eval(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("PATH", args->path, "model, reordered directory or artifact")->required();
   command->add_option("--level", args->level, "width level, as in 0.5 [the full model]")
       ->check(CLI::Range(0.0, 1.0));
+  command->add_flag_callback(
+      "--no-repairs", [args] { args->repairs = false; }, "leave the level's repairs off");
   auto* data = command->add_option("--data", args->options.data, "text files (.txt, .jsonl): perplexity");
   auto* task =
       command->add_option("--task", args->task, "multiple-choice items (.jsonl): accuracy")->excludes(data);

@@ -12,6 +12,10 @@ void add_export(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option_function<std::string>(
       "--type", [args](const std::string& name) { args->options.type = dtype_from_name(name); },
       "type of the matrices: f32, f16, bf16, q8_0 [f16]");
+  command->add_option_function<std::string>(
+      "--adapter-type",
+      [args](const std::string& name) { args->options.adapter_type = dtype_from_name(name); },
+      "type of the levels' adapters, where the directory has some: f32, f16 [f16]");
   add_levels_option(*command, args->options.levels, "which of the plan's levels [all]");
   command->add_option("--imatrix", args->imatrix,
                       "profile or imatrix of the source model, as measured before reordering: writes one "

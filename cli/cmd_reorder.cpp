@@ -12,9 +12,9 @@ void add_reorder(CLI::App& app, const Globals& globals, Action& action) {
   auto* profile = command->add_option("--profile", args->profile,
                                       "profile of this model; without it, one is measured with --data");
   add_profile_options(*command, args->profiling, false);
-  command->get_option("--data")->excludes(profile);
   add_metric_option(*command, args->options.metric);
   add_plan_options(*command, args->options.plan);
+  add_repair_options(*command, args->compensation, args->options.repair);
   command
       ->add_option("--storage", args->options.reorder.dtype,
                    "type to store tensors in: f32, f16, bf16 [the source's; f32 if quantised]")
@@ -22,7 +22,13 @@ void add_reorder(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("-o,--output", args->output, "directory to write")->required();
   command->footer(
       "Example: elastify reorder models/SmolLM2-135M-Instruct.Q4_1.gguf --data text.txt -o reordered");
-  command->callback([args, &globals, &action] {
+  command->callback([args, profile, data = command->get_option("--data"), &globals, &action] {
+    const bool repaired = args->compensation != "none";
+    if (!profile->empty() && !data->empty() && !repaired)
+      throw CLI::ValidationError("--data",
+                                 "--profile has been measured already; both are for --compensate only");
+    if (repaired && data->empty())
+      throw CLI::RequiredError("--compensate fits on text: --data FILE... (or self), beside --profile too,");
     args->profiling.seed = globals.seed;
     action = [args, &globals] { return run_reorder(globals, *args); };
   });

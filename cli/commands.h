@@ -56,6 +56,7 @@ struct ProfileCommand {
   bool resume = false;
 };
 struct ReorderCommand {
+  std::string compensation = "none";  ///< into options.repair
   fs::path model, profile, output;
   profile::ProfileOptions profiling;
   pipeline::ReorderSection options;
@@ -71,6 +72,7 @@ struct VerifyCommand {
 struct EvalCommand {
   fs::path path, task;
   std::optional<double> level;
+  bool repairs = true;  ///< apply those of the level
   pipeline::EvalOptions options;
 };
 struct RunCommand {

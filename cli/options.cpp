@@ -57,6 +57,24 @@ void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bo
       ->capture_default_str();
 }
 
+void add_repair_options(CLI::App& command, std::string& compensation, recover::ClosedFormOptions& options) {
+  command
+      .add_option(
+          "--compensate", compensation,
+          "what makes up for the units that a level leaves out, fitted on --data: none, bias, adapter, "
+          "adapter+bias, baked, baked+bias [none]")
+      ->check(CLI::IsMember({"none", "bias", "adapter", "adapter+bias", "baked", "baked+bias"}));
+  command.add_option("--rank", options.rank, "of every adapter")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--ridge", options.ridge, "pull of the fit towards the weights as they are")
+      ->check(CLI::Range(1e-12, 1.0))
+      ->capture_default_str();
+  command.add_flag_callback(
+      "--no-sequential", [&options] { options.sequential = false; },
+      "fit on the full model's inputs, not on those of the repaired layers below");
+}
+
 void add_plan_options(CLI::App& command, plan::PlanOptions& options) {
   command.add_option_function<std::string>(
       "--plan", [&options](const std::string& name) { options.method = plan::method_named(name); },

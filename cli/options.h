@@ -3,6 +3,7 @@
 #include "export/export_model.h"
 #include "plan/make_plan.h"
 #include "profile/options.h"
+#include "recover/options.h"
 
 namespace CLI {
 class App;
@@ -16,6 +17,7 @@ inline constexpr const char* kModelHelp = "Hugging Face directory, .gguf or llam
 void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bool with_metrics = true);
 void add_plan_options(CLI::App& command, plan::PlanOptions& options);
 void add_levels_option(CLI::App& command, std::vector<double>& levels, const std::string& help);
+void add_repair_options(CLI::App& command, std::string& compensation, recover::ClosedFormOptions& options);
 void add_metric_option(CLI::App& command, Metric& metric);
 
 }  // namespace elastify::cli

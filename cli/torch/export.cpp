@@ -19,10 +19,12 @@ Report run_export(const Globals& globals, const ExportCommand& command) {
                                     {"n_params", file.n_params},
                                     {"bytes", file.bytes},
                                     {"sha256", file.sha256}});
+    if (file.adapter) report.json["files"].back()["adapter"] = file.adapter->name;
     if (file.imatrix) report.json["files"].back()["imatrix"] = file.imatrix->name;
     report.text +=
-        fmt::format("{:<16} {:>6.3g} {:<8} {:>12} parameters {:>9.1f} MB{}\n", file.name, file.nominal,
+        fmt::format("{:<16} {:>6.3g} {:<8} {:>12} parameters {:>9.1f} MB{}{}\n", file.name, file.nominal,
                     file.architecture, file.n_params, static_cast<double>(file.bytes) / 1e6,
+                    file.adapter ? "  with " + file.adapter->name : "",
                     file.imatrix ? "  with " + file.imatrix->name : "");
   }
   report.text += fmt::format("{} files, {} -> {}\n", files.size(), info(command.options.type).name,

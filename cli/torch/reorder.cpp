@@ -3,6 +3,7 @@
 #include "cli/commands.h"
 #include "cli/plan_text.h"
 #include "nn/decoder.h"
+#include "pipeline/repairs.h"
 #include "pipeline/steps.h"
 
 namespace elastify::cli {
@@ -29,14 +30,20 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
     throw UsageError("neither a profile nor calibration text",
                      "--data FILE... (or self), or --profile of an earlier `elastify profile`");
   }
+  pipeline::ReorderSection options = command.options;
+  options.repair.compensation = recover::compensation_named(command.compensation);
+  const pipeline::Calibration calibration{command.profiling, globals.compute, {}};
   const ElasticPlan plan =
-      pipeline::write_reordered(model, profile ? &*profile : nullptr, moments, command.options, globals.seed,
-                                command.output, globals.force);
+      pipeline::write_reordered(model, profile ? &*profile : nullptr, moments, options, globals.seed,
+                                command.output, globals.force, &calibration);
   Report report = describe(plan, spec);
   report.json["metric"] = name_of(command.options.metric);
+  report.json["compensate"] = command.compensation;
   report.json["output"] = command.output.string();
-  report.text += fmt::format("reordered by {}, {} levels -> {}\n", name_of(command.options.metric),
-                             plan.levels.size(), command.output.string());
+  report.text +=
+      fmt::format("reordered by {}, {} levels{} -> {}\n", name_of(command.options.metric), plan.levels.size(),
+                  command.compensation == "none" ? "" : fmt::format(", repairs: {}", command.compensation),
+                  command.output.string());
   return report;
 }
 

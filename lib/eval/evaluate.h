@@ -34,11 +34,14 @@ struct TaskResult {
 
 /// Multiple choice by log-likelihood of the continuation given its context (bos in front where the vocabulary
 /// adds one). Items longer than the model's context lose tokens on the left.
+/// \param repairs  of the level, null: none
 TaskResult multiple_choice(const nn::Decoder& decoder, const Tokenizer& tokenizer,
-                           const std::vector<TaskItem>& items, const Widths* widths);
+                           const std::vector<TaskItem>& items, const Widths* widths,
+                           const std::vector<nn::LayerRepair>* repairs = nullptr);
 
 /// Largest absolute difference of logits over the standard deviation of the first's, on fixed pseudo-random
-/// ids.
-double logit_difference(const nn::Decoder& a, const nn::Decoder& b, int64_t n_tokens, uint64_t seed);
+/// ids. \param options_of_a  widths and repairs of the first's pass
+double logit_difference(const nn::Decoder& a, const nn::Decoder& b, int64_t n_tokens, uint64_t seed,
+                        const nn::ForwardOptions& options_of_a = {});
 
 }  // namespace elastify::eval

@@ -196,11 +196,13 @@ int64_t n_characters(const std::string& text) {
 }  // namespace
 
 TaskResult multiple_choice(const nn::Decoder& decoder, const Tokenizer& tokenizer,
-                           const std::vector<TaskItem>& items, const Widths* widths) {
+                           const std::vector<TaskItem>& items, const Widths* widths,
+                           const std::vector<nn::LayerRepair>* repairs) {
   if (items.empty()) fail("task: no items");
   const c10::NoGradGuard no_gradients;
   nn::ForwardOptions options;
   options.widths = widths;
+  options.repairs = repairs;
   auto requests = make_requests(tokenizer, items, decoder.spec().max_seq);
   const auto groups = group_requests(requests);
 

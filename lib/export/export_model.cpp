@@ -13,6 +13,8 @@
 #include "base/progress.h"
 #include "base/version.h"
 #include "export/gguf_metadata.h"
+#include "export/level_repairs.h"
+#include "export/lora_gguf.h"
 #include "model/rope_order.h"
 
 namespace elastify::exporter {
@@ -29,6 +31,7 @@ struct LevelFile {
   Level level;
   ModelSpec model;
   const GgufArchitecture* architecture = nullptr;
+  const LevelRepairs* repairs = nullptr;
   ArtifactFile listed;
   std::unique_ptr<GgufWriter> writer;
 };
@@ -46,14 +49,20 @@ std::vector<Level> chosen_levels(const ElasticPlan& plan, const std::vector<doub
 }
 
 std::vector<LevelFile> plan_files(const ModelSpec& spec, const ElasticPlan& plan,
-                                  const ExportOptions& options) {
+                                  const ExportOptions& options, const std::vector<LevelRepairs>& repairs) {
   for (const double nominal : options.levels) find_level(plan, nominal);
   std::vector<LevelFile> files;
   for (Level& level : chosen_levels(plan, options.levels)) {
     LevelFile& file = files.emplace_back();
     const std::string name = level.nominal >= 1 ? "full" : level_name(level.nominal);
+    for (const LevelRepairs& each : repairs)
+      if (level.nominal < 1 && level_name(each.nominal) == name) file.repairs = &each;
     with_context(name, [&] {
       file.model = narrowed(spec, level.widths);
+      if (file.repairs != nullptr) {
+        check(*file.repairs, spec, level);
+        file.model = with_biases(std::move(file.model), *file.repairs);
+      }
       file.architecture = &choose_architecture(file.model);
     });
     file.listed = {.name = name + ".gguf",
@@ -62,9 +71,11 @@ std::vector<LevelFile> plan_files(const ModelSpec& spec, const ElasticPlan& plan
                    .total_ratio = level.total_ratio,
                    .architecture = std::string(file.architecture->name),
                    .bytes = 0,
-                   .n_params = n_params(spec, level.widths),
+                   .n_params = n_params(file.model, full_widths(file.model)),
                    .sha256 = {},
-                   .imatrix = {}};
+                   .imatrix = {},
+                   .compensation = file.repairs != nullptr ? file.repairs->compensation : "none",
+                   .adapter = {}};
     file.level = std::move(level);
   }
   return files;
@@ -120,6 +131,9 @@ void add_elastic_keys(GgufMetadata& keys, const LevelFile& file, const std::vect
   keys.set("elastify.full", file.level.nominal >= 1);
   keys.set("elastify.kv_groups", widths(file.model.layer_kv_heads));
   keys.set("elastify.d_ff", widths(file.model.layer_d_ff));
+  if (file.repairs != nullptr)
+    if (const std::string held = held_in_file(*file.repairs); !held.empty())
+      keys.set("elastify.repairs", held);
   keys.set("elastify.spec_hash", spec_digest);
   keys.set("elastify.permutation_digest", permutation_digest);
 }
@@ -141,6 +155,19 @@ void write_prefix(GgufWriter& writer, const HostTensor& encoded, const Shape& sh
       std::memcpy(packed.data() + i * kept_row, encoded.bytes.data() + (first + i) * full_row, kept_row);
     writer.write(std::span(packed).first(n * kept_row));
   }
+}
+
+/// A tensor of the model as the level's file has it, and the bias that repairs put behind it.
+void write_level_tensor(const LevelFile& file, const ModelSpec& spec, const TensorSpec& tensor,
+                        const HostTensor& encoded, DType type) {
+  const auto own = file.repairs != nullptr ? replaced(tensor, encoded, *file.repairs, type) : std::nullopt;
+  if (own) {
+    file.writer->write(own->bytes);
+  } else {
+    write_prefix(*file.writer, encoded, shape_at(tensor, file.level.widths));
+  }
+  if (file.repairs == nullptr) return;
+  if (const auto bias = added_bias(spec, tensor, *file.repairs)) file.writer->write(bias->bytes);
 }
 
 bool is_rotary(Role role) {
@@ -202,8 +229,7 @@ void write_tensors(const Checkpoint& source, std::vector<LevelFile>& files, DTyp
         try {
           const LevelFile& file = files[static_cast<size_t>(k)];
           if (!is_kept(spec, tensor, file.level.widths)) continue;
-          write_prefix(*file.writer, encoded.in(file.architecture->rope),
-                       shape_at(tensor, file.level.widths));
+          write_level_tensor(file, spec, tensor, encoded.in(file.architecture->rope), type);
         } catch (...) {
 #pragma omp critical(elastify_export)
           if (!failure) failure = std::current_exception();
@@ -241,6 +267,29 @@ void write_imatrices(const Imatrix& reordered, const ModelSpec& spec, std::vecto
   }
 }
 
+void write_adapters(const ModelSpec& spec, const Permutation& permutation, std::vector<LevelFile>& files,
+                    DType type, const fs::path& directory) {
+  for (LevelFile& file : files) {
+    if (file.repairs == nullptr || !file.repairs->has_adapters()) continue;
+    GgufMetadata keys;
+    keys.set("elastify.version", std::string(kVersion));
+    keys.set("elastify.level", static_cast<float>(file.level.nominal));
+    keys.set("elastify.spec_hash", spec_hash(spec));
+    keys.set("elastify.permutation_digest", digest(permutation));
+    AdapterFile written{.name = lora_name(file.level.nominal),
+                        .bytes = 0,
+                        .n_params = n_lora_params(*file.repairs),
+                        .ranks = {},
+                        .sha256 = {}};
+    for (const auto& [tensor, repair] : repair_places(*file.repairs, spec, file.level.widths))
+      if (repair->a) written.ranks.emplace_back(tensor->gguf_name, repair->rank());
+    const fs::path path = directory / written.name;
+    written.sha256 = write_lora(*file.repairs, spec, file.level, file.architecture->name, keys, type, path);
+    written.bytes = fs::file_size(path);
+    file.listed.adapter = std::move(written);
+  }
+}
+
 Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec,
                    const Permutation& permutation, DType type, const Json& configuration) {
   Json listed = Json::array();
@@ -252,7 +301,20 @@ Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec
                       {"total_ratio", file.total_ratio},
                       {"n_params", file.n_params},
                       {"bytes", file.bytes},
-                      {"sha256", file.sha256}});
+                      {"sha256", file.sha256},
+                      {"compensation", file.compensation}});
+  Json adapters = Json::array();
+  for (const ArtifactFile& file : files) {
+    if (!file.adapter) continue;
+    Json ranks = Json::object();
+    for (const auto& [name, rank] : file.adapter->ranks) ranks[name] = rank;
+    adapters.push_back({{"name", file.adapter->name},
+                        {"level", file.nominal},
+                        {"n_params", file.adapter->n_params},
+                        {"ranks", std::move(ranks)},
+                        {"bytes", file.adapter->bytes},
+                        {"sha256", file.adapter->sha256}});
+  }
   Json imatrices = Json::array();
   for (const ArtifactFile& file : files)
     if (file.imatrix)
@@ -268,6 +330,7 @@ Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec
                 {"type", info(type).name},
                 {"configuration", configuration},
                 {"files", std::move(listed)}};
+  if (!adapters.empty()) manifest["adapters"] = std::move(adapters);
   if (!imatrices.empty()) manifest["imatrices"] = std::move(imatrices);
   return manifest;
 }
@@ -291,14 +354,18 @@ void remove_contents(const fs::path& directory) {
 std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary,
                                        const Permutation& permutation, const ElasticPlan& plan,
                                        const ExportOptions& options, const Json& configuration,
-                                       const fs::path& directory, const Imatrix* imatrix) {
+                                       const fs::path& directory, const Imatrix* imatrix,
+                                       const std::vector<LevelRepairs>& repairs) {
   const ModelSpec& spec = source.spec();
   check(permutation, spec);
   check(plan, spec);
   if (!has_encoder(options.type))
     throw UsageError(fmt::format("type: {} can be read but not written", info(options.type).name),
                      "expected f32, f16, bf16 or q8_0");
-  std::vector<LevelFile> files = plan_files(spec, plan, options);
+  if (options.adapter_type != DType::kF32 && options.adapter_type != DType::kF16)
+    throw UsageError(fmt::format("adapter type: {} is not supported", info(options.adapter_type).name),
+                     "expected f32 or f16");
+  std::vector<LevelFile> files = plan_files(spec, plan, options, repairs);
   require_whole_blocks(spec, files, options.type);
   std::optional<Imatrix> moved;
   if (imatrix != nullptr) moved = reordered(*imatrix, spec, permutation);
@@ -311,6 +378,7 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
   try {
     open_writers(files, shared, spec, permutation, options.type, directory);
     write_tensors(source, files, options.type);
+    write_adapters(spec, permutation, files, options.adapter_type, directory);
     if (moved) write_imatrices(*moved, spec, files, directory);
     for (LevelFile& file : files) {
       check_interrupt();

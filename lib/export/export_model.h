@@ -11,18 +11,29 @@
 #include "model/imatrix.h"
 #include "model/permutation.h"
 #include "model/plan.h"
+#include "model/repair.h"
 
 namespace elastify::exporter {
 
 struct ExportOptions {
-  DType type = DType::kF16;    ///< of matrices; norms and biases stay f32
-  std::vector<double> levels;  ///< which of the plan's levels; empty: all
+  DType type = DType::kF16;          ///< of matrices; norms and biases stay f32
+  std::vector<double> levels;        ///< which of the plan's levels; empty: all
+  DType adapter_type = DType::kF16;  ///< of adapters: f32 or f16
 };
 
 /// An importance matrix beside a model's file, for quantising that file further.
 struct ImatrixFile {
   std::string name;  ///< "imatrix-050.gguf" beside "level-050.gguf", "imatrix.gguf" beside "full.gguf"
   uint64_t bytes = 0;
+  std::string sha256;
+};
+
+/// A level's adapter, for runtimes to load beside the level's file.
+struct AdapterFile {
+  std::string name;  ///< "lora-050.gguf" beside "level-050.gguf"
+  uint64_t bytes = 0;
+  int64_t n_params = 0;
+  std::vector<std::pair<std::string, int64_t>> ranks;  ///< by the name of the matrix in the level's file
   std::string sha256;
 };
 
@@ -36,6 +47,8 @@ struct ArtifactFile {
   int64_t n_params = 0;
   std::string sha256;
   std::optional<ImatrixFile> imatrix;
+  std::string compensation = "none";  ///< of the level, its adapter included
+  std::optional<AdapterFile> adapter;
 };
 
 /// The GGUF architecture whose graph in stock llama.cpp computes this sub-model. The family's own where all
@@ -55,15 +68,18 @@ std::string gguf_architecture(const ModelSpec& spec, const Widths& widths);
 /// \param imatrix        measured on the model before it was reordered: imatrix.gguf and one imatrix-NNN.gguf
 ///                       per level are written, with columns and tensor names as the models' files have them;
 ///                       null: none
+/// \param repairs        of the reordered model's levels: biases and own weights go into the level's file, an
+///                       adapter into lora-NNN.gguf
 /// \returns              full.gguf first, then the levels from wide to narrow
 /// \throws Error         before anything is written, if a level has no architecture or a width that `type`
-///                       cannot carry, the vocabulary has more tokens than the model, or `imatrix` is another
-///                       model's
+///                       cannot carry, the vocabulary has more tokens than the model, `imatrix` is another
+///                       model's, or the graph of a level takes no biases and its repairs have some
 /// \throws UsageError  for a type that cannot be written, or a level that the plan does not have
 std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary,
                                        const Permutation& permutation, const ElasticPlan& plan,
                                        const ExportOptions& options,
                                        const nlohmann::ordered_json& configuration, const fs::path& directory,
-                                       const Imatrix* imatrix = nullptr);
+                                       const Imatrix* imatrix = nullptr,
+                                       const std::vector<LevelRepairs>& repairs = {});
 
 }  // namespace elastify::exporter

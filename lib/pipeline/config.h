@@ -19,7 +19,7 @@ struct ReorderSection {
   Metric metric = Metric::kTaylor;
   plan::PlanOptions plan;
   reorder::ReorderOptions reorder;
-  recover::ClosedFormOptions repair;  ///< of every level; sweeps only
+  recover::ClosedFormOptions repair;  ///< of every level but the full model
 };
 
 struct EvalOptions {

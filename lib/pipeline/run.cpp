@@ -11,6 +11,7 @@
 #include "base/size.h"
 #include "base/svg_chart.h"
 #include "base/version.h"
+#include "pipeline/repairs.h"
 #include "pipeline/steps.h"
 #include "pipeline/verify.h"
 
@@ -61,8 +62,11 @@ ordered_json evaluate_levels(const fs::path& model_path, const fs::path& tokeniz
 
   ordered_json levels = ordered_json::array();
   for (const Level& level : elastic.plan->levels) {
-    const auto result = eval::perplexity(decoder, batches, &level.widths, config.eval.batch);
+    const AppliedRepairs repairs = repairs_of(reordered, level.nominal, elastic, decoder, true);
+    const auto result =
+        eval::perplexity(decoder, batches, &level.widths, config.eval.batch, nullptr, repairs.pointer());
     levels.push_back({{"level", level.nominal},
+                      {"repairs", repairs.name},
                       {"perplexity", result.perplexity},
                       {"bits_per_byte", result.bits_per_byte},
                       {"tokens", result.tokens},
@@ -164,8 +168,9 @@ ordered_json run(const RunConfig& config, bool force) {
   const std::string arranged =
       step("reorder", reordered, {profiled, to_json(config.reorder), config.seed}, [&] {
         const Profile profile = load_profile(profile_file, spec);
+        const Calibration calibration{config.profile, config.compute, config.max_ram};
         write_reordered(open_source(), &profile, moments_of(profile_file, spec), config.reorder, config.seed,
-                        reordered, true);
+                        reordered, true, &calibration);
       });
   const std::string exported = step("export", artifact, {arranged, to_json(config.export_)}, [&] {
     write_artifact(reordered, config.export_, to_json(config), artifact, true);

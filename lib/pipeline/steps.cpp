@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "pipeline/repairs.h"
 #include "profile/memory.h"
 #include "profile/profile_model.h"
 #include "solve/rank_by_moments.h"
@@ -25,7 +26,7 @@ fs::path artifact_file(const fs::path& directory, double level) {
     std::vector<std::string> present;
     for (const auto& entry : fs::directory_iterator(directory))
       if (const std::string name = entry.path().filename().string();
-          entry.path().extension() == ".gguf" && !name.starts_with("imatrix"))
+          entry.path().extension() == ".gguf" && (name.starts_with("level-") || name == "full.gguf"))
         present.push_back(name);
     std::sort(present.begin(), present.end());
     throw UsageError(fmt::format("{}: no level {}", directory.string(), level),
@@ -160,15 +161,18 @@ Checkpoint arranged(const Checkpoint& model, const Permutation& order) {
 }
 
 ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const MomentSource& moments,
-                            const ReorderSection& options, int64_t seed, const fs::path& output,
-                            bool replace) {
+                            const ReorderSection& options, int64_t seed, const fs::path& output, bool replace,
+                            const Calibration* calibration) {
   require_absent(output, replace);
+  const bool repaired = options.repair.compensation != recover::Compensation::kNone;
+  if (repaired && calibration == nullptr) fail("repairs are fitted on text, and there is none");
   const Permutation permutation = rank(model.checkpoint, profile, moments, options, seed);
   ElasticPlan plan = plan::make_plan(model.checkpoint.spec(), profile, options.plan);
   for (const auto& note : plan.notes) log::info("{}", note);
   AtomicDirectory directory(output, replace);
   reorder::reorder_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr, permutation, plan,
                          options.reorder, directory.path());
+  if (repaired) write_repairs(model, plan, options.repair, *calibration, seed, directory.path());
   directory.commit();
   return plan;
 }
@@ -192,10 +196,14 @@ std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
     measured = open_imatrix(imatrix, model.checkpoint.spec());
     resolved["imatrix"] = imatrix.string();
   }
+  std::vector<LevelRepairs> repairs;
+  for (const Level& level : model.plan->levels)
+    if (auto found = find_repairs(reordered, model.checkpoint.spec(), level))
+      repairs.push_back(std::move(*found));
   AtomicDirectory directory(output, replace);
   auto files = exporter::export_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr,
                                       permutation, *model.plan, options, resolved, directory.path(),
-                                      measured ? &*measured : nullptr);
+                                      measured ? &*measured : nullptr, repairs);
   // With these two the artifact can be verified against the source alone.
   for (const char* name : {"permutation.h5", "plan.json"})
     fs::copy_file(reordered / name, directory.path() / name);

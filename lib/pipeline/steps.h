@@ -62,11 +62,14 @@ MomentSource moments_of(const fs::path& profile, const ModelSpec& spec);
 /// The model with its units in this order, in memory: float32, moved as each tensor is loaded.
 Checkpoint arranged(const Checkpoint& model, const Permutation& order);
 
-/// Ranks, plans and writes the reordered directory; returns the plan.
+struct Calibration;
+
+/// Ranks, plans and writes the reordered directory, repairs of its levels included; returns the plan.
 /// \param profile, moments  may be null if neither the metric nor the plan needs them
+/// \param calibration  for repairs; may be null if `options` asks for none
 ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const MomentSource& moments,
-                            const ReorderSection& options, int64_t seed, const fs::path& output,
-                            bool replace);
+                            const ReorderSection& options, int64_t seed, const fs::path& output, bool replace,
+                            const Calibration* calibration = nullptr);
 
 /// Exports a reordered directory.
 /// \param imatrix  importance matrix or profile of the source model, to be written along; empty: none

@@ -12,6 +12,7 @@
 #include "model/permutation.h"
 #include "model/plan.h"
 #include "pipeline/steps.h"
+#include "pipeline/verify_repairs.h"
 
 namespace elastify::pipeline {
 namespace {
@@ -55,16 +56,17 @@ void require_equal(const std::string& place, const HostTensor& expected, const H
          right[at]);
 }
 
-/// What is there is what these widths of the source keep, and nothing else is.
+/// What is there is what these widths of the source keep, and nothing else is but what is the level's own.
 void require_same_tensors(const ModelSpec& source, const Widths& widths, const ModelSpec& found,
-                          const std::string& place) {
+                          const std::string& place, const OwnTensors& own = {}) {
   for (const TensorSpec& tensor : source.tensors) {
     const bool kept = is_kept(source, tensor, widths), there = found.find(tensor.name) >= 0;
     if (kept && !there) refute("{}: tensor {} of the source is missing", place, tensor.name);
     if (!kept && there) refute("{}: tensor {} is there, but the plan leaves it out", place, tensor.name);
   }
   for (const TensorSpec& tensor : found.tensors)
-    if (source.find(tensor.name) < 0) refute("{}: tensor {} is not in the source", place, tensor.name);
+    if (source.find(tensor.name) < 0 && !own.may_add(tensor))
+      refute("{}: tensor {} is not in the source", place, tensor.name);
 }
 
 /// Hyperparameters that a file states besides its widths. GGUF holds the numbers as float32.
@@ -109,7 +111,14 @@ class Verifier {
           [&] { return check_tensors(); });
     claim("every level is a prefix of the full model, bytewise, and of the next level",
           [&] { return check_levels(); });
+    if (go_on && has_repairs(output_))
+      claim("repairs have the shapes of their levels and finite numbers", [&] { return check_repairs(); });
     claim("float32 logits before and after agree", [&] { return check_logits(); });
+    if (!repaired_.empty())
+      claim(
+          "float32 logits of levels with own biases or weights are the full model's with these in their "
+          "places",
+          [&] { return check_repaired_logits(); });
     return std::move(findings_);
   }
 
@@ -130,7 +139,7 @@ class Verifier {
   std::string check_hashes() const {
     const json listed = manifest();
     size_t n = 0;
-    for (const char* kind : {"files", "imatrices"})
+    for (const char* kind : {"files", "adapters", "imatrices"})
       for (const auto& file : listed.value(kind, json::array())) {
         const auto name = file.at("name").get<std::string>();
         const fs::path path = output_ / name;
@@ -191,7 +200,15 @@ class Verifier {
                            : fmt::format(", the source rounded to {}", info(storage).name));
   }
 
-  std::string check_levels() const {
+  std::string check_repairs() const {
+    try {
+      return pipeline::check_repairs(output_, spec_, plan_);
+    } catch (const Error& error) {
+      refute("{}", error.what());
+    }
+  }
+
+  std::string check_levels() {
     try {
       check(plan_, spec_);
     } catch (const Error& error) {
@@ -200,26 +217,69 @@ class Verifier {
     if (!artifact_) return fmt::format("{} nested levels", plan_.levels.size());
     const json listed = manifest();
     size_t n = 0;
+    std::string own_found;
     for (const auto& file : listed.at("files")) {
       const auto name = file.at("name").get<std::string>();
       const auto nominal = file.at("level").get<double>();
       if (fs::path(name).extension() != ".gguf" || nominal >= 1) continue;
       const Level& level = find_level(plan_, nominal);
       const Checkpoint sub = Checkpoint::open(output_ / name);
-      require_same_tensors(spec_, level.widths, sub.spec(), name);
+      const OwnTensors own = own_tensors(output_ / name);
+      require_same_tensors(spec_, level.widths, sub.spec(), name, own);
       require_same_numbers(spec_, sub.spec(), name);
+      if (own.any()) {
+        repaired_.push_back(level);
+        own_found += check_own(name, sub, own);
+      }
       Progress progress(fmt::format("verify {}", name), static_cast<int64_t>(spec_.tensors.size()),
                         "tensors");
       for (size_t i = 0; i < spec_.tensors.size(); ++i) {
         progress.advance(1);
         if (!is_kept(spec_, spec_.tensors[i], level.widths)) continue;
+        if (own.may_replace(spec_.tensors[i])) continue;  // check_own()
         const HostTensor found = sub.load(static_cast<size_t>(sub.spec().find(spec_.tensors[i].name)));
         require_equal(fmt::format("{}: {}", name, spec_.tensors[i].name),
                       slice(full_tensor(i), spec_.tensors[i], level.widths), found);
       }
       ++n;
     }
-    return fmt::format("{} level files", n);
+    return fmt::format("{} level files{}", n, own_found);
+  }
+
+  /// What is no prefix of anything, and said to be so.
+  std::string check_own(const std::string& name, const Checkpoint& sub, const OwnTensors& own) const {
+    size_t n_weights = 0, n_biases = 0;
+    for (size_t i = 0; i < sub.spec().tensors.size(); ++i) {
+      const TensorSpec& tensor = sub.spec().tensors[i];
+      if (!own.may_replace(tensor) && (spec_.find(tensor.name) >= 0 || !own.may_add(tensor))) continue;
+      try {
+        check_own_tensor(tensor, sub.load(i));
+      } catch (const Error& error) {
+        refute("{}: {}", name, error.what());
+      }
+      (tensor.shape.size() > 1 ? n_weights : n_biases) +=
+          tensor.role == Role::kGateBias || tensor.role == Role::kUpBias ? 0 : 1;
+    }
+    return (n_weights > 0
+                ? fmt::format("; {}: own weights: {} tensors, checked by hash only", name, n_weights)
+                : "") +
+           (n_biases > 0 ? fmt::format("; {}: own biases: {} tensors, checked by hash only", name, n_biases)
+                         : "");
+  }
+
+  std::string check_repaired_logits() const {
+    double largest = 0;
+    for (const Level& level : repaired_) {
+      const fs::path file = output_ / (level_name(level.nominal) + ".gguf");
+      const double difference = repaired_logit_difference(*full_, Checkpoint::open(file), own_tensors(file),
+                                                          level, options_, compute_);
+      if (!(difference <= options_.tolerance))
+        refute("{}: largest difference {:.2e} of their standard deviation, tolerance {:.0e}",
+               file.filename().string(), difference, options_.tolerance);
+      largest = std::max(largest, difference);
+    }
+    return fmt::format("{} levels, largest difference {:.2e} of their standard deviation (tolerance {:.0e})",
+                       repaired_.size(), largest, options_.tolerance);
   }
 
   std::string check_logits() const {
@@ -248,6 +308,7 @@ class Verifier {
   Permutation permutation_;
   ElasticPlan plan_;
   std::unique_ptr<Checkpoint> full_;
+  std::vector<Level> repaired_;  ///< levels whose files hold repairs
   std::vector<Finding> findings_;
 };
 

@@ -5,8 +5,6 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <cstdlib>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -14,43 +12,14 @@
 #include "nn/decoder.h"
 #include "pipeline/steps.h"
 #include "support/elastic_fixture.h"
+#include "support/llama_oracle.h"
 #include "support/shared_data.h"
 #include "support/tiny_model.h"
 
 namespace elastify {
 namespace {
 
-fs::path tool(const std::string& name) {
-  return fs::path(ELASTIFY_BINARY_DIR) / "interop" / name;
-}
-
-bool has_oracle(const std::string& test) {
-  if (fs::exists(tool("llama_oracle"))) return true;
-  MESSAGE("skipped, tests/interop/setup.sh has not run: " << test);
-  return false;
-}
-
-int shell(const std::string& command) {
-  return std::system(command.c_str());
-}
-
-/// Logits of stock llama.cpp for every position, [T, V]; float32 KV cache, no flash attention.
-at::Tensor stock_logits(const fs::path& model, const std::vector<int32_t>& ids, int64_t n_vocab) {
-  const test::TemporaryDirectory directory;
-  const fs::path in = directory.path() / "ids", out = directory.path() / "logits",
-                 log = directory.path() / "log";
-  std::ofstream(in, std::ios::binary)
-      .write(reinterpret_cast<const char*>(ids.data()), static_cast<std::streamsize>(ids.size() * 4));
-  const int status = shell(fmt::format("'{}' '{}' '{}' '{}' >'{}' 2>&1", tool("llama_oracle").string(),
-                                       model.string(), in.string(), out.string(), log.string()));
-  if (status != 0) {
-    FAIL("stock llama.cpp does not run " << model.string() << ":\n" << read_text(log));
-  }
-  const std::string bytes = read_text(out);
-  const auto n = static_cast<int64_t>(ids.size());
-  REQUIRE(bytes.size() == static_cast<size_t>(n * n_vocab * 4));
-  return at::from_blob(const_cast<char*>(bytes.data()), {n, n_vocab}, at::kFloat).clone();
-}
+using namespace interop;
 
 at::Tensor our_logits(const nn::Decoder& decoder, const std::vector<int32_t>& ids, const Widths* widths) {
   at::NoGradGuard no_grad;
@@ -58,17 +27,6 @@ at::Tensor our_logits(const nn::Decoder& decoder, const std::vector<int32_t>& id
   nn::ForwardOptions options;
   options.widths = widths;
   return decoder.logits(decoder.hidden(input, options)).squeeze(0);
-}
-
-/// Largest difference over the standard deviation.
-double difference(const at::Tensor& expected, const at::Tensor& found) {
-  return (expected - found).abs().max().item<double>() / expected.std().item<double>();
-}
-
-std::vector<int32_t> some_ids(int64_t n, int64_t n_vocab) {
-  std::vector<int32_t> ids;
-  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + 13) % n_vocab));
-  return ids;
 }
 
 /// Every level file of an artifact against the views of the reordered model.

@@ -1,0 +1,135 @@
+#include "pipeline/repairs.h"
+
+#include <ATen/ATen.h>
+
+#include <chrono>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/size.h"
+#include "export/lora_gguf.h"
+#include "nn/host_tensor.h"
+#include "nn/token_ids.h"
+#include "profile/memory.h"
+#include "recover/closed_form.h"
+
+namespace elastify::pipeline {
+namespace {
+
+std::optional<HostTensor> to_host(const at::Tensor& tensor) {
+  if (!tensor.defined() || tensor.numel() == 0) return std::nullopt;
+  const at::Tensor values = tensor.detach().to(at::kCPU, at::kFloat).contiguous();
+  HostTensor host = HostTensor::allocate(DType::kF32, Shape(values.sizes().begin(), values.sizes().end()));
+  std::memcpy(host.writable().data(), values.data_ptr<float>(), host.bytes.size());
+  return host;
+}
+
+at::Tensor to_device(const std::optional<HostTensor>& tensor, const nn::Decoder& decoder) {
+  return tensor ? nn::as_tensor(*tensor).to(decoder.device(), decoder.dtype()) : at::Tensor();
+}
+
+std::vector<at::Tensor> calibration_batches(const OpenModel& source, const nn::Decoder& decoder,
+                                            const profile::ProfileOptions& text, int64_t seed) {
+  const TokenBatches batches =
+      load_batches(source, decoder, text.data, text.seq, text.tokens, static_cast<uint64_t>(seed));
+  const std::span<const std::vector<int32_t>> sequences = batches.sequences;
+  std::vector<at::Tensor> ids;
+  const auto step = static_cast<size_t>(text.batch);
+  for (size_t first = 0; first < sequences.size(); first += step)
+    ids.push_back(nn::stack_ids(sequences.subspan(first, std::min(step, sequences.size() - first))));
+  return ids;
+}
+
+}  // namespace
+
+LevelRepairs to_level_repairs(const std::vector<nn::LayerRepair>& fitted, const ModelSpec& spec,
+                              const Level& level, std::string compensation) {
+  LevelRepairs repairs{.nominal = level.nominal, .compensation = std::move(compensation), .layers = {}};
+  repairs.layers.resize(fitted.size());
+  for (const RepairPlace& place : repair_places(repairs, spec, level.widths)) {
+    const nn::LayerRepair& layer = fitted[static_cast<size_t>(place.tensor->layer)];
+    const nn::ProjectionRepair& repair = place.tensor->role == Role::kDown ? layer.down : layer.attention_out;
+    *place.repair = {.weight = to_host(repair.weight),
+                     .a = to_host(repair.a),
+                     .b = to_host(repair.b),
+                     .bias = to_host(repair.bias)};
+  }
+  return repairs;
+}
+
+std::vector<nn::LayerRepair> to_layer_repairs(const LevelRepairs& repairs, const nn::Decoder& decoder) {
+  const auto on_device = [&](const MatrixRepair& repair) {
+    return nn::ProjectionRepair{.weight = to_device(repair.weight, decoder),
+                                .a = to_device(repair.a, decoder),
+                                .b = to_device(repair.b, decoder),
+                                .bias = to_device(repair.bias, decoder)};
+  };
+  std::vector<nn::LayerRepair> layers;
+  for (const LayerRepairs& layer : repairs.layers)
+    layers.push_back({.attention_out = on_device(layer.attention_out), .down = on_device(layer.down)});
+  return layers;
+}
+
+void write_repairs(const OpenModel& source, const ElasticPlan& plan,
+                   const recover::ClosedFormOptions& options, const Calibration& calibration, int64_t seed,
+                   const fs::path& reordered) {
+  const std::string name(recover::name_of(options.compensation));
+  if (calibration.text.data.empty())
+    throw UsageError(fmt::format("compensation '{}' is fitted on text, and there is none", name),
+                     "--data FILE... (or self), beside --profile too");
+  // The weights as they are stored, rounded to the stored type.
+  const Checkpoint checkpoint = Checkpoint::open(reordered);
+  nn::DecoderOptions placement = calibration.compute;
+  if (!calibration.max_ram.empty())
+    placement.streamed =
+        profile::must_stream(checkpoint.spec(), calibration.text, parse_bytes(calibration.max_ram));
+  const nn::Decoder decoder(checkpoint, placement);
+  const std::vector<at::Tensor> batches = calibration_batches(source, decoder, calibration.text, seed);
+  for (const Level& level : plan.levels) {
+    if (level.nominal >= 1) continue;
+    with_context(level_name(level.nominal), [&] {
+      const auto start = std::chrono::steady_clock::now();
+      const auto fitted = recover::fit_level(decoder, batches, level.widths, options);
+      save_repairs(to_level_repairs(fitted, checkpoint.spec(), level, name), checkpoint.spec(), level,
+                   repairs_directory(reordered, level.nominal));
+      log::info("level {}: {} fitted in {:.1f} s", level.nominal, name,
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    });
+  }
+}
+
+namespace {
+
+AppliedRepairs of_artifact(const fs::path& path, double level, const OpenModel& model,
+                           const nn::Decoder& decoder, bool wanted) {
+  const fs::path& file = model.checkpoint.path();
+  const GgufFile opened = GgufFile::open(file);
+  const std::string held = opened.metadata().string("elastify.repairs").value_or("");
+  AppliedRepairs repairs;
+  if (!held.empty()) repairs.name = held;
+  if (!wanted && !held.empty())
+    log::warn("{}: its own {} cannot be left off; evaluate the reordered directory to do without",
+              file.string(), held == "bias" ? "biases" : "weights");
+  const fs::path adapter = path / exporter::lora_name(level);
+  if (!wanted || !fs::exists(adapter)) return repairs;
+  const LevelRepairs found = exporter::read_lora(
+      adapter, model.checkpoint.spec(), opened.metadata().require_string("general.architecture"), level);
+  repairs.name = held.empty() ? "adapter" : "adapter+" + held;
+  repairs.layers = to_layer_repairs(found, decoder);
+  return repairs;
+}
+
+}  // namespace
+
+AppliedRepairs repairs_of(const fs::path& path, std::optional<double> level, const OpenModel& model,
+                          const nn::Decoder& decoder, bool wanted) {
+  if (!level || *level >= 1) return {};
+  if (is_artifact(path)) return of_artifact(path, *level, model, decoder, wanted);
+  if (!wanted || !model.plan) return {};
+  const auto found = find_repairs(path, model.checkpoint.spec(), find_level(*model.plan, *level));
+  if (!found) return {};
+  return {found->compensation, to_layer_repairs(*found, decoder)};
+}
+
+}  // namespace elastify::pipeline

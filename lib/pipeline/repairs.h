@@ -1,0 +1,44 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/repair.h"
+#include "pipeline/steps.h"
+
+namespace elastify::pipeline {
+
+/// What compensation is fitted on and how it is computed.
+struct Calibration {
+  profile::ProfileOptions text;  ///< data, tokens, seq, batch
+  nn::DecoderOptions compute;
+  std::string max_ram;  ///< larger models are streamed; empty: no limit
+};
+
+/// Fits every level of the plan but the full model, and writes `repairs/level-NNN/` into the reordered
+/// directory. \param source  the model that it was made from, for its vocabulary \param reordered  complete
+/// but for its repairs \throws UsageError  if there is no text
+void write_repairs(const OpenModel& source, const ElasticPlan& plan,
+                   const recover::ClosedFormOptions& options, const Calibration& calibration, int64_t seed,
+                   const fs::path& reordered);
+
+// Between files and forward passes.
+LevelRepairs to_level_repairs(const std::vector<nn::LayerRepair>& fitted, const ModelSpec& spec,
+                              const Level& level, std::string compensation);
+/// In the decoder's type, where it computes; tensors lie where they lay if they can.
+std::vector<nn::LayerRepair> to_layer_repairs(const LevelRepairs& repairs, const nn::Decoder& decoder);
+
+/// What a forward pass of a level is repaired with.
+struct AppliedRepairs {
+  std::string name = "none";            ///< "adapter+bias"; of an artifact, what its files hold included
+  std::vector<nn::LayerRepair> layers;  ///< empty: the weights as they are
+  const std::vector<nn::LayerRepair>* pointer() const { return layers.empty() ? nullptr : &layers; }
+};
+/// Repairs of a level of a reordered directory or an artifact (there, biases and own weights are in the
+/// level's file, and only the adapter is left to apply). \param model  what open_model() gave for `path` and
+/// `level` \param wanted  false: leaves off what can be left off
+AppliedRepairs repairs_of(const fs::path& path, std::optional<double> level, const OpenModel& model,
+                          const nn::Decoder& decoder, bool wanted);
+
+}  // namespace elastify::pipeline

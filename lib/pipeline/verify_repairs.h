@@ -1,0 +1,44 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/checkpoint.h"
+#include "model/plan.h"
+#include "model/repair.h"
+#include "nn/options.h"
+#include "pipeline/verify.h"
+
+// What verification knows of repairs: they are no part of the source, so that shapes, finite numbers and
+// where they are applied is what can be checked.
+
+namespace elastify::pipeline {
+
+/// Which tensors of a level's file are the level's own instead of a prefix of the full model's.
+struct OwnTensors {
+  bool weights = false;  ///< o and down
+  bool biases = false;   ///< of o and down
+  bool any() const { return weights || biases; }
+  /// Whether this tensor may differ from the prefix.
+  bool may_replace(const TensorSpec& tensor) const;
+  /// Whether the source may lack this tensor: biases; those of gate and up are zeros.
+  bool may_add(const TensorSpec& tensor) const;
+};
+/// As the file states it; nothing for files without repairs.
+OwnTensors own_tensors(const fs::path& level_file);
+
+/// A tensor of the level's own: finite numbers, and zeros where only down has a bias. \throws Error
+void check_own_tensor(const TensorSpec& tensor, const HostTensor& found);
+
+bool has_repairs(const fs::path& output);
+/// Repairs of a reordered directory, or adapters of an artifact, against the levels' shapes.
+/// \returns what there is, by level \throws Error  naming file, tensor and both values
+std::string check_repairs(const fs::path& output, const ModelSpec& spec, const ElasticPlan& plan);
+
+/// Logits of a level's file against the full model's at the level's widths with the file's own biases and
+/// weights in their places: largest difference over their standard deviation.
+double repaired_logit_difference(const Checkpoint& full, const Checkpoint& level_file, const OwnTensors& own,
+                                 const Level& level, const VerifyOptions& options,
+                                 const nn::DecoderOptions& compute);
+
+}  // namespace elastify::pipeline

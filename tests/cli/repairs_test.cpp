@@ -1,0 +1,101 @@
+// Repairs through the program: reorder, verify, export, eval.
+
+#include <doctest/doctest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "support/program.h"
+#include "support/shared_data.h"
+
+namespace elastify {
+namespace {
+
+using test::Outcome;
+using test::run_elastify;
+
+struct Subject {
+  test::TemporaryDirectory directory;
+  std::string common = fmt::format("'{}' --tokenizer '{}'",
+                                   (test::shared_data() / "models/stories260K/stories260K.bin").string(),
+                                   (test::shared_data() / "models/stories260K/tok512.model").string());
+  std::string text = (test::shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt").string();
+  std::string held =
+      (test::shared_data() / "datasets/tinystories/tinystories_v1_valid_head_0.8MB.txt").string();
+
+  std::string path(const std::string& name) const { return (directory / name).string(); }
+  Outcome reorder(const std::string& options, const std::string& out) const {
+    return run_elastify(fmt::format("reorder {} --levels 0.6 {} -o '{}' --json", common, options, path(out)));
+  }
+  nlohmann::json eval(const std::string& what, const std::string& options = "") const {
+    const Outcome done = run_elastify(
+        fmt::format("eval '{}' --data '{}' --tokens 1024 --seq 64 {} --json", path(what), held, options));
+    CAPTURE(done.err);
+    REQUIRE(done.status == 0);
+    return nlohmann::json::parse(done.out);
+  }
+};
+
+TEST_SUITE("cli") {
+  TEST_CASE("cli: repairs go from reorder through verify and export to eval") {
+    if (!test::has_shared_data("cli: repairs")) return;
+    const Subject subject;
+    const std::string data = fmt::format("--data '{}' --tokens 4096 --seq 64", subject.text);
+    const Outcome reordered = subject.reorder(data + " --compensate adapter+bias --rank 8", "out");
+    CAPTURE(reordered.err);
+    REQUIRE(reordered.status == 0);
+    CHECK(nlohmann::json::parse(reordered.out).at("compensate") == "adapter+bias");
+    const Outcome exported = run_elastify(fmt::format("export '{}' --type f32 --adapter-type f32 -o '{}'",
+                                                      subject.path("out"), subject.path("art")));
+    CAPTURE(exported.err);
+    REQUIRE(exported.status == 0);
+    CHECK(exported.out.find("lora-060.gguf") != std::string::npos);
+    for (const char* made : {"out", "art"}) {
+      const Outcome verified =
+          run_elastify(fmt::format("verify '{}' --against {}", subject.path(made), subject.common));
+      CAPTURE(verified.out);
+      CHECK(verified.status == 0);
+      CHECK(verified.out.find("repairs have the shapes of their levels") != std::string::npos);
+    }
+    const auto with = subject.eval("out", "--level 0.6"),
+               without = subject.eval("out", "--level 0.6 --no-repairs");
+    CHECK(with.at("repairs") == "adapter+bias");
+    CHECK(without.at("repairs") == "none");
+    CHECK(with.at("perplexity").get<double>() < without.at("perplexity").get<double>());
+    const auto artifact = subject.eval("art", "--level 0.6"),
+               biases_alone = subject.eval("art", "--level 0.6 --no-repairs");
+    CHECK(artifact.at("repairs") == "adapter+bias");
+    CHECK(biases_alone.at("repairs") == "bias");
+    CHECK(artifact.at("perplexity").get<double>() ==
+          doctest::Approx(with.at("perplexity").get<double>()).epsilon(1e-5));
+    CHECK(biases_alone.at("perplexity").get<double>() > artifact.at("perplexity").get<double>());
+    CHECK(subject.eval("out").at("repairs") == "none");
+    CHECK(subject.eval("art").at("repairs") == "none");
+  }
+
+  TEST_CASE("cli: repairs beside a profile need text, and a profile beside text needs repairs") {
+    if (!test::has_shared_data("cli: repairs beside a profile")) return;
+    const Subject subject;
+    const std::string data = fmt::format("--data '{}' --tokens 1024 --seq 64", subject.text);
+    REQUIRE(run_elastify(fmt::format("profile {} {} --removal-tokens 0 -o '{}'", subject.common, data,
+                                     subject.path("p.h5")))
+                .status == 0);
+    const std::string profile = fmt::format("--profile '{}'", subject.path("p.h5"));
+    const Outcome no_text = subject.reorder(profile + " --compensate bias", "a");
+    CHECK(no_text.status == 2);
+    CHECK(no_text.err.find("--compensate fits on text") != std::string::npos);
+    const Outcome no_repairs = subject.reorder(profile + " " + data, "a");
+    CHECK(no_repairs.status == 2);
+    CHECK(no_repairs.err.find("--profile") != std::string::npos);
+    CHECK(subject.reorder(profile + " --compensate magic " + data, "a").err.find("not in {") !=
+          std::string::npos);
+    CHECK_FALSE(fs::exists(subject.path("a")));
+    const Outcome both = subject.reorder(profile + " " + data + " --compensate bias", "a");
+    CAPTURE(both.err);
+    CHECK(both.status == 0);
+    CHECK(fs::exists(subject.directory / "a/repairs/level-060/weights.safetensors"));
+    CHECK_FALSE(fs::exists(subject.directory / "a/repairs/level-060/adapter_config.json"));
+  }
+}
+
+}  // namespace
+}  // namespace elastify

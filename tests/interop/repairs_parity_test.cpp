@@ -1,0 +1,89 @@
+// Exported levels with their repairs in stock llama.cpp, biases and weights out of the level's file and the
+// adapter beside it, against our own run of the reordered model with the same repairs.
+
+#include "support/llama_oracle.h"
+#include "support/repaired.h"
+
+namespace elastify {
+namespace {
+
+using namespace interop;
+
+struct Subject {
+  std::string name;
+  ModelSpec spec;
+  plan::Method method;
+  std::string architecture;  ///< of the level 0.8; with anchors, the narrowest may have no wider layer
+};
+
+/// Every level with and without its repairs. \returns how many levels there were
+int check_levels(const test::RepairedFixture& made, const std::string& architecture, const ModelSpec& spec,
+                 double tolerance) {
+  int n_levels = 0;
+  const auto manifest = nlohmann::json::parse(read_text(made.artifact() / "manifest.json"));
+  const std::vector<int32_t> ids = some_ids(24, spec.n_vocab);
+  const at::Tensor input = at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong).unsqueeze(0);
+  for (const auto& file : manifest.at("files")) {
+    const auto level = file.at("level").get<double>();
+    if (level >= 1) continue;
+    const fs::path path = made.artifact() / file.at("name").get<std::string>();
+    CAPTURE(path.filename().string());
+    if (level == 0.8) CHECK(file.at("architecture") == architecture);
+    fs::path lora;
+    for (const auto& adapter : manifest.value("adapters", nlohmann::json::array()))
+      if (adapter.at("level") == level) lora = made.artifact() / adapter.at("name").get<std::string>();
+    const at::Tensor expected = test::repaired_logits(made.reordered(), level, input);
+    CHECK(difference(expected, stock_logits(path, ids, spec.n_vocab, lora)) < tolerance);
+    // The repairs are large enough to be missed.
+    CHECK(difference(expected, test::repaired_logits(made.reordered(), level, input, false)) > 0.1);
+    ++n_levels;
+  }
+  return n_levels;
+}
+
+TEST_SUITE("interop") {
+  TEST_CASE("interop: levels with adapter, biases and own weights give our logits in stock llama.cpp") {
+    if (!has_oracle("levels with repairs")) return;
+    const test::TinyOptions biased{.attention_bias = true, .mlp_bias = true};
+    const Subject subjects[] = {
+        {"llama", test::make_tiny_spec("llama"), plan::Method::kUniform, "llama"},
+        {"llama by layer", test::make_tiny_spec("llama"), plan::Method::kAnchors, "deci"},
+        {"llama with biases", test::make_tiny_spec("llama", biased), plan::Method::kUniform, "llama"},
+        {"llama with biases by layer", test::make_tiny_spec("llama", biased), plan::Method::kAnchors, "deci"},
+        {"qwen2", test::make_tiny_spec("qwen2"), plan::Method::kUniform, "deci"},
+        {"qwen2 by layer", test::make_tiny_spec("qwen2", {.tied = true}), plan::Method::kAnchors, "deci"},
+    };
+    for (const Subject& subject : subjects) {
+      CAPTURE(subject.name);
+      const test::RepairedFixture adapted(subject.spec, subject.method, true, true, false);
+      adapted.export_as(DType::kF32);
+      CHECK(check_levels(adapted, subject.architecture, subject.spec, 1e-3) == 2);
+      const test::RepairedFixture baked(subject.spec, subject.method, false, true, true);
+      baked.export_as(DType::kF32);
+      CHECK(check_levels(baked, subject.architecture, subject.spec, 1e-3) == 2);
+    }
+  }
+
+  TEST_CASE("interop: adapters apply in the graphs without biases, too, and in f16") {
+    if (!has_oracle("adapters without biases")) return;
+    const ModelSpec tied = test::make_tiny_spec("qwen3", {.tied = true});
+    const Subject subjects[] = {
+        {"qwen3", tied, plan::Method::kUniform, "qwen3"},
+        {"qwen3 by layer", tied, plan::Method::kAnchors, "openelm"},
+    };
+    for (const Subject& subject : subjects) {
+      CAPTURE(subject.name);
+      const test::RepairedFixture made(subject.spec, subject.method, true, false, false);
+      made.export_as(DType::kF32);
+      CHECK(check_levels(made, subject.architecture, subject.spec, 1e-3) == 2);
+    }
+    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform, true, true,
+                                     false);
+    made.export_as(DType::kF32, DType::kF16);
+    // ggml rounds what meets an f16 matrix to f16 as well.
+    CHECK(check_levels(made, "llama", test::make_tiny_spec("llama"), 2e-2) == 2);
+  }
+}
+
+}  // namespace
+}  // namespace elastify

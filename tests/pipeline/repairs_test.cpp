@@ -1,0 +1,235 @@
+#include "pipeline/repairs.h"
+
+#include "base/hash.h"
+#include "export/lora_gguf.h"
+#include "io/gguf.h"
+#include "pipeline/run.h"
+#include "pipeline/verify.h"
+#include "recover/closed_form.h"
+#include "support/batches.h"
+#include "support/errors.h"
+#include "support/repaired.h"
+#include "support/shared_data.h"
+
+namespace elastify::pipeline {
+namespace {
+
+using test::RepairedFixture;
+
+nlohmann::json manifest_of(const RepairedFixture& made) {
+  return nlohmann::json::parse(read_text(made.artifact() / "manifest.json"));
+}
+
+std::string refutation(const fs::path& output, const fs::path& model) {
+  for (const Finding& finding : verify(output, model, {}, {}))
+    if (!finding.holds) return finding.claim + ": " + finding.detail;
+  return "";
+}
+std::string detail_of(const fs::path& output, const fs::path& model, const std::string& claim) {
+  for (const Finding& finding : verify(output, model, {}, {}))
+    if (finding.claim.find(claim) == 0) return finding.detail;
+  return "no such claim";
+}
+
+struct Kind {
+  bool adapters, biases, weights;
+};
+constexpr Kind kKinds[] = {{true, false, false},
+                           {false, true, false},
+                           {true, true, false},
+                           {false, false, true},
+                           {false, true, true}};
+
+TEST_SUITE("pipeline") {
+  TEST_CASE("repairs: an adapter of full rank out of its file gives the logits of the baked level") {
+    const ModelSpec spec = test::make_tiny_spec("llama");
+    const nn::Decoder decoder(test::tiny_checkpoint(spec), {});
+    const at::Tensor ids = test::random_ids(8, 32, spec.n_vocab);
+    const Level level = make_level(spec, 0.5, test::half_widths(spec));
+    const test::TemporaryDirectory directory;
+    std::vector<at::Tensor> logits;
+    for (const auto& [compensation, plain] :
+         {std::pair{recover::Compensation::kBaked, recover::Compensation::kAdapter},
+          std::pair{recover::Compensation::kBakedBias, recover::Compensation::kAdapterBias}}) {
+      logits.clear();
+      for (const auto kind : {compensation, plain}) {
+        recover::ClosedFormOptions options;
+        options.compensation = kind;
+        options.rank = 1000;
+        const fs::path path = directory / recover::name_of(kind);
+        save_repairs(to_level_repairs(recover::fit_level(decoder, {ids}, level.widths, options), spec, level,
+                                      std::string(recover::name_of(kind))),
+                     spec, level, path);
+        const auto repairs = to_layer_repairs(load_repairs(path, spec, level), decoder);
+        const c10::NoGradGuard no_gradients;
+        nn::ForwardOptions forward;
+        forward.widths = &level.widths;
+        forward.repairs = &repairs;
+        logits.push_back(decoder.logits(decoder.hidden(ids, forward)));
+      }
+      CHECK(test::relative_difference(logits[1], logits[0]) < 1e-4);
+    }
+  }
+
+  TEST_CASE("repairs: an exported level with its adapter gives the reordered directory's logits") {
+    for (const auto& variant : test::tiny_variants()) {
+      if (variant.spec.qk_norm && variant.spec.qkv_bias) continue;  // nothing to export
+      for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors}) {
+        if (variant.spec.qk_norm && !variant.spec.tied && method == plan::Method::kAnchors) continue;
+        for (const Kind& kind : kKinds) {
+          if (kind.biases && variant.spec.qk_norm) continue;  // refused, below
+          CAPTURE(variant.name);
+          CAPTURE(kind.adapters);
+          CAPTURE(kind.biases);
+          CAPTURE(kind.weights);
+          const RepairedFixture made(variant.spec, method, kind.adapters, kind.biases, kind.weights);
+          made.export_as(DType::kF32);
+          const at::Tensor ids = test::random_ids(1, 8, variant.spec.n_vocab);
+          const at::Tensor expected = test::repaired_logits(made.reordered(), 0.6, ids);
+          CHECK(test::relative_difference(test::repaired_logits(made.artifact(), 0.6, ids), expected) < 1e-4);
+          CHECK(test::relative_difference(test::repaired_logits(made.reordered(), 0.6, ids, false),
+                                          expected) > 1e-2);
+          CHECK(refutation(made.reordered(), made.model()) == "");
+          CHECK(refutation(made.artifact(), made.model()) == "");
+        }
+      }
+    }
+  }
+
+  TEST_CASE("repairs: the manifest lists adapters with their ranks, and says what repairs a level") {
+    const RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform, true, true, false);
+    made.export_as(DType::kF16, DType::kF16);
+    const auto manifest = manifest_of(made);
+    REQUIRE(manifest.at("adapters").size() == 2);
+    const auto& adapter = manifest.at("adapters")[1];
+    CHECK(adapter.at("name") == "lora-060.gguf");
+    CHECK(adapter.at("sha256") == sha256_file(made.artifact() / "lora-060.gguf"));
+    CHECK(adapter.at("bytes") == fs::file_size(made.artifact() / "lora-060.gguf"));
+    CHECK(adapter.at("ranks").at("blk.0.attn_output.weight") == 3);
+    CHECK(adapter.at("ranks").at("blk.1.attn_output.weight") == 1);
+    CHECK(adapter.at("ranks").size() == 3);
+    for (const auto& file : manifest.at("files"))
+      CHECK(file.at("compensation") == (file.at("level") == 1.0 ? "none" : "adapter+bias"));
+    const GgufFile lora = GgufFile::open(made.artifact() / "lora-060.gguf");
+    CHECK(std::get<float>(*lora.metadata().find("adapter.lora.alpha")) == 3);
+    CHECK(lora.metadata().require_string("general.type") == "adapter");
+    CHECK(lora.metadata().require_string("general.architecture") == "llama");
+    int64_t n = 0;
+    for (const TensorInfo& tensor : lora.tensors()) {
+      CHECK(tensor.dtype == DType::kF16);
+      n += n_elements(tensor.shape);
+    }
+    CHECK(adapter.at("n_params") == n);
+    const GgufFile level = GgufFile::open(made.artifact() / "level-060.gguf");
+    CHECK(level.contains("blk.0.ffn_down.bias"));
+    CHECK_FALSE(level.contains("blk.0.ffn_gate.bias"));
+    CHECK_FALSE(GgufFile::open(made.artifact() / "full.gguf").contains("blk.0.ffn_down.bias"));
+    CHECK(level.metadata().require_string("elastify.repairs") == "bias");
+    CHECK(detail_of(made.artifact(), made.model(), "repairs have the shapes") ==
+          "lora-060.gguf: adapter: 3 adapters of rank 1 to 3; lora-080.gguf: adapter: 3 adapters of rank 1 "
+          "to 3");
+    CHECK(detail_of(made.reordered(), made.model(), "repairs have the shapes")
+              .find("level-060: adapter+bias: 3 adapters of rank 1 to 3, 3 biases") == 0);
+  }
+
+  TEST_CASE("repairs: weights of a level's own are said to be so, never passed as a prefix") {
+    const RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform, false, false, true);
+    made.export_as(DType::kF32);
+    CHECK(detail_of(made.artifact(), made.model(), "every level is a prefix")
+              .find("level-060.gguf: own weights: 4 tensors, checked by hash only") != std::string::npos);
+    CHECK(
+        detail_of(made.reordered(), made.model(), "repairs have the shapes").find("own weights: 4 tensors") !=
+        std::string::npos);
+    // A file that claims nothing of the kind is held to the prefix.
+    const RepairedFixture plain(test::make_tiny_spec("llama"), plan::Method::kUniform, true, false, false);
+    plain.export_as(DType::kF32);
+    CHECK(detail_of(plain.artifact(), plain.model(), "every level is a prefix") == "2 level files");
+    fs::remove(plain.artifact() / "lora-060.gguf");
+    CHECK(refutation(plain.artifact(), plain.model()).find("lora-060.gguf: listed in manifest.json") !=
+          std::string::npos);
+  }
+
+  TEST_CASE("repairs: qwen2 with biases goes out as deci, qwen3 is refused before anything is written") {
+    const RepairedFixture qwen2(test::make_tiny_spec("qwen2"), plan::Method::kUniform, false, true, false);
+    qwen2.export_as(DType::kF32);
+    for (const auto& file : manifest_of(qwen2).at("files"))
+      CHECK(file.at("architecture") == (file.at("level") == 1.0 ? "qwen2" : "deci"));
+    for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors}) {
+      const RepairedFixture qwen3(test::make_tiny_spec("qwen3", {.tied = true}), method, true, true, false);
+      CHECK(test::message_of([&] {
+              qwen3.export_as(DType::kF32);
+            }).find("level-080: compensation 'adapter+bias': no architecture of stock llama.cpp") == 0);
+      CHECK(test::hint_of([&] { qwen3.export_as(DType::kF32); }).find("--compensate adapter or baked") !=
+            std::string::npos);
+      CHECK_FALSE(fs::exists(qwen3.artifact()));
+    }
+  }
+
+  TEST_CASE("repairs: an adapter that does not belong to the level's file is refused by name") {
+    const RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform, true, false, false);
+    made.export_as(DType::kF32);
+    const at::Tensor ids = test::random_ids(1, 8, 96);
+    fs::copy_file(made.artifact() / "lora-080.gguf", made.artifact() / "lora-060.gguf",
+                  fs::copy_options::overwrite_existing);
+    const std::string said = test::message_of([&] { test::repaired_logits(made.artifact(), 0.6, ids); });
+    CAPTURE(said);
+    CHECK(said.find("lora-060.gguf: ") != std::string::npos);
+    CHECK(said.find("lora_A.weight: expected shape [") != std::string::npos);
+    fs::copy_file(made.artifact() / "level-080.gguf", made.artifact() / "lora-060.gguf",
+                  fs::copy_options::overwrite_existing);
+    CHECK(test::message_of([&] {
+            test::repaired_logits(made.artifact(), 0.6, ids);
+          }).find("general.type: expected \"adapter\", got \"model\"") != std::string::npos);
+    made.export_as(DType::kF32);
+    fs::create_directories(made.reordered() / "repairs/level-033");
+    CHECK(refutation(made.reordered(), made.model()).find("repairs/level-033: the plan has no such level") !=
+          std::string::npos);
+  }
+
+  TEST_CASE("repairs: a run fits, exports and evaluates them, and fits again when an option changes") {
+    if (!test::has_shared_data("repairs: a run")) return;
+    const test::TemporaryDirectory directory;
+    RunConfig config;
+    config.model = (test::shared_data() / "models/stories260K/stories260K.bin").string();
+    config.tokenizer = (test::shared_data() / "models/stories260K/tok512.model").string();
+    config.output = (directory / "out").string();
+    config.profile.data = {
+        (test::shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt").string()};
+    config.profile.tokens = 4096;
+    config.profile.seq = 64;
+    config.reorder.plan.levels = {0.6, 1.0};
+    config.eval.data = {
+        (test::shared_data() / "datasets/tinystories/tinystories_v1_valid_head_0.8MB.txt").string()};
+    config.eval.tokens = 1024;
+    config.eval.seq = 64;
+    config.eval.baseline = false;
+    const double plain = run(config, false).at("levels")[0].at("perplexity");
+    config.reorder.repair.compensation = recover::Compensation::kAdapterBias;
+    config.reorder.repair.rank = 8;
+    const auto report = run(config, false);
+    CHECK(report.at("levels")[0].at("perplexity").get<double>() < plain);
+    CHECK(report.at("levels")[0].at("repairs") == "adapter+bias");
+    CHECK(report.at("levels")[1].at("repairs") == "none");
+    CHECK(fs::exists(directory / "out/artifact/lora-060.gguf"));
+    const fs::path adapter = directory / "out/reordered/repairs/level-060/adapter_model.safetensors";
+    const auto profiled = fs::last_write_time(directory / "out/profile.h5"),
+               fitted = fs::last_write_time(adapter);
+    const std::string before = sha256_file(adapter);
+    CHECK(run(config, false) == report);
+    CHECK(fs::last_write_time(adapter) == fitted);
+    config.reorder.repair.rank = 4;
+    run(config, false);
+    CHECK(fs::last_write_time(directory / "out/profile.h5") == profiled);
+    CHECK(sha256_file(adapter) != before);
+    config.reorder.repair.rank = 8;
+    run(config, false);
+    CHECK(sha256_file(adapter) == before);
+    config.reorder.repair.compensation = recover::Compensation::kNone;
+    run(config, false);
+    CHECK_FALSE(fs::exists(directory / "out/reordered/repairs"));
+    CHECK_FALSE(fs::exists(directory / "out/artifact/lora-060.gguf"));
+  }
+}
+
+}  // namespace
+}  // namespace elastify::pipeline
