@@ -30,6 +30,9 @@ enum class Metric : uint8_t {
   // Orders rather than scores: worked out of the second moments when units are ranked. See lib/solve.
   kObs,      ///< backward elimination, the units that stay making up for each that goes
   kForward,  ///< forward selection of what explains most
+  /// Backward elimination, nothing making up: the unit goes next with which the projection's output is least
+  /// in error together with all that went before.
+  kGram,
 };
 std::string_view name_of(Metric metric);
 /// \throws UsageError listing the known metrics

@@ -45,6 +45,7 @@ void fields(V& visit, ReorderSection& o) {
   visit("ridge", o.repair.ridge);
   visit("sequential", o.repair.sequential);
   visit("whole_stream", o.repair.whole_stream);
+  visit("weigh_tokens", o.repair.weigh_tokens);
 }
 
 template <typename V>

@@ -29,6 +29,8 @@ at::Tensor to_device(const std::optional<HostTensor>& tensor, const nn::Decoder&
   return tensor ? nn::as_tensor(*tensor).to(decoder.device(), decoder.dtype()) : at::Tensor();
 }
 
+}  // namespace
+
 std::vector<at::Tensor> calibration_batches(const OpenModel& source, const nn::Decoder& decoder,
                                             const profile::ProfileOptions& text, int64_t seed) {
   const TokenBatches batches =
@@ -40,8 +42,6 @@ std::vector<at::Tensor> calibration_batches(const OpenModel& source, const nn::D
     ids.push_back(nn::stack_ids(sequences.subspan(first, std::min(step, sequences.size() - first))));
   return ids;
 }
-
-}  // namespace
 
 LevelRepairs to_level_repairs(const std::vector<nn::LayerRepair>& fitted, const ModelSpec& spec,
                               const Level& level, std::string compensation) {

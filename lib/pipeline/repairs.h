@@ -16,6 +16,10 @@ struct Calibration {
   std::string max_ram;  ///< larger models are streamed; empty: no limit
 };
 
+/// The calibration text, as ids, int64 [B, T].
+std::vector<at::Tensor> calibration_batches(const OpenModel& source, const nn::Decoder& decoder,
+                                            const profile::ProfileOptions& text, int64_t seed);
+
 /// Fits every level of the plan but the full model, and writes `repairs/level-NNN/` into the reordered
 /// directory. \param source  the model that it was made from, for its vocabulary \param reordered  complete
 /// but for its repairs \throws UsageError  if there is no text

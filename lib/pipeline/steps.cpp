@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "pipeline/repairs.h"
+#include "pipeline/widths.h"
 #include "profile/memory.h"
 #include "profile/profile_model.h"
 #include "solve/rank_by_moments.h"
@@ -141,7 +142,7 @@ Permutation rank(const Checkpoint& model, const Profile* profile, const MomentSo
       throw UsageError(
           fmt::format("metric '{}' is worked out of second moments, and there are none", name_of(metric)),
           "run `elastify profile` with --second-moments");
-    return solve::rank_by_moments(model, moments, profile->n_tokens, metric, options.repair.ridge);
+    return solve::rank_by_moments(model, moments, profile->n_tokens, metric, kMomentRidge);
   }
   Profile measured = profile != nullptr ? *profile : Profile{};
   measured.spec_hash = spec_hash(model.spec());
@@ -167,7 +168,8 @@ ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, cons
   const bool repaired = options.repair.compensation != recover::Compensation::kNone;
   if (repaired && calibration == nullptr) fail("repairs are fitted on text, and there is none");
   const Permutation permutation = rank(model.checkpoint, profile, moments, options, seed);
-  ElasticPlan plan = plan::make_plan(model.checkpoint.spec(), profile, options.plan);
+  const ElasticPlan plan =
+      plan_widths(model, profile, moments, permutation, options, seed, calibration);
   for (const auto& note : plan.notes) log::info("{}", note);
   AtomicDirectory directory(output, replace);
   reorder::reorder_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr, permutation, plan,

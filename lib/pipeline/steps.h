@@ -15,6 +15,9 @@
 
 namespace elastify::pipeline {
 
+/// Added to second moments' diagonal for orders and errors, in units of its mean.
+inline constexpr double kMomentRidge = 1e-3;
+
 /// A model with whatever its text needs, opened.
 struct OpenModel {
   Checkpoint checkpoint;

@@ -194,4 +194,29 @@ std::vector<int64_t> forward_order(const Projection& projection) {
                    projection.block);
 }
 
+std::vector<int64_t> gram_order(const Projection& projection) {
+  check(projection);
+  const int64_t n_units = projection.n_units(), block = projection.block;
+  const at::Tensor products = (at::mm(projection.weight.t(), projection.weight) * projection.moments)
+                                  .view({n_units, block, n_units, block})
+                                  .sum(at::IntArrayRef({1, 3}))
+                                  .to(at::kCPU)
+                                  .contiguous();
+  const double* const product = products.data_ptr<double>();
+  const auto n = static_cast<size_t>(n_units);
+  std::vector<double> cost(n);
+  for (size_t i = 0; i < n; ++i) cost[i] = product[i * n + i];
+  std::vector<bool> gone(n, false);
+  std::vector<int64_t> order(n);
+  for (size_t left = n; left-- > 0;) {
+    size_t cheapest = n;
+    for (size_t i = 0; i < n; ++i)
+      if (!gone[i] && (cheapest == n || cost[i] < cost[cheapest])) cheapest = i;
+    gone[cheapest] = true;
+    order[left] = static_cast<int64_t>(cheapest);
+    for (size_t i = 0; i < n; ++i) cost[i] += 2 * product[cheapest * n + i];
+  }
+  return order;
+}
+
 }  // namespace elastify::solve

@@ -10,15 +10,15 @@
 
 namespace elastify::solve {
 
-Permutation rank_by_moments(const Checkpoint& checkpoint, const MomentSource& moments, int64_t n_tokens,
-                            Metric metric, double ridge) {
+namespace {
+
+/// Calls visit(s, projection) for every space that has units.
+template <typename Visit>
+void for_each_projection(const Checkpoint& checkpoint, const MomentSource& moments, int64_t n_tokens,
+                         double ridge, const std::string& label, const Visit& visit) {
   const c10::NoGradGuard no_gradients;
   const ModelSpec& spec = checkpoint.spec();
-  require_all_halves(spec, "reordering");
-  Permutation permutation = identity_permutation(spec);
-  permutation.metric = name_of(metric);
-  Progress progress(fmt::format("order by {}", name_of(metric)), static_cast<int64_t>(spec.spaces.size()),
-                    "spaces");
+  Progress progress(label, static_cast<int64_t>(spec.spaces.size()), "spaces");
   for (size_t s = 0; s < spec.spaces.size(); ++s) {
     const AxisSpace& space = spec.spaces[s];
     with_context(space.name, [&] {
@@ -34,12 +34,37 @@ Permutation rank_by_moments(const Checkpoint& checkpoint, const MomentSource& mo
         const at::Tensor symmetric = lower + lower.tril(-1).t();
         projection.moments = regularised(symmetric / static_cast<double>(n_tokens), ridge);
         projection.block = n / space.n_units;
-        permutation.orders[s] = metric == Metric::kObs ? obs_order(projection) : forward_order(projection);
+        visit(s, projection);
       });
     });
     progress.advance(1);
   }
+}
+
+}  // namespace
+
+Permutation rank_by_moments(const Checkpoint& checkpoint, const MomentSource& moments, int64_t n_tokens,
+                            Metric metric, double ridge) {
+  Permutation permutation = identity_permutation(checkpoint.spec());
+  permutation.metric = name_of(metric);
+  for_each_projection(checkpoint, moments, n_tokens, ridge, fmt::format("order by {}", name_of(metric)),
+                      [&](size_t s, const Projection& projection) {
+                        permutation.orders[s] = metric == Metric::kObs       ? obs_order(projection)
+                                                : metric == Metric::kForward ? forward_order(projection)
+                                                                             : gram_order(projection);
+                      });
   return permutation;
+}
+
+std::vector<PrefixErrors> prefix_errors(const Checkpoint& checkpoint, const MomentSource& moments,
+                                        int64_t n_tokens, const Permutation& permutation, double ridge) {
+  std::vector<PrefixErrors> errors(checkpoint.spec().spaces.size());
+  for_each_projection(checkpoint, moments, n_tokens, ridge, "errors of widths",
+                      [&](size_t s, const Projection& projection) {
+                        const PrefixFit fit(projection, permutation.orders[s]);
+                        errors[s] = {fit.errors_unfitted(), fit.errors()};
+                      });
+  return errors;
 }
 
 }  // namespace elastify::solve

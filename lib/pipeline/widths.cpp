@@ -1,0 +1,131 @@
+#include "pipeline/widths.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "nn/torch_error.h"
+
+namespace elastify::pipeline {
+namespace {
+
+/// Where a measured rise of the loss is not above noise, a space still is not free.
+constexpr double kLeastRise = 1e-4;
+
+int64_t half_of(const AxisSpace& space) {
+  return std::clamp<int64_t>(space.n_units / 2, std::min<int64_t>(1, space.n_units), space.n_units);
+}
+
+}  // namespace
+
+bool measures_losses(plan::Method method) {
+  return method == plan::Method::kDp || method == plan::Method::kDpKl;
+}
+
+WidthMeter::WidthMeter(const nn::Decoder& decoder, std::vector<at::Tensor> batches)
+    : decoder_(decoder), batches_(std::move(batches)) {
+  if (batches_.empty()) fail("widths are measured on text, and there is none");
+}
+
+plan::CostCurves WidthMeter::curves(const std::vector<solve::PrefixErrors>& errors) const {
+  return nn::with_torch_errors([&] {
+    const c10::NoGradGuard no_gradients;
+    const ModelSpec& spec = decoder_.spec();
+    std::vector<double> rise(spec.spaces.size(), 0);
+    int64_t n_tokens = 0, n_predicted = 0;
+    for (const at::Tensor& ids : batches_) {
+      n_tokens += ids.numel();
+      n_predicted += ids.numel() - ids.size(0);
+    }
+    const auto nll = [&](const at::Tensor& x, const at::Tensor& ids) {
+      return decoder_.token_nll(decoder_.final_norm(x), ids).sum(at::kDouble).item<double>();
+    };
+    Progress progress("loss at half widths", n_tokens * spec.n_layers, "layer-tokens");
+    for (const at::Tensor& ids : batches_) {
+      std::vector<at::Tensor> streams;  // of spaces narrowed so far, by space
+      std::vector<size_t> narrowed;
+      at::Tensor whole = decoder_.embed(ids);
+      for (int64_t l = 0; l < spec.n_layers; ++l) {
+        for (at::Tensor& stream : streams) stream = decoder_.layer(l, stream);
+        for (const size_t s : {spec.attention_space(l), spec.mlp_space(l)}) {
+          const AxisSpace& space = spec.spaces[s];
+          if (half_of(space) == space.n_units) continue;
+          Widths widths = full_widths(spec);
+          widths[s] = half_of(space);
+          nn::ForwardOptions options;
+          options.widths = &widths;
+          streams.push_back(decoder_.layer(l, whole, options));
+          narrowed.push_back(s);
+        }
+        whole = decoder_.layer(l, whole);
+        progress.advance(ids.numel());
+      }
+      const double base = nll(whole, ids);
+      for (size_t i = 0; i < streams.size(); ++i)
+        rise[narrowed[i]] += (nll(streams[i], ids) - base) / static_cast<double>(n_predicted);
+    }
+    plan::CostCurves curves;
+    curves.source = fmt::format("errors of refitted outputs, scaled by the loss at half width on {} tokens",
+                                n_tokens);
+    for (size_t s = 0; s < errors.size(); ++s) {
+      const double unfitted = errors[s].unfitted.at(static_cast<size_t>(half_of(spec.spaces[s])));
+      // A space of one unit has no half; its error is all there is to go by.
+      const double scale = unfitted > 0 ? std::max(rise[s], kLeastRise) / unfitted : 1;
+      std::vector<double>& cost = curves.cost.emplace_back(errors[s].fitted);
+      for (double& value : cost) value *= scale;
+    }
+    return curves;
+  });
+}
+
+double WidthMeter::divergence(const Widths& widths) const {
+  return nn::with_torch_errors([&] {
+    const c10::NoGradGuard no_gradients;
+    nn::ForwardOptions options;
+    options.widths = &widths;
+    double sum = 0, n = 0;
+    for (const at::Tensor& ids : batches_) {
+      const at::Tensor full = decoder_.hidden(ids), narrow = decoder_.hidden(ids, options);
+      for (int64_t b = 0; b < ids.size(0); ++b) {  // the logits of one sequence at a time
+        const at::Tensor p = at::log_softmax(decoder_.logits(full[b]).to(at::kFloat), 1);
+        const at::Tensor q = at::log_softmax(decoder_.logits(narrow[b]).to(at::kFloat), 1);
+        sum += (p.exp() * (p - q)).sum(at::kDouble).item<double>();
+        n += static_cast<double>(ids.size(1));
+      }
+    }
+    return sum / n;
+  });
+}
+
+ElasticPlan plan_widths(const OpenModel& model, const Profile* profile, const MomentSource& moments,
+                        const Permutation& order, const ReorderSection& options, int64_t seed,
+                        const Calibration* calibration) {
+  const ModelSpec& spec = model.checkpoint.spec();
+  plan::PlanOptions planning = options.plan;
+  planning.metric = options.metric;
+  const bool searches = planning.method == plan::Method::kDpKl;
+  if (!measures_losses(planning.method) || (!moments && !searches))
+    return plan::make_plan(spec, profile, planning);
+  const std::string method(plan::name_of(planning.method));
+  if (!moments || profile == nullptr)
+    throw UsageError(fmt::format("plan `{}` goes by second moments, and there are none", method),
+                     "run `elastify profile` with --second-moments");
+  if (calibration == nullptr || calibration->text.data.empty())
+    throw UsageError(fmt::format("plan `{}` measures losses on text, and there is none", method),
+                     "--data FILE... (or self), beside --profile too");
+  const auto errors =
+      solve::prefix_errors(model.checkpoint, moments, profile->n_tokens, order, kMomentRidge);
+  const nn::Decoder decoder(arranged(model.checkpoint, order), calibration->compute);
+  profile::ProfileOptions text = calibration->text;
+  text.tokens = text.removal_tokens > 0 ? text.removal_tokens : 1024;
+  const WidthMeter meter(decoder, calibration_batches(model, decoder, text, seed));
+  const plan::CostCurves curves = meter.curves(errors);
+  if (!searches) return plan::make_plan(spec, profile, planning, &curves);
+  return plan::make_plan(spec, profile, planning, &curves,
+                         [&](const Widths& widths) { return meter.divergence(widths); });
+}
+
+}  // namespace elastify::pipeline

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <vector>
+
+#include "model/permutation.h"
+#include "pipeline/repairs.h"
+#include "plan/cost_curves.h"
+#include "plan/make_plan.h"
+#include "solve/rank_by_moments.h"
+
+namespace elastify::pipeline {
+
+/// Measures what narrow widths cost, on a model with its units in order.
+class WidthMeter {
+ public:
+  /// \param batches  calibration token ids, int64 [B, T]
+  WidthMeter(const nn::Decoder& decoder, std::vector<at::Tensor> batches);
+
+  /// Curves for `dp`, nats per token: the shape of a space's curve is the error of its projection's output with
+  /// refitted weights, its scale is set by the loss measured with that space alone at half width.
+  /// \param errors  of these orders, [spaces]
+  plan::CostCurves curves(const std::vector<solve::PrefixErrors>& errors) const;
+  /// KL(full || sub-model) of the next token's distribution, mean over tokens, nats.
+  double divergence(const Widths& widths) const;
+
+ private:
+  const nn::Decoder& decoder_;
+  std::vector<at::Tensor> batches_;
+};
+
+/// Plans widths, measuring what the method goes by: nothing for `uniform`, `anchors` and `zscore`; curves for
+/// `dp`, if there are second moments (else it goes by the profile's scores); divergences besides for `dp+kl`.
+/// \param calibration  text to measure on, of which `removal_tokens` are taken; may be null where nothing is
+/// measured
+ElasticPlan plan_widths(const OpenModel& model, const Profile* profile, const MomentSource& moments,
+                        const Permutation& order, const ReorderSection& options, int64_t seed,
+                        const Calibration* calibration);
+
+/// Whether planning by this method measures losses, so that it needs text and second moments.
+bool measures_losses(plan::Method method);
+
+}  // namespace elastify::pipeline
