@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "base/error.h"
+#include "plan/local_search.h"
 #include "plan/methods.h"
 
 namespace elastify::plan {
@@ -47,6 +48,24 @@ CostCurves prepare_curves(const ModelSpec& spec, const Profile* profile, const P
   return non_increasing(
       spec, curves != nullptr ? *curves
                               : curves_from_scores(spec, require_scores(profile, options), options.metric));
+}
+
+/// `dp+kl` out of what `dp` found.
+std::vector<Widths> search_widths(const Problem& problem, const CostCurves& curves,
+                                  std::vector<Widths> dynamic, const MeasureLoss& measure, int64_t n_moves,
+                                  ElasticPlan& plan) {
+  std::vector<std::vector<Widths>> starts{std::move(dynamic)};
+  try {
+    starts.push_back(solve_uniform(problem).widths);
+  } catch (const Error&) {
+    // Levels that only dropped layers reach have no uniform plan.
+  }
+  SearchResult found = local_search(problem, curves, starts, measure, n_moves);
+  plan.curves += fmt::format("; {} moves measured, {} of them kept", found.n_moves, found.n_accepted);
+  for (size_t level = 0; level < found.widths.size(); ++level)
+    plan.notes.push_back(fmt::format("level {}: measured loss {:.4g}, {:.4g} before the search",
+                                     problem.levels[level], found.loss[level], found.start_loss[level]));
+  return std::move(found.widths);
 }
 
 void note_anchors(ElasticPlan& plan, double level, size_t n_anchors) {
@@ -121,6 +140,8 @@ ElasticPlan make_plan(const ModelSpec& spec, const Profile* profile, const PlanO
       const CostCurves prepared = prepare_curves(spec, profile, options, curves);
       plan.curves = prepared.source;
       widths = solve_dynamic(problem, prepared);
+      if (options.method == Method::kDpKl)
+        widths = search_widths(problem, prepared, std::move(widths), measure, options.search_steps, plan);
       break;
     }
   }
