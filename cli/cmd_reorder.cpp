@@ -24,6 +24,7 @@ void add_reorder(CLI::App& app, const Globals& globals, Action& action) {
       "Example: elastify reorder models/SmolLM2-135M-Instruct.Q4_1.gguf --data text.txt -o reordered");
   command->callback([args, &globals, &action] {
     args->profiling.seed = globals.seed;
+    args->options.plan.metric = args->options.metric;
     action = [args, &globals] { return run_reorder(globals, *args); };
   });
 }

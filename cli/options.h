@@ -16,6 +16,7 @@ inline constexpr const char* kModelHelp = "Hugging Face directory, .gguf or llam
 void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bool with_metrics = true);
 void add_plan_options(CLI::App& command, plan::PlanOptions& options);
 void add_levels_option(CLI::App& command, std::vector<double>& levels, const std::string& help);
-void add_metric_option(CLI::App& command, Metric& metric);
+void add_metric_option(CLI::App& command, Metric& metric,
+                       const std::string& purpose = "importance to order by");
 
 }  // namespace elastify::cli
