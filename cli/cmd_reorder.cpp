@@ -30,6 +30,7 @@ void add_reorder(CLI::App& app, const Globals& globals, Action& action) {
     if (repaired && data->empty())
       throw CLI::RequiredError("--compensate fits on text: --data FILE... (or self), beside --profile too,");
     args->profiling.seed = globals.seed;
+    args->options.plan.metric = args->options.metric;
     action = [args, &globals] { return run_reorder(globals, *args); };
   });
 }

@@ -22,10 +22,10 @@ void add_levels_option(CLI::App& command, std::vector<double>& levels, const std
       ->type_name("LIST|FROM:TO:STEP");
 }
 
-void add_metric_option(CLI::App& command, Metric& metric) {
+void add_metric_option(CLI::App& command, Metric& metric, const std::string& purpose) {
   command.add_option_function<std::string>(
       "--metric", [&metric](const std::string& name) { metric = metric_named(name); },
-      fmt::format("importance to order by: {} [taylor]", metric_names()));
+      fmt::format("{}: {} [taylor]", purpose, metric_names()));
 }
 
 void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bool with_metrics) {
@@ -78,12 +78,25 @@ void add_repair_options(CLI::App& command, std::string& compensation, recover::C
 void add_plan_options(CLI::App& command, plan::PlanOptions& options) {
   command.add_option_function<std::string>(
       "--plan", [&options](const std::string& name) { options.method = plan::method_named(name); },
-      "how widths are chosen: uniform, anchors [uniform]");
-  add_levels_option(command, options.levels, "shares of the decoder weights [0.2:1.0:0.1]");
+      "how widths are chosen: uniform, anchors, zscore, dp, dp+kl [uniform]");
+  add_levels_option(command, options.levels, "shares of the budget [0.2:1.0:0.1]");
+  command
+      .add_option_function<std::string>(
+          "--budget", [&options](const std::string& text) { options.budget = plan::parse_budget(text); },
+          "what levels are shares of: decoder (its weights), params (all weights), bytes:TYPE, "
+          "latency:FILE.json (`llama-bench -o json`; :prompt or :gen after it) [decoder]")
+      ->type_name("BUDGET");
   command
       .add_option("--grid", options.grid,
                   "MLP widths are multiples of this: 32 (q8_0 and kin), 256 (K-quants)")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--min-width", options.min_width, "share of every space that always stays")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command.add_flag("--depth", options.depth, "let `dp` and `dp+kl` drop attentions and layers as well");
+  command.add_option("--search-steps", options.search_steps, "moves that `dp+kl` measures, over all levels")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command.add_option("--anchor-share", options.anchor_share, "layers that `anchors` keeps at full width")
       ->check(CLI::Range(0.0, 1.0))

@@ -18,6 +18,7 @@ void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bo
 void add_plan_options(CLI::App& command, plan::PlanOptions& options);
 void add_levels_option(CLI::App& command, std::vector<double>& levels, const std::string& help);
 void add_repair_options(CLI::App& command, std::string& compensation, recover::ClosedFormOptions& options);
-void add_metric_option(CLI::App& command, Metric& metric);
+void add_metric_option(CLI::App& command, Metric& metric,
+                       const std::string& purpose = "importance to order by");
 
 }  // namespace elastify::cli

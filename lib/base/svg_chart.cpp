@@ -167,6 +167,71 @@ std::string body(const Chart& chart, double width, double height, bool beside) {
          legend;
 }
 
+constexpr double kCellHeight = 26, kCellsWidth = 640, kNarrowestCell = 12, kBar = 90;
+constexpr size_t kBarSteps = 20;
+
+double cell_width(const HeatMap& map) {
+  const auto n = static_cast<double>(std::max<size_t>(map.columns.size(), 1));
+  return std::max(kNarrowestCell, std::floor(kCellsWidth / n));
+}
+double width_of(const HeatMap& map) {
+  return kLeft + cell_width(map) * static_cast<double>(map.columns.size()) + kBar;
+}
+double height_of(const HeatMap& map) {
+  return kTop + kCellHeight * static_cast<double>(map.rows.size()) + kBottom;
+}
+
+/// What colours mean: 0 at the bottom, 1 at the top.
+std::string colour_bar(double x, double height) {
+  std::string svg;
+  const double step = height / static_cast<double>(kBarSteps);
+  for (size_t i = 0; i < kBarSteps; ++i) {
+    const double place = static_cast<double>(i) / static_cast<double>(kBarSteps - 1);
+    svg += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"14\" height=\"{:.1f}\" fill=\"{}\"/>\n", x,
+                       kTop + height - step * static_cast<double>(i + 1), step + 0.5, ramp_colour(place));
+  }
+  for (const double place : {0.0, 0.5, 1.0})
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\">{:.0f}%</text>\n", x + 18,
+                       kTop + height * (1 - place) + 4, 100 * place);
+  return svg;
+}
+
+std::string body(const HeatMap& map) {
+  const double width = cell_width(map), height = kCellHeight * static_cast<double>(map.rows.size());
+  const double right = kLeft + width * static_cast<double>(map.columns.size());
+  std::string svg =
+      fmt::format("<text x=\"{}\" y=\"28\" font-size=\"16\">{}</text>\n", kLeft, escaped(map.title));
+  for (size_t row = 0; row < map.rows.size(); ++row) {
+    const double y = kTop + kCellHeight * static_cast<double>(row);
+    svg += fmt::format("<text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>\n", kLeft - 8,
+                       y + kCellHeight / 2 + 4, escaped(map.rows[row]));
+    for (size_t column = 0; column < map.columns.size(); ++column) {
+      const double value = map.values.at(row).at(column);
+      if (!std::isfinite(value)) continue;
+      svg += fmt::format(
+          "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{}\" fill=\"{}\"><title>{} {}, {} {}: "
+          "{:.1f}%</title></rect>\n",
+          kLeft + width * static_cast<double>(column), y, width - 1, kCellHeight - 1, ramp_colour(value),
+          escaped(map.x_label), escaped(map.columns[column]), escaped(map.y_label), escaped(map.rows[row]),
+          100 * value);
+    }
+  }
+  // As many names as there is room for.
+  size_t longest = 1;
+  for (const std::string& name : map.columns) longest = std::max(longest, name.size());
+  const auto every = static_cast<size_t>(std::ceil(kLetter * static_cast<double>(longest + 1) / width));
+  for (size_t column = 0; column < map.columns.size(); column += every)
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n",
+                       kLeft + width * (static_cast<double>(column) + 0.5), kTop + height + 18,
+                       escaped(map.columns[column]));
+  svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n",
+                     (kLeft + right) / 2, kTop + height + 44, escaped(map.x_label));
+  svg +=
+      fmt::format("<text transform=\"translate(20 {:.1f}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
+                  kTop + height / 2, escaped(map.y_label));
+  return svg + colour_bar(right + 20, height);
+}
+
 std::string file_of(double width, double height, const std::string& content) {
   return fmt::format(
              "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" "
@@ -200,6 +265,18 @@ std::string to_svg(const std::string& title, const std::vector<std::vector<Chart
   }
   return file_of(kPanelWidth * static_cast<double>(columns),
                  kHeader + kPanelHeight * static_cast<double>(rows.size()), svg);
+}
+
+std::string heat_maps_to_svg(const std::string& title, const std::vector<HeatMap>& panels) {
+  std::string svg =
+      fmt::format("<text x=\"{}\" y=\"34\" font-size=\"18\">{}</text>\n", kLeft, escaped(title));
+  double width = kLeft + kRight, below = kHeader;
+  for (const HeatMap& panel : panels) {
+    svg += fmt::format("<g transform=\"translate(0 {})\">\n{}</g>\n", below, body(panel));
+    width = std::max(width, width_of(panel));
+    below += height_of(panel);
+  }
+  return file_of(width, below, svg);
 }
 
 std::string palette_colour(size_t n) {

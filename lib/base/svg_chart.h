@@ -28,6 +28,16 @@ std::string to_svg(const Chart& chart);
 /// Several charts in one file, row by row from the top; rows may differ in length.
 std::string to_svg(const std::string& title, const std::vector<std::vector<Chart>>& rows);
 
+/// Shares from 0 to 1 as colours, row by row from the top, with a bar that says what the colours mean. A
+/// browser shows a cell's value under the mouse.
+struct HeatMap {
+  std::string title, x_label, y_label;
+  std::vector<std::string> columns = {}, rows = {};  ///< names along the axes
+  std::vector<std::vector<double>> values = {};      ///< [rows][columns]; not finite: an empty cell
+};
+/// Several heat maps in one file, one below the other.
+std::string heat_maps_to_svg(const std::string& title, const std::vector<HeatMap>& panels);
+
 /// The n-th of the colours that lines get which state none.
 std::string palette_colour(size_t n);
 /// A colour for `place` from 0 (dark blue) to 1 (light green), for series that come in an order.

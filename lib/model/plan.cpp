@@ -51,11 +51,9 @@ Json level_json(const Level& level, const ModelSpec& spec) {
   Json kv_groups = Json::array(), d_ff = Json::array();
   for (size_t i = 0; i < spec.spaces.size(); ++i)
     (spec.spaces[i].kind == SpaceKind::kAttention ? kv_groups : d_ff).push_back(level.widths[i]);
-  return {{"nominal", level.nominal},
-          {"decoder_ratio", level.decoder_ratio},
-          {"total_ratio", level.total_ratio},
-          {"kv_groups", std::move(kv_groups)},
-          {"d_ff", std::move(d_ff)}};
+  return {{"nominal", level.nominal},          {"decoder_ratio", level.decoder_ratio},
+          {"total_ratio", level.total_ratio},  {"budget_ratio", level.budget_ratio},
+          {"kv_groups", std::move(kv_groups)}, {"d_ff", std::move(d_ff)}};
 }
 
 Level read_level(const Json& json, const ModelSpec& spec) {
@@ -64,6 +62,7 @@ Level read_level(const Json& json, const ModelSpec& spec) {
   level.nominal = fields.require_number("nominal");
   level.decoder_ratio = fields.require_number("decoder_ratio");
   level.total_ratio = fields.require_number("total_ratio");
+  level.budget_ratio = fields.number("budget_ratio").value_or(level.decoder_ratio);
   const std::vector<int64_t> kv_groups = fields.require_integers("kv_groups");
   const std::vector<int64_t> d_ff = fields.require_integers("d_ff");
   const auto require_layers = [&](const char* key, size_t n) {
@@ -90,6 +89,8 @@ ElasticPlan read_plan(const std::string& text, const ModelSpec& spec) {
   ElasticPlan plan;
   plan.spec_hash = fields.require_string("spec_hash");
   plan.method = fields.require_string("method");
+  plan.budget = fields.string("budget").value_or(plan.budget);
+  plan.curves = fields.string("curves").value_or("");
   plan.grid = fields.require_integer("grid");
   plan.anchors = fields.require_integers("anchors");
   plan.notes = fields.require_strings("notes");
@@ -145,9 +146,11 @@ void save_plan(const ElasticPlan& plan, const ModelSpec& spec, const fs::path& p
   check(plan, spec);
   Json levels = Json::array();
   for (const Level& level : plan.levels) levels.push_back(level_json(level, spec));
-  const Json json = {{"format", kFormat},     {"version", kVersion},        {"spec_hash", plan.spec_hash},
-                     {"method", plan.method}, {"grid", plan.grid},          {"anchors", plan.anchors},
-                     {"notes", plan.notes},   {"levels", std::move(levels)}};
+  Json json = {{"format", kFormat},          {"version", kVersion},     {"spec_hash", plan.spec_hash},
+               {"method", plan.method},      {"budget", plan.budget},   {"grid", plan.grid},
+               {"curves", plan.curves},      {"anchors", plan.anchors}, {"notes", plan.notes},
+               {"levels", std::move(levels)}};
+  if (plan.curves.empty()) json.erase("curves");
   write_text(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
@@ -166,6 +169,7 @@ Level make_level(const ModelSpec& spec, double nominal, Widths widths) {
   level.nominal = nominal;
   level.decoder_ratio = ratio(n_decoder_params(spec, widths), n_decoder_params(spec, full));
   level.total_ratio = ratio(n_params(spec, widths), n_params(spec, full));
+  level.budget_ratio = level.decoder_ratio;
   level.widths = std::move(widths);
   return level;
 }

@@ -12,8 +12,9 @@ namespace elastify {
 /// One width level: a sub-model made of the leading units of every space.
 struct Level {
   double nominal = 1;        ///< what was asked for
-  double decoder_ratio = 1;  ///< weights in decoder layers, kept / all: what `nominal` is solved against
+  double decoder_ratio = 1;  ///< weights in decoder layers, kept / all
   double total_ratio = 1;    ///< all weights, embeddings and output included
+  double budget_ratio = 1;   ///< what the plan's budget counts, kept / all: what `nominal` is solved against
   Widths widths;             ///< [spaces]
 };
 
@@ -21,11 +22,13 @@ struct Level {
 /// layer, or the whole layer: see check_droppable().
 struct ElasticPlan {
   std::string spec_hash;
-  std::string method;              ///< "uniform" or "anchors"
-  int64_t grid = 32;               ///< MLP widths are multiples of this (or full)
-  std::vector<int64_t> anchors;    ///< layers asked to stay full width, most important first
-  std::vector<Level> levels;       ///< narrowest first, the last one is the full model
-  std::vector<std::string> notes;  ///< what could not be met, in words
+  std::string method;                   ///< "uniform", "anchors", "zscore", "dp" or "dp+kl"
+  std::string budget = "decoder";       ///< what levels are shares of; lib/plan/budget.h has the spellings
+  std::string curves = {};              ///< what searched widths went by, in words; else empty
+  int64_t grid = 32;                    ///< MLP widths are multiples of this (or full)
+  std::vector<int64_t> anchors;         ///< layers asked to stay full width, most important first
+  std::vector<Level> levels;            ///< narrowest first, the last one is the full model
+  std::vector<std::string> notes = {};  ///< what could not be met, in words
 };
 
 /// "level-050" for 0.5, "level-025"; 5% steps and finer keep their digits: "level-0375".
@@ -39,7 +42,7 @@ ElasticPlan load_plan(const fs::path& path, const ModelSpec& spec);
 /// Widths in range, nested, ratios as stated. \throws Error
 void check(const ElasticPlan& plan, const ModelSpec& spec);
 
-/// Fills the two ratios from the widths.
+/// Fills the ratios from the widths; the budget's is that of the decoder weights until another is set.
 Level make_level(const ModelSpec& spec, double nominal, Widths widths);
 
 }  // namespace elastify

@@ -39,6 +39,10 @@ void fields(V& visit, ReorderSection& o) {
   visit("levels", o.plan.levels);
   visit("grid", o.plan.grid, 1);
   visit("anchor_share", o.plan.anchor_share);
+  visit("budget", o.plan.budget);
+  visit.share("min_width", o.plan.min_width);
+  visit("depth", o.plan.depth);
+  visit("search_steps", o.plan.search_steps, 0);
   visit("storage", o.reorder.dtype);
   visit("compensate", o.repair.compensation);
   visit("rank", o.repair.rank, 1);
@@ -80,16 +84,13 @@ void fields(V& visit, RunConfig& o) {
   visit.section("eval", o.eval);
 }
 
-std::string_view method_name(plan::Method method) {
-  return method == plan::Method::kUniform ? "uniform" : "anchors";
-}
-
 class JsonWriter {
  public:
   template <typename T>
   void operator()(const char* key, const T& value, int64_t = 0) {
     json_[key] = encode(value);
   }
+  void share(const char* key, double value) { json_[key] = value; }
   template <typename T>
   void section(const char* key, T& options) {
     JsonWriter inner;
@@ -104,7 +105,8 @@ class JsonWriter {
     return value;
   }
   static ordered_json encode(Metric metric) { return name_of(metric); }
-  static ordered_json encode(plan::Method method) { return method_name(method); }
+  static ordered_json encode(const plan::Budget& budget) { return plan::to_text(budget); }
+  static ordered_json encode(plan::Method method) { return plan::name_of(method); }
   static ordered_json encode(recover::Compensation compensation) { return recover::name_of(compensation); }
   static ordered_json encode(DType dtype) { return info(dtype).name; }
   static ordered_json encode(const std::vector<Metric>& metrics) {
@@ -175,6 +177,14 @@ class YamlReader {
     read(found, full(key), value);
     if (value < minimum)
       refuse(found, full(key), fmt::format("expected at least {}, got {}", minimum, value));
+  }
+  /// A share that may be 0.
+  void share(const char* key, double& value) {
+    const YAML::Node found = take(key);
+    if (!found.IsDefined()) return;
+    value = scalar<double>(found, full(key), "a number");
+    if (!(value >= 0 && value <= 1))
+      refuse(found, full(key), fmt::format("expected a share from 0 to 1, got {}", value));
   }
   template <typename T>
   void section(const char* key, T& options) {
@@ -269,6 +279,9 @@ class YamlReader {
   void read(const YAML::Node& node, const std::string& key, plan::Method& value) const {
     named(node, key, [&](const std::string& text) { value = plan::method_named(text); });
   }
+  void read(const YAML::Node& node, const std::string& key, plan::Budget& value) const {
+    named(node, key, [&](const std::string& text) { value = plan::parse_budget(text); });
+  }
   void read(const YAML::Node& node, const std::string& key, recover::Compensation& value) const {
     named(node, key, [&](const std::string& text) { value = recover::compensation_named(text); });
   }
@@ -339,6 +352,7 @@ RunConfig read_config(const std::string& file, const YAML::Node& root, const Rep
     throw UsageError(fmt::format("{}: eval.data is missing", file),
                      "name a text file that is not calibrated on");
   config.profile.seed = config.seed;
+  config.reorder.plan.metric = config.reorder.metric;
   auto& metrics = config.profile.metrics;
   if (std::find(metrics.begin(), metrics.end(), config.reorder.metric) == metrics.end())
     metrics.push_back(config.reorder.metric);

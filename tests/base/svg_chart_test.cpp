@@ -30,6 +30,10 @@ Chart chart_of(int n_series) {
   return chart;
 }
 
+std::string fill_of(double place) {
+  return "fill=\"" + ramp_colour(place) + "\"";
+}
+
 }  // namespace
 
 TEST_CASE("svg chart: one chart has its title, labels, a line per series and text safe for XML") {
@@ -133,4 +137,31 @@ TEST_CASE("svg chart: names are escaped, and values that are not numbers leave a
   CHECK(svg.find("a&lt;b &amp; c") != std::string::npos);
   CHECK(count(svg, "<circle") == 2);
   CHECK(svg.find("nan") == std::string::npos);
+}
+
+TEST_CASE("svg chart: heat maps have a cell per value, names that fit, a colour bar, and are well-formed") {
+  HeatMap map{
+      .title = "MLP <width>", .x_label = "layer", .y_label = "level", .columns = {}, .rows = {"1", "0.5"}};
+  map.values.resize(2);
+  for (size_t layer = 0; layer < 40; ++layer) {
+    map.columns.push_back(std::to_string(layer));
+    map.values[0].push_back(1);
+    map.values[1].push_back(layer == 7 ? NAN : 0.25);
+  }
+  const std::string svg = heat_maps_to_svg("a & b", {map, map});
+  CHECK(svg.starts_with("<svg "));
+  CHECK(svg.ends_with("</svg>\n"));
+  CHECK(svg.find(">a &amp; b</text>") != std::string::npos);
+  CHECK(count(svg, ">MLP &lt;width&gt;</text>") == 2);
+  CHECK(count(svg, "<title>") == 2 * 79);
+  CHECK(count(svg, "<title>layer 3, level 0.5: 25.0%</title>") == 2);
+  CHECK(count(svg, fill_of(1)) == 2 * 41);
+  CHECK(count(svg, ">39</text>") + count(svg, ">38</text>") == 2);  // every second name at most
+  CHECK(count(svg, "translate(0 50)") == 1);
+  CHECK(count(svg, "translate(0 212)") == 1);
+  // Every element that opens closes.
+  CHECK(count(svg, "<text") == count(svg, "</text>"));
+  CHECK(count(svg, "<g ") == count(svg, "</g>"));
+  CHECK(count(svg, "<title") == count(svg, "</title>"));
+  CHECK(count(svg, "<rect") == count(svg, "</rect>") + 1 + 2 * 20);
 }

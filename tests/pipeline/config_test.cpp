@@ -39,6 +39,27 @@ TEST_SUITE("pipeline") {
     CHECK(config.reorder.plan.levels == std::vector<double>{0.5, 0.7, 1.0});
   }
 
+  TEST_CASE("config: searched widths have a budget, least widths, elastic depth and the order's metric") {
+    const plan::PlanOptions usual = parse(kMinimal).reorder.plan;
+    CHECK(plan::to_text(usual.budget) == "decoder");
+    CHECK(usual.min_width == 0);
+    CHECK(!usual.depth);
+    CHECK(usual.search_steps == 100);
+    const RunConfig config =
+        parse(kMinimal, {"reorder.plan=dp+kl", "reorder.budget=bytes:q4_k", "reorder.min_width=0.25",
+                         "reorder.depth=true", "reorder.search_steps=0", "reorder.metric=wanda"});
+    CHECK(config.reorder.plan.method == plan::Method::kDpKl);
+    CHECK(config.reorder.plan.budget.type == DType::kQ4_K);
+    CHECK(config.reorder.plan.min_width == 0.25);
+    CHECK(config.reorder.plan.depth);
+    CHECK(config.reorder.plan.search_steps == 0);
+    CHECK(config.reorder.plan.metric == Metric::kWanda);
+    CHECK(value_of(config, "reorder.budget") == "bytes:q4_k");
+    CHECK(value_of(parse(kMinimal, {"reorder.budget=latency:t.json"}), "reorder.budget") ==
+          "latency:t.json:gen");
+    CHECK(parse(kMinimal, {"reorder.min_width=0"}).reorder.plan.min_width == 0);
+  }
+
   TEST_CASE("config: a bad file is refused with line, key and a way out") {
     struct Bad {
       std::string text, message, hint;
@@ -58,6 +79,13 @@ TEST_SUITE("pipeline") {
         {kMinimal + "reorder:\n  plan: best\n", "run.yaml:5: reorder.plan: ", ""},
         {kMinimal + "reorder:\n  anchor_share: 2\n", "run.yaml:5: reorder.anchor_share: expected a share",
          ""},
+        {kMinimal + "reorder:\n  budget: money\n", "run.yaml:5: reorder.budget: budget 'money': not known",
+         "known are decoder, params, bytes:TYPE"},
+        {kMinimal + "reorder:\n  budget: bytes:q9\n", "run.yaml:5: reorder.budget: budget 'bytes:q9': ", ""},
+        {kMinimal + "reorder:\n  min_width: -0.1\n",
+         "run.yaml:5: reorder.min_width: expected a share from 0 to 1, got -0.1", ""},
+        {kMinimal + "reorder:\n  search_steps: -1\n",
+         "run.yaml:5: reorder.search_steps: expected at least 0, got -1", ""},
         {kMinimal + "export:\n  type: q9\n", "run.yaml:5: export.type: ", ""},
         {kMinimal + "export:\n  levels: [0.5, x]\n", "run.yaml:5: export.levels: expected a number, got 'x'",
          ""},
