@@ -5,6 +5,7 @@
 #include "nn/decoder.h"
 #include "pipeline/repairs.h"
 #include "pipeline/steps.h"
+#include "pipeline/widths.h"
 
 namespace elastify::cli {
 
@@ -22,11 +23,12 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
     nn::warn_if_blas_is_slow();
     profile::ProfileOptions profiling = command.profiling;
     profiling.metrics = {command.options.metric};
-    if (command.options.plan.method == plan::Method::kUniform) profiling.removal_tokens = 0;
+    if (command.options.plan.method != plan::Method::kAnchors) profiling.removal_tokens = 0;
+    profiling.second_moments |= pipeline::measures_losses(command.options.plan.method);
     pipeline::Measured measured = pipeline::measure_profile(model, globals.compute, profiling);
     profile = std::move(measured.profile);
     moments = std::move(measured.moments);
-  } else if (needs_data(command.options.metric) || command.options.plan.method == plan::Method::kAnchors) {
+  } else if (needs_data(command.options.metric) || command.options.plan.method != plan::Method::kUniform) {
     throw UsageError("neither a profile nor calibration text",
                      "--data FILE... (or self), or --profile of an earlier `elastify profile`");
   }

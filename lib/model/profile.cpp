@@ -27,8 +27,7 @@ constexpr NamedMetric kMetrics[] = {
     {Metric::kWifv, "wifv"},           {Metric::kActivation, "activation"},
     {Metric::kMagnitude, "magnitude"}, {Metric::kRandom, "random"},
     {Metric::kImatrix, "imatrix"},     {Metric::kObs, "obs"},
-    {Metric::kForward, "forward"},
-                                      {Metric::kGram, "gram"}};
+    {Metric::kForward, "forward"},     {Metric::kGram, "gram"}};
 constexpr std::string_view kSiteNames[] = {"attn_input", "attn_out", "ffn_input", "ffn_down"};
 
 int64_t n_columns(const ModelSpec& spec, size_t space) {

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "pipeline/widths.h"
 
 namespace elastify::pipeline {
 namespace {
@@ -344,6 +345,7 @@ RunConfig read_config(const std::string& file, const YAML::Node& root, const Rep
   YamlReader reader(file, "", root, replaced);
   fields(reader, config);
   reader.allow("grid");
+  reader.allow("rows");
   reader.finish();
   for (const auto& [key, value] : {std::pair{"model", &config.model}, std::pair{"output", &config.output}})
     if (value->empty()) throw UsageError(fmt::format("{}: {} is missing", file, key));
@@ -356,6 +358,7 @@ RunConfig read_config(const std::string& file, const YAML::Node& root, const Rep
   auto& metrics = config.profile.metrics;
   if (std::find(metrics.begin(), metrics.end(), config.reorder.metric) == metrics.end())
     metrics.push_back(config.reorder.metric);
+  config.profile.second_moments |= measures_losses(config.reorder.plan.method);
   return config;
 }
 
@@ -390,11 +393,64 @@ struct YamlAxis {
 
 constexpr size_t kMaxPoints = 10000;
 
+/// \throws UsageError  if there is no such option, or points cannot differ in it
+void require_free(const std::vector<std::string>& known, const std::string& key, const std::string& place,
+                  const std::string& section) {
+  if (std::find(known.begin(), known.end(), key) == known.end()) {
+    std::vector<std::string> free;
+    for (const auto& name : known)
+      if (why_fixed(name).empty()) free.push_back(name);
+    throw UsageError(fmt::format("{}: unknown key '{}.{}'", place, section, key), nearest_of(free, key));
+  }
+  if (const std::string why = why_fixed(key); !why.empty())
+    throw UsageError(fmt::format("{}: {}.{}: this option cannot be swept", place, section, key), why);
+}
+
+struct YamlRow {
+  std::string name;
+  Replacements values;
+};
+
+std::vector<YamlRow> read_rows(const std::string& file, const YAML::Node& root) {
+  const YAML::Node list = root.IsMap() ? root["rows"] : YAML::Node(YAML::NodeType::Undefined);
+  std::vector<YamlRow> rows;
+  if (!list.IsDefined() || list.IsNull()) return rows;
+  const auto refuse = [&](const YAML::Node& node, const std::string& what, const std::string& hint) {
+    throw UsageError(fmt::format("{}: rows: {}", place_of(file, node), what), hint);
+  };
+  constexpr const char* kExample = "as in `rows: [{name: ours, reorder.metric: gram, reorder.plan: dp}]`";
+  if (!list.IsSequence() || list.size() == 0)
+    refuse(list, fmt::format("expected a list of sets of options, got {}", kind_of(list)), kExample);
+  const std::vector<std::string> known = option_keys();
+  for (const YAML::Node& item : list) {
+    if (!item.IsMap())
+      refuse(item, fmt::format("expected a set of options, got {}", kind_of(item)), kExample);
+    YamlRow row;
+    for (const auto& entry : item) {
+      const std::string key = entry.first.Scalar();
+      if (key == "name" && entry.second.IsScalar()) {
+        row.name = entry.second.Scalar();
+        continue;
+      }
+      require_free(known, key, place_of(file, entry.first), "rows");
+      if (!row.values.emplace(key, entry.second).second)
+        refuse(entry.first, fmt::format("{} stands here twice", key), {});
+    }
+    if (row.name.empty()) refuse(item, "a row has no name", kExample);
+    if (std::any_of(rows.begin(), rows.end(), [&](const YamlRow& other) { return other.name == row.name; }))
+      refuse(item, fmt::format("two rows are named '{}'", row.name), {});
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
 std::vector<YamlAxis> read_grid(const std::string& file, const YAML::Node& root) {
   const YAML::Node grid = root.IsMap() ? root["grid"] : YAML::Node(YAML::NodeType::Undefined);
-  if (!grid.IsDefined() || grid.IsNull() || (grid.IsMap() && grid.size() == 0))
+  if (!grid.IsDefined() || grid.IsNull() || (grid.IsMap() && grid.size() == 0)) {
+    if (root.IsMap() && root["rows"].IsDefined()) return {};
     throw UsageError(fmt::format("{}: grid is missing", file),
                      "a sweep needs options to vary, as in `grid: {reorder.metric: [taylor, magnitude]}`");
+  }
   if (!grid.IsMap())
     throw UsageError(fmt::format("{}: grid: expected a section of options and lists of values, got {}",
                                  place_of(file, grid), kind_of(grid)));
@@ -412,15 +468,7 @@ std::vector<YamlAxis> read_grid(const std::string& file, const YAML::Node& root)
       refuse(entry.first, "expected a list of values, got a section",
              fmt::format("write the option's whole path: {}.{}: [...]", key,
                          entry.second.begin()->first.Scalar()));
-    if (std::find(known.begin(), known.end(), key) == known.end()) {
-      std::vector<std::string> free;
-      for (const auto& name : known)
-        if (why_fixed(name).empty()) free.push_back(name);
-      throw UsageError(fmt::format("{}: unknown key 'grid.{}'", place_of(file, entry.first), key),
-                       nearest_of(free, key));
-    }
-    if (const std::string why = why_fixed(key); !why.empty())
-      refuse(entry.first, "this option cannot be swept", why);
+    require_free(known, key, place_of(file, entry.first), "grid");
     YamlAxis axis{key, {}};
     if (entry.second.IsScalar()) axis.values.push_back(entry.second);
     if (entry.second.IsSequence())
@@ -449,7 +497,22 @@ SweepConfig load_sweep(const fs::path& file, const std::vector<std::string>& ove
   const YAML::Node root = load_yaml(file, overrides);
   SweepConfig sweep;
   const std::vector<YamlAxis> axes = read_grid(file.string(), root);
+  const std::vector<YamlRow> rows = read_rows(file.string(), root);
   sweep.base = read_config(file.string(), root);
+  if (!rows.empty()) {
+    GridAxis& names = sweep.grid.emplace_back();
+    names.key = kRows;
+    for (const YamlRow& row : rows) {
+      names.values.push_back(row.name);
+      std::vector<std::string>& keys = sweep.row_keys.emplace_back();
+      for (const auto& [key, value] : row.values) {
+        keys.push_back(key);
+        if (std::any_of(axes.begin(), axes.end(), [&](const YamlAxis& axis) { return axis.key == key; }))
+          throw UsageError(
+              fmt::format("{}: rows: {} is varied by the grid, too", place_of(file.string(), value), key));
+      }
+    }
+  }
   for (const YamlAxis& axis : axes) {
     for (const std::string& override : overrides)
       if (override.starts_with(axis.key + "="))
@@ -467,20 +530,25 @@ SweepConfig load_sweep(const fs::path& file, const std::vector<std::string>& ove
       resolved.values.push_back(text);
     }
   }
-  std::vector<size_t> at(axes.size(), 0);
-  for (;;) {
-    Replacements values;
-    SweepPoint point;
-    for (size_t i = 0; i < axes.size(); ++i) {
-      values.emplace(axes[i].key, axes[i].values[at[i]]);
-      point.values.push_back(sweep.grid[i].values[at[i]]);
+  const size_t n_rows = std::max<size_t>(rows.size(), 1);
+  for (size_t r = 0; r < n_rows; ++r) {
+    std::vector<size_t> at(axes.size(), 0);
+    for (bool more = true; more;) {
+      Replacements values = rows.empty() ? Replacements{} : rows[r].values;
+      SweepPoint point;
+      if (!rows.empty()) point.values.push_back(rows[r].name);
+      for (size_t i = 0; i < axes.size(); ++i) {
+        values.emplace(axes[i].key, axes[i].values[at[i]]);
+        point.values.push_back(sweep.grid[i + (rows.empty() ? 0 : 1)].values[at[i]]);
+      }
+      point.config = read_config(file.string(), root, values);
+      sweep.points.push_back(std::move(point));
+      size_t axis = axes.size();
+      while (axis > 0 && ++at[axis - 1] == axes[axis - 1].values.size()) at[--axis] = 0;
+      more = axis > 0;
     }
-    point.config = read_config(file.string(), root, values);
-    sweep.points.push_back(std::move(point));
-    size_t axis = axes.size();
-    while (axis > 0 && ++at[axis - 1] == axes[axis - 1].values.size()) at[--axis] = 0;
-    if (axis == 0) return sweep;
   }
+  return sweep;
 }
 
 ordered_json to_json(const RunConfig& config) {
@@ -489,6 +557,15 @@ ordered_json to_json(const RunConfig& config) {
 ordered_json to_json(const SweepConfig& config) {
   ordered_json json = json_of(config.base);
   for (size_t i = 0; i < config.grid.size(); ++i) {
+    if (config.grid[i].key == kRows) {
+      const size_t n_points = config.points.size() / config.row_keys.size();  // of each row
+      for (size_t r = 0; r < config.row_keys.size(); ++r) {
+        ordered_json& row = json["rows"].emplace_back(ordered_json{{"name", config.grid[i].values[r]}});
+        for (const std::string& key : config.row_keys[r])
+          row[key] = value_of(config.points[r * n_points].config, key);
+      }
+      continue;
+    }
     auto values = ordered_json::array();
     for (const SweepPoint& point : config.points) {
       const auto value = value_of(point.config, config.grid[i].key);

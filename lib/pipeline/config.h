@@ -45,11 +45,13 @@ struct RunConfig {
   EvalOptions eval;
 };
 
-/// One option that a sweep varies.
+/// One option that a sweep varies, or its rows: named sets of options.
 struct GridAxis {
-  std::string key;                  ///< as in "reorder.metric"
-  std::vector<std::string> values;  ///< as written, in the spelling of the resolved configuration
+  std::string key;  ///< as in "reorder.metric"; kRows for rows
+  std::vector<std::string>
+      values;  ///< as written, in the spelling of the resolved configuration; rows' names
 };
+inline constexpr const char* kRows = "row";
 
 struct SweepPoint {
   std::vector<std::string> values;  ///< one per axis of the grid
@@ -58,9 +60,10 @@ struct SweepPoint {
 
 /// A run's options and a grid over some of them.
 struct SweepConfig {
-  RunConfig base;  ///< `export` and `eval.baseline` are not part of a sweep
-  std::vector<GridAxis> grid;
-  std::vector<SweepPoint> points;  ///< all combinations, the last axis fastest
+  RunConfig base;                                  ///< `export` and `eval.baseline` are not part of a sweep
+  std::vector<GridAxis> grid;                      ///< rows first, if there are any
+  std::vector<std::vector<std::string>> row_keys;  ///< the options that each row sets
+  std::vector<SweepPoint> points;                  ///< all combinations, the last axis fastest
 };
 
 /// Reads a run's YAML. Relative paths in it are relative to the working directory.
@@ -70,8 +73,9 @@ struct SweepConfig {
 RunConfig load_config(const fs::path& file, const std::vector<std::string>& overrides = {});
 
 /// Reads a sweep's YAML: a run's with a section `grid` that maps options to lists of values, as in
-/// `reorder.metric: [taylor, magnitude]`. What may vary is how units are ranked and levels planned: `seed`
-/// and the options of `profile` and `reorder`; the model, the text and the levels are the same for all
+/// `reorder.metric: [taylor, magnitude]`, or a list `rows` of sets of options, each with a `name`, or both:
+/// then every row at every point of the grid. What may vary is how units are ranked and levels planned:
+/// `seed` and the options of `profile` and `reorder`; the model, the text and the levels are the same for all
 /// points. \throws UsageError  as load_config(); for every value of every axis, too
 SweepConfig load_sweep(const fs::path& file, const std::vector<std::string>& overrides = {});
 

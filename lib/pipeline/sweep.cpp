@@ -16,8 +16,9 @@
 #include "base/progress.h"
 #include "base/svg_chart.h"
 #include "base/version.h"
-#include "nn/token_ids.h"
+#include "pipeline/repairs.h"
 #include "pipeline/steps.h"
+#include "pipeline/widths.h"
 #include "recover/closed_form.h"
 
 namespace elastify::pipeline {
@@ -54,8 +55,8 @@ std::string point_name(const SweepPoint& point, const std::vector<GridAxis>& gri
   std::vector<std::string> parts;
   for (const size_t i : varying(grid)) {
     const std::string& value = point.values[i];
-    const bool is_name = grid[i].key == "reorder.metric" || grid[i].key == "reorder.plan" ||
-                         grid[i].key == "reorder.compensate";
+    const bool is_name = grid[i].key == kRows || grid[i].key == "reorder.metric" ||
+                         grid[i].key == "reorder.plan" || grid[i].key == "reorder.compensate";
     parts.push_back(is_name ? value : fmt::format("{} {}", short_name(grid[i].key), value));
   }
   return fmt::format("{}", fmt::join(parts, ", "));
@@ -74,7 +75,7 @@ std::vector<ProfileGroup> group_by_profile(const SweepConfig& config, const orde
   for (size_t i = 0; i < config.points.size(); ++i) {
     const RunConfig& point = config.points[i].config;
     ordered_json options = to_json(point.profile);
-    options.erase("metrics");
+    for (const char* varied : {"metrics", "second_moments"}) options.erase(varied);  // what is kept may grow
     std::string& text = texts[point.profile.data];
     if (text.empty()) text = text_hash(point.profile.data);
     const ordered_json inputs{source, options, point.seed, text, compute_key(point)};
@@ -90,7 +91,8 @@ std::vector<ProfileGroup> group_by_profile(const SweepConfig& config, const orde
     auto& metrics = group->options.metrics;
     if (std::find(metrics.begin(), metrics.end(), point.reorder.metric) == metrics.end())
       metrics.push_back(point.reorder.metric);
-    if (point.reorder.plan.method != plan::Method::kUniform)
+    group->options.second_moments |= point.profile.second_moments;
+    if (point.reorder.plan.method == plan::Method::kAnchors)
       group->options.removal_tokens = point.profile.removal_tokens;
   }
   return groups;
@@ -110,7 +112,8 @@ Profile obtain_profile(const OpenModel& model, const nn::DecoderOptions& compute
       return needs_second_moments(metric) ? has_moments : kept.importance.count(metric) > 0;
     });
     if (!kept.removal_loss.empty()) missing.removal_tokens = 0;
-    if (missing.metrics.empty() && missing.removal_tokens == 0) return kept;
+    if (has_moments) missing.second_moments = false;
+    if (missing.metrics.empty() && missing.removal_tokens == 0 && !missing.second_moments) return kept;
   }
   std::vector<std::string_view> names;
   for (const Metric metric : missing.metrics) names.push_back(name_of(metric));
@@ -200,14 +203,7 @@ bool is_repaired(const RunConfig& config) {
 /// Repairs of one level, fitted on the text that the point is profiled on.
 std::vector<nn::LayerRepair> fit_repairs(const OpenModel& model, const nn::Decoder& decoder,
                                          const Candidate& candidate, const Widths& widths) {
-  const profile::ProfileOptions& calibration = candidate.config->profile;
-  const TokenBatches text = load_batches(model, decoder, calibration.data, calibration.seq,
-                                         calibration.tokens, static_cast<uint64_t>(candidate.config->seed));
-  const std::span<const std::vector<int32_t>> sequences = text.sequences;
-  std::vector<at::Tensor> batches;
-  const auto step = static_cast<size_t>(calibration.batch);
-  for (size_t first = 0; first < sequences.size(); first += step)
-    batches.push_back(nn::stack_ids(sequences.subspan(first, std::min(step, sequences.size() - first))));
+  const auto batches = calibration_batches(model, decoder, candidate.config->profile, candidate.config->seed);
   return recover::fit_level(decoder, batches, widths, candidate.config->reorder.repair);
 }
 
@@ -284,6 +280,32 @@ void evaluate(const OpenModel& model, const RunConfig& config, const std::vector
   }
 }
 
+/// The point's plan. One that is measured is kept by all that it depends on.
+ElasticPlan plan_point(const OpenModel& model, const Profile& profile, const MomentSource& moments,
+                       const Permutation& order, const RunConfig& point, const fs::path& kept) {
+  const Calibration calibration{point.profile, point.compute, point.max_ram};
+  const auto make = [&] {
+    return plan_widths(model, &profile, moments, order, point.reorder, point.seed, &calibration);
+  };
+  if (!measures_losses(point.reorder.plan.method)) return make();
+  ordered_json options = to_json(point.reorder);
+  for (const char* later :
+       {"storage", "compensate", "rank", "ridge", "sequential", "whole_stream", "weigh_tokens"})
+    options.erase(later);
+  const ordered_json content{{"version", kVersion},
+                             {"order", digest(order)},
+                             {"options", options},
+                             {"text", text_hash(point.profile.data)},
+                             {"profile", to_json(point.profile)},
+                             {"corpus", profile.corpus_digest},
+                             {"seed", point.seed},
+                             {"compute", compute_key(point)}};
+  const fs::path file = kept / fmt::format("plan-{}.json", sha256_hex(content.dump()));
+  const ModelSpec& spec = model.checkpoint.spec();
+  if (!fs::exists(file)) save_plan(make(), spec, file);
+  return load_plan(file, spec);
+}
+
 ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>& candidates,
                          const ModelSpec& spec, Evaluations& evaluations) {
   const auto values_of = [](const eval::PerplexityResult& result) {
@@ -299,15 +321,19 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
                       {"points", ordered_json::array()}};
   const ordered_json configuration = to_json(config);
   for (const GridAxis& axis : config.grid)
-    report["axes"].push_back({{"key", axis.key}, {"values", configuration.at("grid").at(axis.key)}});
+    report["axes"].push_back(
+        {{"key", axis.key},
+         {"values", axis.key == kRows ? ordered_json(axis.values) : configuration.at("grid").at(axis.key)}});
   for (size_t p = 0; p < candidates.size(); ++p) {
     const Candidate& candidate = candidates[p];
     ordered_json point{{"name", candidate.name},
                        {"options", ordered_json::object()},
                        {"notes", candidate.plan.notes},
                        {"levels", ordered_json::array()}};
-    for (const GridAxis& axis : config.grid)
-      point["options"][axis.key] = value_of(config.points[p].config, axis.key);
+    for (size_t i = 0; i < config.grid.size(); ++i)
+      point["options"][config.grid[i].key] = config.grid[i].key == kRows
+                                                 ? ordered_json(config.points[p].values[i])
+                                                 : value_of(config.points[p].config, config.grid[i].key);
     for (size_t i = 0; i < candidate.plan.levels.size(); ++i) {
       const Level& level = candidate.plan.levels[i];
       const eval::PerplexityResult& result = *evaluations.find(candidate.keys[i]);
@@ -424,7 +450,7 @@ ordered_json sweep(const SweepConfig& config, bool force) {
       Candidate& candidate = candidates[i];
       with_context(candidate.name, [&] {
         Permutation order = rank(model.checkpoint, &profile, moments, point.reorder, point.seed);
-        candidate.plan = plan::make_plan(spec, &profile, point.reorder.plan);
+        candidate.plan = plan_point(model, profile, moments, order, point, kept);
         candidate.order = digest(order);
         candidate.config = &point;
         orders.emplace(candidate.order, std::move(order));

@@ -68,8 +68,8 @@ plan::CostCurves WidthMeter::curves(const std::vector<solve::PrefixErrors>& erro
         rise[narrowed[i]] += (nll(streams[i], ids) - base) / static_cast<double>(n_predicted);
     }
     plan::CostCurves curves;
-    curves.source = fmt::format("errors of refitted outputs, scaled by the loss at half width on {} tokens",
-                                n_tokens);
+    curves.source =
+        fmt::format("errors of refitted outputs, scaled by the loss at half width on {} tokens", n_tokens);
     for (size_t s = 0; s < errors.size(); ++s) {
       const double unfitted = errors[s].unfitted.at(static_cast<size_t>(half_of(spec.spaces[s])));
       // A space of one unit has no half; its error is all there is to go by.
@@ -116,8 +116,7 @@ ElasticPlan plan_widths(const OpenModel& model, const Profile* profile, const Mo
   if (calibration == nullptr || calibration->text.data.empty())
     throw UsageError(fmt::format("plan `{}` measures losses on text, and there is none", method),
                      "--data FILE... (or self), beside --profile too");
-  const auto errors =
-      solve::prefix_errors(model.checkpoint, moments, profile->n_tokens, order, kMomentRidge);
+  const auto errors = solve::prefix_errors(model.checkpoint, moments, profile->n_tokens, order, kMomentRidge);
   const nn::Decoder decoder(arranged(model.checkpoint, order), calibration->compute);
   profile::ProfileOptions text = calibration->text;
   text.tokens = text.removal_tokens > 0 ? text.removal_tokens : 1024;

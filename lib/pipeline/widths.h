@@ -16,9 +16,9 @@ class WidthMeter {
   /// \param batches  calibration token ids, int64 [B, T]
   WidthMeter(const nn::Decoder& decoder, std::vector<at::Tensor> batches);
 
-  /// Curves for `dp`, nats per token: the shape of a space's curve is the error of its projection's output with
-  /// refitted weights, its scale is set by the loss measured with that space alone at half width.
-  /// \param errors  of these orders, [spaces]
+  /// Curves for `dp`, nats per token: the shape of a space's curve is the error of its projection's output
+  /// with refitted weights, its scale is set by the loss measured with that space alone at half width. \param
+  /// errors  of these orders, [spaces]
   plan::CostCurves curves(const std::vector<solve::PrefixErrors>& errors) const;
   /// KL(full || sub-model) of the next token's distribution, mean over tokens, nats.
   double divergence(const Widths& widths) const;

@@ -227,6 +227,7 @@ std::map<Metric, std::array<std::vector<float>, 2>> layer_scores(const LayerStat
         case Metric::kImatrix:
         case Metric::kObs:
         case Metric::kForward:
+        case Metric::kGram:
           fail("metric '{}' is not measured on data", name_of(metric));
       }
     }

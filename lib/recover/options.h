@@ -20,7 +20,7 @@ Compensation compensation_named(std::string_view name);
 
 struct ClosedFormOptions {
   Compensation compensation = Compensation::kNone;
-  int64_t rank = 16;         ///< of every adapter
+  int64_t rank = 16;  ///< of every adapter
   /// Pull towards the weights as they are, in units of the inputs' mean square; 0: of five sizes, for each
   /// projection the one that errs least on every fifth batch, held out.
   double ridge = 0;

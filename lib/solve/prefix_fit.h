@@ -31,8 +31,8 @@ std::vector<int64_t> obs_order(const Projection& projection);
 /// Forward selection: again and again takes the unit that explains most of what is unexplained (pivoted
 /// Cholesky).
 std::vector<int64_t> forward_order(const Projection& projection);
-/// Backward elimination without refit: again and again leaves out the unit that makes E ||W_R x_R||^2 least, R
-/// all that is left out. With one column per unit that is a sum over R x R of (W^T W) times H, element by
+/// Backward elimination without refit: again and again leaves out the unit that makes E ||W_R x_R||^2 least,
+/// R all that is left out. With one column per unit that is a sum over R x R of (W^T W) times H, element by
 /// element. O(n^2 D) operations and one more matrix [n, n].
 std::vector<int64_t> gram_order(const Projection& projection);
 
