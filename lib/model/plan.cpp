@@ -33,6 +33,11 @@ void check_level(const ElasticPlan& plan, const Level& level, const ModelSpec& s
   const auto differ = [](double a, double b) { return !(std::abs(a - b) <= kTolerance); };
   if (differ(level.decoder_ratio, computed.decoder_ratio))
     fail("decoder_ratio is {}, the widths make it {}", level.decoder_ratio, computed.decoder_ratio);
+  if (plan.budget == "decoder" ? differ(level.budget_ratio, computed.decoder_ratio)
+                               : !(level.budget_ratio > 0 && level.budget_ratio <= 1))
+    fail("budget_ratio is {}, expected {}", level.budget_ratio,
+         plan.budget == "decoder" ? fmt::format("the decoder_ratio {}", computed.decoder_ratio)
+                                  : "more than 0, up to 1");
   if (differ(level.total_ratio, computed.total_ratio))
     fail("total_ratio is {}, the widths make it {}", level.total_ratio, computed.total_ratio);
 }

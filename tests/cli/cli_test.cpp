@@ -61,6 +61,9 @@ TEST_SUITE("cli") {
         {"reorder /nowhere --metric tailor -o /tmp/never", "tailor"},
         {"reorder /nowhere --levels 0.5,2 -o /tmp/never", "2"},
         {"plan /nowhere --plan best -o /tmp/never", "best"},
+        {"plan /nowhere --budget money -o /tmp/never", "money"},
+        {"plan /nowhere --min-width 2 -o /tmp/never", "--min-width"},
+        {"plan /nowhere --plot widths.png -o /tmp/never", "plots are SVG files"},
         {"export /nowhere --type q9 -o /tmp/never", "q9"},
         {"eval /nowhere", "--data or --task"},
         {"run /nowhere.yaml", "/nowhere.yaml"},
@@ -108,6 +111,30 @@ TEST_SUITE("cli") {
         elastify(fmt::format("verify {}/art --against {} --json", base, model.path.string()));
     CHECK(proved.status == 0);
     CHECK(nlohmann::json::parse(proved.out).at("proved") == true);
+  }
+
+  TEST_CASE("cli: plan searches widths under a budget, explains and draws them; measuring is for others") {
+    const TinyModel model;
+    const std::string base = model.directory.path().string();
+    CHECK(elastify(fmt::format("profile {} --data self --tokens 64 --seq 16 -o {}/p.h5", model.path.string(),
+                               base))
+              .status == 0);
+    const std::string plan =
+        fmt::format("plan {} --profile {}/p.h5 --levels 0.7,0.9 --grid 8", model.path.string(), base);
+    const Outcome searched = elastify(fmt::format(
+        "{} --plan dp --budget bytes:q8_0 --explain --plot {}/p.svg -o {}/p.json --json", plan, base, base));
+    CAPTURE(searched.err);
+    const auto json = nlohmann::json::parse(searched.out);
+    CHECK(json.at("budget") == "bytes:q8_0");
+    CHECK(json.at("explain").at("layers").size() == 2);
+    CHECK(json.at("explain").at("layers")[0].at("mlp").at("price").size() == 2);
+    CHECK(read_text(model.directory.path() / "p.svg").ends_with("</svg>\n"));
+    const std::string text = elastify(fmt::format("{} --plan zscore --explain -o {}/z.json", plan, base)).out;
+    for (const char* part : {"KV groups kept", "MLP width kept", "anchors that fall out", "removal: "})
+      CHECK(text.find(part) != std::string::npos);
+    const Outcome refused = elastify(fmt::format("{} --plan dp+kl -o {}/k.json", plan, base));
+    CHECK(refused.status == 1);
+    CHECK(refused.err.find("`elastify reorder` and `elastify sweep` can") != std::string::npos);
   }
 
   TEST_CASE(

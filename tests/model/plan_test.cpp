@@ -97,6 +97,35 @@ TEST_CASE("plan: its file lists widths by layer") {
   CHECK(json["levels"][1]["d_ff"] == Json{32, 64});
 }
 
+TEST_CASE("plan: its file states the budget; where it does not, levels are shares of the decoder weights") {
+  const ModelSpec spec = spec_of_plan();
+  const TemporaryDirectory directory;
+  const fs::path path = directory / "p.json";
+  ElasticPlan plan = make_plan(spec);
+  plan.budget = "bytes:q4_k";
+  plan.curves = "measured";
+  plan.levels[0].budget_ratio = 0.3;
+  save_plan(plan, spec, path);
+  const ElasticPlan loaded = load_plan(path, spec);
+  CHECK(loaded.budget == "bytes:q4_k");
+  CHECK(loaded.curves == "measured");
+  CHECK(loaded.levels[0].budget_ratio == 0.3);
+  Json json = Json::parse(read_text(path));
+  json["levels"][0]["budget_ratio"] = 1.5;
+  write_text(path, json.dump());
+  CHECK(message_of([&] {
+          load_plan(path, spec);
+        }).find("budget_ratio is 1.5, expected more than 0, up to 1") != std::string::npos);
+  json.erase("budget");
+  json.erase("curves");
+  for (Json& level : json["levels"]) level.erase("budget_ratio");
+  write_text(path, json.dump());
+  const ElasticPlan old = load_plan(path, spec);
+  CHECK(old.budget == "decoder");
+  CHECK(old.curves.empty());
+  CHECK(old.levels[0].budget_ratio == doctest::Approx(old.levels[0].decoder_ratio));
+}
+
 TEST_CASE("plan: a bad file is refused with the level and space at fault") {
   const ModelSpec spec = spec_of_plan();
   const TemporaryDirectory directory;
