@@ -1,18 +1,13 @@
 #include <CLI/CLI.hpp>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/plan_text.h"
 
 namespace elastify::cli {
 namespace {
-
-struct PlanCommand {
-  fs::path model, profile, output, plot;
-  plan::PlanOptions options;
-  bool explain = false;
-};
 
 /// What prices are read off; nothing where the profile has no scores of this metric.
 std::optional<plan::CostCurves> curves_of(const ModelSpec& spec, const std::optional<Profile>& profile,
@@ -21,25 +16,42 @@ std::optional<plan::CostCurves> curves_of(const ModelSpec& spec, const std::opti
   return plan::curves_from_scores(spec, *profile, metric);
 }
 
+void require_outputs_absent(const PlanCommand& command, bool force) {
+  require_absent(command.output, force);
+  if (command.plot.empty()) return;
+  if (command.plot.extension() == ".png")
+    throw UsageError(fmt::format("{}: plots are SVG files", command.plot.string()),
+                     "give a name in .svg; `rsvg-convert plan.svg -o plan.png` makes a PNG of it");
+  require_absent(command.plot, force);
+}
+
 Report run_plan(const Globals& globals, const PlanCommand& command) {
-  require_absent(command.output, globals.force);
-  if (!command.plot.empty()) {
-    if (command.plot.extension() == ".png")
-      throw UsageError(fmt::format("{}: plots are SVG files", command.plot.string()),
-                       "give a name in .svg; `rsvg-convert plan.svg -o plan.png` makes a PNG of it");
-    require_absent(command.plot, globals.force);
-  }
+  require_outputs_absent(command, globals.force);
+  const plan::Method method = command.options.method;
+  if (method == plan::Method::kDpKl || (method == plan::Method::kDp && !command.text.data.empty()))
+    return run_measured_plan(globals, command);
   const ModelSpec spec = Checkpoint::open(command.model).spec();
   std::optional<Profile> profile;
   if (!command.profile.empty()) profile = load_profile(command.profile, spec);
   const ElasticPlan plan = plan::make_plan(spec, profile ? &*profile : nullptr, command.options);
+  if (method == plan::Method::kDp)
+    log::info(
+        "`dp` by the scores of `{}`, which tell little of attention against MLP; by measured losses with "
+        "--data TEXT and a profile with --second-moments",
+        name_of(command.options.metric));
+  const std::optional<plan::CostCurves> curves = curves_of(spec, profile, command.options.metric);
+  return write_plan(command, plan, spec, profile ? &*profile : nullptr, curves ? &*curves : nullptr);
+}
+
+}  // namespace
+
+Report write_plan(const PlanCommand& command, const ElasticPlan& plan, const ModelSpec& spec,
+                  const Profile* profile, const plan::CostCurves* curves) {
   save_plan(plan, spec, command.output);
   Report report = describe(plan, spec);
   report.json["output"] = command.output.string();
   if (command.explain || !command.plot.empty()) {
-    const std::optional<plan::CostCurves> curves = curves_of(spec, profile, command.options.metric);
-    const plan::Explanation explained =
-        plan::explain(spec, plan, profile ? &*profile : nullptr, curves ? &*curves : nullptr);
+    const plan::Explanation explained = plan::explain(spec, plan, profile, curves);
     if (command.explain) add_explanation(report, explained);
     if (!command.plot.empty()) {
       write_text(command.plot,
@@ -53,8 +65,6 @@ Report run_plan(const Globals& globals, const PlanCommand& command) {
   return report;
 }
 
-}  // namespace
-
 void add_plan(CLI::App& app, const Globals& globals, Action& action) {
   auto* command = app.add_subcommand("plan", "choose every level's widths, without touching weights");
   auto args = std::make_shared<PlanCommand>();
@@ -62,6 +72,10 @@ void add_plan(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("--profile", args->profile, "profile of this model; all plans but `uniform` need it");
   add_metric_option(*command, args->options.metric, "importance that `zscore` and `dp` go by");
   add_plan_options(*command, args->options);
+  args->text.tokens = 1024;
+  auto* text = command->add_option_group(
+      "text", "what `dp` (with second moments in the profile) and `dp+kl` measure losses on");
+  add_profile_options(*text, args->text, false);
   command->add_flag("--explain", args->explain, "say which layers stay wide at which level, and why");
   command->add_option("--plot", args->plot,
                       "SVG file to draw the widths into: heat maps of levels by layers");
@@ -70,9 +84,13 @@ void add_plan(CLI::App& app, const Globals& globals, Action& action) {
       "Example: elastify plan model --profile profile.h5 --plan anchors --levels 0.5,0.8 -o plan.json\n"
       "         elastify plan model --profile profile.h5 --plan dp --budget bytes:q4_k --grid 256 --explain "
       "-o "
+      "plan.json\n"
+      "         elastify plan model --profile profile.h5 --metric gram --plan dp+kl --data text.txt -o "
       "plan.json");
-  command->callback(
-      [args, &globals, &action] { action = [args, &globals] { return run_plan(globals, *args); }; });
+  command->callback([args, &globals, &action] {
+    args->text.seed = globals.seed;
+    action = [args, &globals] { return run_plan(globals, *args); };
+  });
 }
 
 }  // namespace elastify::cli

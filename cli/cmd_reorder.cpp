@@ -14,6 +14,10 @@ void add_reorder(CLI::App& app, const Globals& globals, Action& action) {
   add_profile_options(*command, args->profiling, false);
   add_metric_option(*command, args->options.metric);
   add_plan_options(*command, args->options.plan);
+  auto* widths =
+      command->add_option("--widths", args->widths, "plan.json of `elastify plan`, instead of a new plan");
+  for (const char* planning : {"--plan", "--levels", "--budget"})
+    widths->excludes(command->get_option(planning));
   add_repair_options(*command, args->compensation, args->options.repair);
   command
       ->add_option("--storage", args->options.reorder.dtype,
@@ -24,9 +28,12 @@ void add_reorder(CLI::App& app, const Globals& globals, Action& action) {
       "Example: elastify reorder models/SmolLM2-135M-Instruct.Q4_1.gguf --data text.txt -o reordered");
   command->callback([args, profile, data = command->get_option("--data"), &globals, &action] {
     const bool repaired = args->compensation != "none";
-    if (!profile->empty() && !data->empty() && !repaired)
-      throw CLI::ValidationError("--data",
-                                 "--profile has been measured already; both are for --compensate only");
+    const plan::Method method = args->options.plan.method;
+    const bool measures = repaired || method == plan::Method::kDp || method == plan::Method::kDpKl;
+    if (!profile->empty() && !data->empty() && !measures)
+      throw CLI::ValidationError(
+          "--data",
+          "--profile has been measured already; both are for --compensate and the plans dp and dp+kl only");
     if (repaired && data->empty())
       throw CLI::RequiredError("--compensate fits on text: --data FILE... (or self), beside --profile too,");
     args->profiling.seed = globals.seed;

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "pipeline/config.h"
 #include "pipeline/verify.h"
+#include "plan/cost_curves.h"
 
 namespace CLI {
 class App;
@@ -57,9 +58,15 @@ struct ProfileCommand {
 };
 struct ReorderCommand {
   std::string compensation = "none";  ///< into options.repair
-  fs::path model, profile, output;
+  fs::path model, profile, widths, output;
   profile::ProfileOptions profiling;
   pipeline::ReorderSection options;
+};
+struct PlanCommand {
+  fs::path model, profile, output, plot;
+  plan::PlanOptions options;
+  profile::ProfileOptions text;  ///< what losses are measured on
+  bool explain = false;
 };
 struct ExportCommand {
   fs::path reordered, output, imatrix;
@@ -87,12 +94,18 @@ using SweepCommand = RunCommand;
 // (hand_over.cpp); in elastify-torch they do the work (torch/).
 Report run_system(const Globals& globals);
 Report run_profile(const Globals& globals, const ProfileCommand& command);
+Report run_measured_plan(const Globals& globals, const PlanCommand& command);
 Report run_reorder(const Globals& globals, const ReorderCommand& command);
 Report run_export(const Globals& globals, const ExportCommand& command);
 Report run_verify(const Globals& globals, const VerifyCommand& command);
 Report run_eval(const Globals& globals, const EvalCommand& command);
 Report run_run(const Globals& globals, const RunCommand& command);
 Report run_sweep(const Globals& globals, const SweepCommand& command);
+
+/// Writes a plan, its plot if one is asked for, and says what it is. \param profile, curves  for --explain;
+/// may be null
+Report write_plan(const PlanCommand& command, const ElasticPlan& plan, const ModelSpec& spec,
+                  const Profile* profile, const plan::CostCurves* curves);
 
 /// The arguments the process was started with, for hand_over.cpp.
 extern char** arguments;

@@ -29,6 +29,9 @@ Report run_system(const Globals&) {
 Report run_profile(const Globals&, const ProfileCommand&) {
   hand_over();
 }
+Report run_measured_plan(const Globals&, const PlanCommand&) {
+  hand_over();
+}
 Report run_reorder(const Globals&, const ReorderCommand&) {
   hand_over();
 }

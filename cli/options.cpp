@@ -67,8 +67,10 @@ void add_repair_options(CLI::App& command, std::string& compensation, recover::C
   command.add_option("--rank", options.rank, "of every adapter")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command.add_option("--ridge", options.ridge, "pull of the fit towards the weights as they are")
-      ->check(CLI::Range(1e-12, 1.0))
+  command
+      .add_option("--ridge", options.ridge,
+                  "pull of the fit towards the weights as they are; 0: chosen on held-out text")
+      ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   command.add_flag_callback(
       "--no-sequential", [&options] { options.sequential = false; },

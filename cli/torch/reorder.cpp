@@ -15,6 +15,8 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
   const pipeline::OpenModel model = pipeline::open_model(command.model, globals.tokenizer);
   const ModelSpec& spec = model.checkpoint.spec();
   std::optional<Profile> profile;
+  std::optional<ElasticPlan> given;
+  if (!command.widths.empty()) given = load_plan(command.widths, spec);
   MomentSource moments;
   if (!command.profile.empty()) {
     profile = load_profile(command.profile, spec);
@@ -37,7 +39,7 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
   const pipeline::Calibration calibration{command.profiling, globals.compute, {}};
   const ElasticPlan plan =
       pipeline::write_reordered(model, profile ? &*profile : nullptr, moments, options, globals.seed,
-                                command.output, globals.force, &calibration);
+                                command.output, globals.force, &calibration, given ? &*given : nullptr);
   Report report = describe(plan, spec);
   report.json["metric"] = name_of(command.options.metric);
   report.json["compensate"] = command.compensation;

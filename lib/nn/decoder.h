@@ -27,6 +27,9 @@ struct LayerRepair {
   ProjectionRepair attention_out, down;
 };
 
+/// The halves of a layer.
+enum class Half : uint8_t { kBoth, kAttention, kMlp };
+
 /// What changes from one forward pass to the next; the weights stay where they are.
 struct ForwardOptions {
   /// Units kept per space, run as views of the full weights; null: all. A half of a layer (attention or MLP)
@@ -38,6 +41,7 @@ struct ForwardOptions {
   const std::vector<at::Tensor>* unit_masks = nullptr;
   /// Repairs of the level that `widths` chooses, [n_layers]; null: none.
   const std::vector<LayerRepair>* repairs = nullptr;
+  Half half = Half::kBoth;  ///< of every layer: what is run; the other half adds nothing
   int64_t skip_layer = -1;  ///< this layer is left out (its residual stream passes through)
 };
 

@@ -128,8 +128,8 @@ std::pair<at::Tensor, at::Tensor> Decoder::State::append(KvCache& cache, int64_t
 
 void Decoder::State::run(int64_t l, const at::Tensor& x, const ForwardOptions& options, KvCache* cache,
                          Workspace& workspace, LayerTrace* trace) const {
-  const bool attends = has_half(spec.attention_space(l), options.widths);
-  const bool has_mlp = has_half(spec.mlp_space(l), options.widths);
+  const bool attends = options.half != Half::kMlp && has_half(spec.attention_space(l), options.widths);
+  const bool has_mlp = options.half != Half::kAttention && has_half(spec.mlp_space(l), options.widths);
   if (attends || has_mlp) require(l);
   const auto weight = [&](Role role) { return layer_weight(l, role, options.widths); };
   const int64_t n_batch = x.size(0), n_tokens = x.size(1), n_rows = n_batch * n_tokens;
@@ -217,8 +217,8 @@ void Decoder::State::run(int64_t l, const at::Tensor& x, const ForwardOptions& o
 
 at::Tensor Decoder::State::run_differentiable(int64_t l, const at::Tensor& x, const ForwardOptions& options,
                                               KvCache* cache) const {
-  const bool attends = has_half(spec.attention_space(l), options.widths);
-  const bool has_mlp = has_half(spec.mlp_space(l), options.widths);
+  const bool attends = options.half != Half::kMlp && has_half(spec.attention_space(l), options.widths);
+  const bool has_mlp = options.half != Half::kAttention && has_half(spec.mlp_space(l), options.widths);
   if (attends || has_mlp) require(l);
   const auto weight = [&](Role role) { return layer_weight(l, role, options.widths); };
   const int64_t n_batch = x.size(0), n_tokens = x.size(1);

@@ -47,7 +47,7 @@ void fields(V& visit, ReorderSection& o) {
   visit("storage", o.reorder.dtype);
   visit("compensate", o.repair.compensation);
   visit("rank", o.repair.rank, 1);
-  visit("ridge", o.repair.ridge);
+  visit.share("ridge", o.repair.ridge);
   visit("sequential", o.repair.sequential);
   visit("whole_stream", o.repair.whole_stream);
   visit("weigh_tokens", o.repair.weigh_tokens);

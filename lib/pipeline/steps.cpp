@@ -163,12 +163,15 @@ Checkpoint arranged(const Checkpoint& model, const Permutation& order) {
 
 ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const MomentSource& moments,
                             const ReorderSection& options, int64_t seed, const fs::path& output, bool replace,
-                            const Calibration* calibration) {
+                            const Calibration* calibration, const ElasticPlan* given) {
   require_absent(output, replace);
   const bool repaired = options.repair.compensation != recover::Compensation::kNone;
   if (repaired && calibration == nullptr) fail("repairs are fitted on text, and there is none");
   const Permutation permutation = rank(model.checkpoint, profile, moments, options, seed);
-  const ElasticPlan plan = plan_widths(model, profile, moments, permutation, options, seed, calibration);
+  const ElasticPlan plan =
+      given != nullptr
+          ? *given
+          : plan_widths(model, profile, moments, permutation, options, seed, calibration).plan;
   for (const auto& note : plan.notes) log::info("{}", note);
   AtomicDirectory directory(output, replace);
   reorder::reorder_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr, permutation, plan,

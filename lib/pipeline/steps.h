@@ -69,10 +69,11 @@ struct Calibration;
 
 /// Ranks, plans and writes the reordered directory, repairs of its levels included; returns the plan.
 /// \param profile, moments  may be null if neither the metric nor the plan needs them
-/// \param calibration  for repairs; may be null if `options` asks for none
+/// \param calibration  for repairs and measured plans; may be null if `options` asks for neither
+/// \param given  a plan of this model, instead of making one; null: none
 ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, const MomentSource& moments,
                             const ReorderSection& options, int64_t seed, const fs::path& output, bool replace,
-                            const Calibration* calibration = nullptr);
+                            const Calibration* calibration = nullptr, const ElasticPlan* given = nullptr);
 
 /// Exports a reordered directory.
 /// \param imatrix  importance matrix or profile of the source model, to be written along; empty: none

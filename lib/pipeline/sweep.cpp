@@ -285,7 +285,7 @@ ElasticPlan plan_point(const OpenModel& model, const Profile& profile, const Mom
                        const Permutation& order, const RunConfig& point, const fs::path& kept) {
   const Calibration calibration{point.profile, point.compute, point.max_ram};
   const auto make = [&] {
-    return plan_widths(model, &profile, moments, order, point.reorder, point.seed, &calibration);
+    return plan_widths(model, &profile, moments, order, point.reorder, point.seed, &calibration).plan;
   };
   if (!measures_losses(point.reorder.plan.method)) return make();
   ordered_json options = to_json(point.reorder);
@@ -410,6 +410,50 @@ std::string chart(const ordered_json& report, const std::vector<GridAxis>& grid)
   return to_svg(picture);
 }
 
+/// Rows against the first of them: excess nats per token over the full model, mean over the grid with the
+/// standard deviation where it has several points, and as a share of the first row's.
+std::string row_table(const ordered_json& report) {
+  std::map<std::string, std::vector<std::vector<double>>> excess;  // [levels][points]
+  std::vector<std::string> names;
+  for (const auto& point : report.at("points")) {
+    const std::string name = point.at("options").at(kRows);
+    if (excess.count(name) == 0) names.push_back(name);
+    auto& of_row = excess[name];
+    of_row.resize(point.at("levels").size() - 1);  // the full model's is nothing
+    for (size_t i = 0; i < of_row.size(); ++i)
+      of_row[i].push_back(number(point.at("levels")[i].at("excess_nll")));
+  }
+  const auto mean = [](const std::vector<double>& values) {
+    double sum = 0;
+    for (const double value : values) sum += value;
+    return sum / static_cast<double>(values.size());
+  };
+  const auto deviation = [&](const std::vector<double>& values) {
+    double squares = 0;
+    for (const double value : values) squares += (value - mean(values)) * (value - mean(values));
+    return std::sqrt(squares / static_cast<double>(values.size() - 1));
+  };
+  size_t width = 0;
+  for (const std::string& name : names) width = std::max(width, name.size());
+  const auto& first = excess.at(names[0]);
+  const bool several = first[0].size() > 1;
+  std::string text = fmt::format("\nexcess nats per token{}, share of {}'s\n{:<{}}",
+                                 several ? " (± standard deviation)" : "", names[0], "", width);
+  for (size_t i = 0; i < first.size(); ++i)
+    text += fmt::format("  {:>{}}", report.at("points")[0].at("levels")[i].at("level").get<double>(),
+                        several ? 18 : 11);
+  for (const std::string& name : names) {
+    text += fmt::format("\n{:<{}}", name, width);
+    for (size_t i = 0; i < first.size(); ++i) {
+      const auto& values = excess.at(name)[i];
+      text += fmt::format("  {:>5.3f}{} {:>5.2f}", mean(values),
+                          several ? fmt::format(" ±{:.3f}", deviation(values)) : "",
+                          mean(values) / mean(first[i]));
+    }
+  }
+  return text + "\n";
+}
+
 std::string short_number(double value) {
   return value < 1e5 ? fmt::format("{:.2f}", value) : fmt::format("{:.3g}", value);
 }
@@ -515,6 +559,7 @@ std::string sweep_table(const ordered_json& report) {
   }
   text += fmt::format("perplexity over {} tokens{}\n", report.at("tokens").get<int64_t>(),
                       marks ? "; * lowest of the level" : "");
+  if (grid[0].key == kRows && points.at(0).at("levels").size() > 1) text += row_table(report);
   return text;
 }
 

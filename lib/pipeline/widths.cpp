@@ -87,8 +87,10 @@ double WidthMeter::divergence(const Widths& widths) const {
     nn::ForwardOptions options;
     options.widths = &widths;
     double sum = 0, n = 0;
-    for (const at::Tensor& ids : batches_) {
-      const at::Tensor full = decoder_.hidden(ids), narrow = decoder_.hidden(ids, options);
+    for (size_t i = 0; i < batches_.size(); ++i) {
+      const at::Tensor& ids = batches_[i];
+      if (hidden_.size() == i) hidden_.push_back(decoder_.hidden(ids));
+      const at::Tensor &full = hidden_[i], narrow = decoder_.hidden(ids, options);
       for (int64_t b = 0; b < ids.size(0); ++b) {  // the logits of one sequence at a time
         const at::Tensor p = at::log_softmax(decoder_.logits(full[b]).to(at::kFloat), 1);
         const at::Tensor q = at::log_softmax(decoder_.logits(narrow[b]).to(at::kFloat), 1);
@@ -100,15 +102,15 @@ double WidthMeter::divergence(const Widths& widths) const {
   });
 }
 
-ElasticPlan plan_widths(const OpenModel& model, const Profile* profile, const MomentSource& moments,
-                        const Permutation& order, const ReorderSection& options, int64_t seed,
-                        const Calibration* calibration) {
+MeasuredPlan plan_widths(const OpenModel& model, const Profile* profile, const MomentSource& moments,
+                         const Permutation& order, const ReorderSection& options, int64_t seed,
+                         const Calibration* calibration) {
   const ModelSpec& spec = model.checkpoint.spec();
   plan::PlanOptions planning = options.plan;
   planning.metric = options.metric;
   const bool searches = planning.method == plan::Method::kDpKl;
   if (!measures_losses(planning.method) || (!moments && !searches))
-    return plan::make_plan(spec, profile, planning);
+    return {plan::make_plan(spec, profile, planning), std::nullopt};
   const std::string method(plan::name_of(planning.method));
   if (!moments || profile == nullptr)
     throw UsageError(fmt::format("plan `{}` goes by second moments, and there are none", method),
@@ -121,10 +123,18 @@ ElasticPlan plan_widths(const OpenModel& model, const Profile* profile, const Mo
   profile::ProfileOptions text = calibration->text;
   text.tokens = text.removal_tokens > 0 ? text.removal_tokens : 1024;
   const WidthMeter meter(decoder, calibration_batches(model, decoder, text, seed));
-  const plan::CostCurves curves = meter.curves(errors);
-  if (!searches) return plan::make_plan(spec, profile, planning, &curves);
-  return plan::make_plan(spec, profile, planning, &curves,
-                         [&](const Widths& widths) { return meter.divergence(widths); });
+  plan::CostCurves curves = meter.curves(errors);
+  plan::MeasureLoss measure;
+  // Starts and moves; those that were measured before cost nothing.
+  Progress progress("widths measured",
+                    static_cast<int64_t>(2 * planning.levels.size()) + planning.search_steps, "plans");
+  if (searches)
+    measure = [&](const Widths& widths) {
+      progress.advance(1);
+      return meter.divergence(widths);
+    };
+  ElasticPlan plan = plan::make_plan(spec, profile, planning, &curves, measure);
+  return {std::move(plan), std::move(curves)};
 }
 
 }  // namespace elastify::pipeline

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "model/permutation.h"
@@ -26,15 +27,20 @@ class WidthMeter {
  private:
   const nn::Decoder& decoder_;
   std::vector<at::Tensor> batches_;
+  mutable std::vector<at::Tensor> hidden_;  ///< of the full model, once a divergence was asked for
 };
 
+struct MeasuredPlan {
+  ElasticPlan plan;
+  std::optional<plan::CostCurves> curves;  ///< if any were measured
+};
 /// Plans widths, measuring what the method goes by: nothing for `uniform`, `anchors` and `zscore`; curves for
 /// `dp`, if there are second moments (else it goes by the profile's scores); divergences besides for `dp+kl`.
 /// \param calibration  text to measure on, of which `removal_tokens` are taken; may be null where nothing is
-/// measured
-ElasticPlan plan_widths(const OpenModel& model, const Profile* profile, const MomentSource& moments,
-                        const Permutation& order, const ReorderSection& options, int64_t seed,
-                        const Calibration* calibration);
+/// measured \throws UsageError  if text or second moments that the method needs are not there
+MeasuredPlan plan_widths(const OpenModel& model, const Profile* profile, const MomentSource& moments,
+                         const Permutation& order, const ReorderSection& options, int64_t seed,
+                         const Calibration* calibration);
 
 /// Whether planning by this method measures losses, so that it needs text and second moments.
 bool measures_losses(plan::Method method);

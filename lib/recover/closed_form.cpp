@@ -222,6 +222,9 @@ std::vector<nn::LayerRepair> fit_level(const nn::Decoder& decoder, const std::ve
     nn::ForwardOptions level;
     level.widths = &widths;
     level.repairs = &repairs;
+    nn::ForwardOptions attend = level, transform = level;
+    attend.half = nn::Half::kAttention;
+    transform.half = nn::Half::kMlp;
     int64_t n_tokens = 0;
     for (const at::Tensor& ids : batches) n_tokens += ids.numel();
     Progress progress("compensation", n_tokens * spec.n_layers, "layer-tokens");
@@ -237,13 +240,6 @@ std::vector<nn::LayerRepair> fit_level(const nn::Decoder& decoder, const std::ve
       const at::Tensor down = decoder.projection(l, Site::kFfnDown, widths);
       // Where a half is left out, there is nothing to regress on.
       const bool attends = o.size(1) > 0, has_mlp = down.size(1) > 0;
-      // One half of the layer at a time: the other one's width is 0.
-      Widths attention_only = widths, mlp_only = widths;
-      attention_only[spec.mlp_space(l)] = 0;
-      mlp_only[spec.attention_space(l)] = 0;
-      nn::ForwardOptions attend = level, transform = level;
-      attend.widths = &attention_only;
-      transform.widths = &mlp_only;
       // What the full model adds to its stream in the two halves, less what is wrong with the stream already.
       std::vector<at::Tensor> outputs, middles;  // of the full model
       const bool holds_out = options.ridge == 0 && batches.size() > 1;

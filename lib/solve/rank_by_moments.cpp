@@ -47,7 +47,9 @@ Permutation rank_by_moments(const Checkpoint& checkpoint, const MomentSource& mo
                             Metric metric, double ridge) {
   Permutation permutation = identity_permutation(checkpoint.spec());
   permutation.metric = name_of(metric);
-  for_each_projection(checkpoint, moments, n_tokens, ridge, fmt::format("order by {}", name_of(metric)),
+  // Nothing is solved for `gram`, and a ridge would make much of inputs that are hardly ever used.
+  for_each_projection(checkpoint, moments, n_tokens, metric == Metric::kGram ? 0 : ridge,
+                      fmt::format("order by {}", name_of(metric)),
                       [&](size_t s, const Projection& projection) {
                         permutation.orders[s] = metric == Metric::kObs       ? obs_order(projection)
                                                 : metric == Metric::kForward ? forward_order(projection)

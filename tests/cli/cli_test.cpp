@@ -113,7 +113,7 @@ TEST_SUITE("cli") {
     CHECK(nlohmann::json::parse(proved.out).at("proved") == true);
   }
 
-  TEST_CASE("cli: plan searches widths under a budget, explains and draws them; measuring is for others") {
+  TEST_CASE("cli: plan searches widths under a budget, explains and draws them") {
     const TinyModel model;
     const std::string base = model.directory.path().string();
     CHECK(elastify(fmt::format("profile {} --data self --tokens 64 --seq 16 -o {}/p.h5", model.path.string(),
@@ -133,8 +133,38 @@ TEST_SUITE("cli") {
     for (const char* part : {"KV groups kept", "MLP width kept", "anchors that fall out", "removal: "})
       CHECK(text.find(part) != std::string::npos);
     const Outcome refused = elastify(fmt::format("{} --plan dp+kl -o {}/k.json", plan, base));
-    CHECK(refused.status == 1);
-    CHECK(refused.err.find("`elastify reorder` and `elastify sweep` can") != std::string::npos);
+    CHECK(refused.status == 2);
+    CHECK(refused.err.find("run `elastify profile` with --second-moments") != std::string::npos);
+  }
+
+  TEST_CASE("cli: a plan that was measured is what a reordered model is planned by") {
+    const TinyModel model;
+    const std::string base = model.directory.path().string();
+    CHECK(elastify(fmt::format("profile {} --data self --tokens 128 --seq 16 --second-moments -o {}/p.h5",
+                               model.path.string(), base))
+              .status == 0);
+    const std::string ordered = fmt::format("{} --profile {}/p.h5 --metric gram", model.path.string(), base);
+    const std::string searched =
+        fmt::format("plan {} --plan dp+kl --search-steps 5 --levels 0.6,0.8 --grid 8 --explain -o {}/k.json",
+                    ordered, base);
+    const Outcome no_text = elastify(searched);
+    CHECK(no_text.status == 2);
+    CHECK(no_text.err.find("--data FILE... (or self)") != std::string::npos);
+    const Outcome planned = elastify(searched + " --data self --tokens 64 --seq 16 --json");
+    CAPTURE(planned.err);
+    REQUIRE(planned.status == 0);
+    const auto plan = nlohmann::json::parse(planned.out);
+    CHECK(plan.at("method") == "dp+kl");
+    const Outcome reordered =
+        elastify(fmt::format("reorder {} --widths {}/k.json -o {}/out --json", ordered, base, base));
+    CAPTURE(reordered.err);
+    REQUIRE(reordered.status == 0);
+    CHECK(nlohmann::json::parse(reordered.out).at("levels") == plan.at("levels"));
+    CHECK(read_text(model.directory.path() / "out/plan.json") ==
+          read_text(model.directory.path() / "k.json"));
+    CHECK(elastify(fmt::format("reorder {} --widths {}/k.json --levels 0.5 -o {}/x", ordered, base, base))
+              .status == 2);
+    CHECK(elastify(fmt::format("verify {}/out --against {}", base, model.path.string())).status == 0);
   }
 
   TEST_CASE(

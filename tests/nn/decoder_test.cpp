@@ -34,6 +34,21 @@ at::Tensor differentiable_hidden(const nn::Decoder& decoder, const at::Tensor& i
 
 }  // namespace
 
+TEST_CASE("decoder: a layer is its attention half and then its MLP half") {
+  for (const TinyVariant& variant : tiny_variants()) {
+    CAPTURE(variant.name);
+    const c10::NoGradGuard no_gradients;
+    const nn::Decoder decoder(tiny_checkpoint(variant.spec), {});
+    const at::Tensor x = decoder.embed(random_ids(2, 9, variant.spec.n_vocab));
+    nn::ForwardOptions attention, mlp;
+    attention.half = nn::Half::kAttention;
+    mlp.half = nn::Half::kMlp;
+    const at::Tensor middle = decoder.layer(1, x, attention);
+    CHECK(relative_difference(middle, decoder.trace(1, x).middle) < 1e-6);
+    CHECK(relative_difference(decoder.layer(1, middle, mlp), decoder.layer(1, x)) < 1e-6);
+  }
+}
+
 TEST_CASE("decoder: logits are those of transformers, for every fixture, with and without gradients") {
   const fs::path root = fs::path(ELASTIFY_SOURCE_DIR) / "tests/data/hf";
   int n_fixtures = 0;

@@ -81,6 +81,22 @@ TEST_SUITE("pipeline") {
     CHECK(to_json(parse(resolved)).dump(2) == resolved);
   }
 
+  TEST_CASE("sweep: rows are named sets of options, each at every point of the grid") {
+    const SweepConfig config = parse(kMinimal +
+                                     "grid: {seed: [3, 4]}\nrows:\n  - {name: paper, reorder.metric: "
+                                     "taylor-element, reorder.plan: anchors}\n"
+                                     "  - {name: ours, reorder.metric: gram, reorder.plan: dp}\n");
+    REQUIRE(config.points.size() == 4);
+    CHECK(config.points[1].values == std::vector<std::string>{"paper", "4"});
+    CHECK(config.points[2].values == std::vector<std::string>{"ours", "3"});
+    CHECK((config.points[2].config.reorder.metric == Metric::kGram));
+    CHECK(config.points[2].config.profile.second_moments);
+    CHECK_FALSE(config.points[1].config.profile.second_moments);
+    const std::string resolved = to_json(config).dump(2);
+    CHECK(to_json(parse(resolved)).dump(2) == resolved);
+    CHECK(parse(kMinimal + "rows: [{name: a, seed: 1}]\n").points.size() == 1);
+  }
+
   TEST_CASE("sweep: --set narrows or adds an axis, and does not fight one") {
     const std::string text = kMinimal + "grid:\n  reorder.metric: [taylor, random]\n";
     CHECK(parse(text, {"grid.reorder.metric=magnitude"}).points.size() == 1);
@@ -116,6 +132,16 @@ TEST_SUITE("pipeline") {
          "outside of the grid"},
         {"grid:\n  model: [a, b]\n", "grid.model: this option cannot be swept", "the same for all"},
         {"grid:\n  eval.seq: [64]\n", "grid.eval.seq: this option cannot be swept", ""},
+        {"rows: {}\n", "sweep.yaml:4: rows: expected a list of sets of options, got", "rows: [{name: ours"},
+        {"rows:\n  - ours\n", "sweep.yaml:5: rows: expected a set of options, got 'ours'",
+         "rows: [{name: ours"},
+        {"rows:\n  - {seed: 1}\n", "sweep.yaml:5: rows: a row has no name", ""},
+        {"rows:\n  - {name: a, seed: 1}\n  - {name: a}\n", "sweep.yaml:6: rows: two rows are named 'a'", ""},
+        {"rows:\n  - {name: a, reorder.metrc: x}\n", "sweep.yaml:5: unknown key 'rows.reorder.metrc'",
+         "did you mean 'reorder.metric'?"},
+        {"rows:\n  - {name: a, model: x}\n", "sweep.yaml:5: rows.model: this option cannot be swept", ""},
+        {"rows:\n  - {name: a, seed: 1}\ngrid: {seed: [2]}\n",
+         "sweep.yaml:5: rows: seed is varied by the grid, too", ""},
         {"grid:\n  export.type: [f16]\n", "grid.export.type: this option cannot be swept", ""},
         {"grid:\n  seed: [0]\nreorder:\n  metrc: x\n", "sweep.yaml:7: unknown key 'reorder.metrc'", ""},
     };
@@ -157,6 +183,29 @@ TEST_SUITE("pipeline") {
     for (SweepPoint& point : config.points) point.config.reorder.plan.levels = {0.01};
     CHECK_THROWS_WITH_AS(sweep(config, false), doctest::Contains("taylor: level 0.01"), Error);
     CHECK_FALSE(fs::exists(tiny.path("out")));
+  }
+
+  TEST_CASE("sweep: rows are compared with the first one, over the seeds") {
+    const TinySweep tiny;
+    const SweepConfig config = tiny.config(
+        "out",
+        "{seed: [0, 1]}\nrows: [{name: chance, reorder.metric: random}, {name: searched, reorder.metric: "
+        "gram, reorder.plan: dp, reorder.compensate: baked}]");
+    const auto report = sweep(config, false);
+    REQUIRE(report.at("points").size() == 4);
+    CHECK(report.at("points")[3].at("name") == "searched, seed 1");
+    const std::string table = sweep_table(report);
+    CAPTURE(table);
+    CHECK(table.find("excess nats per token (± standard deviation), share of chance's") != std::string::npos);
+    const auto excess = [&](size_t point) {
+      return report.at("points")[point].at("levels")[0].at("excess_nll").get<double>();
+    };
+    CHECK(table.find(fmt::format("searched  {:.3f} ±", (excess(2) + excess(3)) / 2)) != std::string::npos);
+    CHECK(tiny.text("out/sweep.csv").find("row,seed,level,") == 0);
+    // What was measured for a plan is kept.
+    const auto first = kept(tiny.path("out"));
+    CHECK(sweep(config, false) == report);
+    CHECK((kept(tiny.path("out")) == first));
   }
 
   TEST_CASE("sweep: an interrupted sweep goes on to the same bytes and computes nothing twice") {

@@ -43,25 +43,50 @@ double error_after_first_layer(const nn::Decoder& decoder, const at::Tensor& ids
 
 }  // namespace
 
-TEST_CASE("closed form: baked weights of the first o are those of the normal equations") {
+TEST_CASE("closed form: baked weights of the first o are those of the normal equations, weighed or not") {
   const ModelSpec spec = make_tiny_spec("llama");
   const nn::Decoder decoder(tiny_checkpoint(spec), {});
   const at::Tensor ids = random_ids(8, 32, spec.n_vocab);
   const Widths widths = half_widths(spec);
+  for (const bool weigh : {false, true}) {
+    CAPTURE(weigh);
+    auto options = with(Compensation::kBaked);
+    options.ridge = 0.01;
+    options.weigh_tokens = weigh;
+    const auto repairs =
+        recover::fit_level(decoder, {ids.narrow(0, 0, 5), ids.narrow(0, 5, 3)}, widths, options);
+    const c10::NoGradGuard no_gradients;
+    const auto whole = decoder.trace(0, decoder.embed(ids));
+    const int64_t kept = widths[0] * spec.heads_per_group * spec.head_dim;
+    at::Tensor x = whole.attention.narrow(2, 0, kept).reshape({-1, kept}).to(at::kDouble);
+    at::Tensor y = (whole.middle - whole.input).reshape({-1, spec.d_model}).to(at::kDouble);
+    if (weigh) {
+      const at::Tensor size =
+          whole.middle.reshape({-1, spec.d_model}).to(at::kDouble).square().mean(1, true).sqrt();
+      x = x / size;
+      y = y / size;
+    }
+    const at::Tensor now = decoder.projection(0, Site::kAttnOut, widths).t().to(at::kDouble);
+    const at::Tensor moments = at::mm(x.t(), x);
+    const at::Tensor ridge = 0.01 * moments.diagonal().mean() * at::eye(kept, moments.options());
+    const at::Tensor expected = at::linalg_solve(moments + ridge, at::mm(x.t(), y) + at::mm(ridge, now));
+    CHECK(relative_difference(repairs[0].attention_out.weight.t(), expected) < 1e-4);
+  }
+}
+
+TEST_CASE("closed form: on little text, the ridge chosen on held-out batches errs less than none") {
+  const ModelSpec spec = make_tiny_spec("llama");
+  const nn::Decoder decoder(tiny_checkpoint(spec), {});
+  const at::Tensor fresh = random_ids(16, 32, spec.n_vocab, 99);
+  const Widths widths = half_widths(spec);
+  std::vector<at::Tensor> little;
+  for (uint64_t i = 0; i < 5; ++i) little.push_back(random_ids(1, 14, spec.n_vocab, 10 + i));
   auto options = with(Compensation::kBaked);
-  options.ridge = 0.01;
-  const auto repairs =
-      recover::fit_level(decoder, {ids.narrow(0, 0, 5), ids.narrow(0, 5, 3)}, widths, options);
-  const c10::NoGradGuard no_gradients;
-  const auto whole = decoder.trace(0, decoder.embed(ids));
-  const int64_t kept = widths[0] * spec.heads_per_group * spec.head_dim;
-  const at::Tensor x = whole.attention.narrow(2, 0, kept).reshape({-1, kept}).to(at::kDouble);
-  const at::Tensor y = (whole.middle - whole.input).reshape({-1, spec.d_model}).to(at::kDouble);
-  const at::Tensor now = decoder.projection(0, Site::kAttnOut, widths).t().to(at::kDouble);
-  const at::Tensor moments = at::mm(x.t(), x);
-  const at::Tensor ridge = 0.01 * moments.diagonal().mean() * at::eye(kept, moments.options());
-  const at::Tensor expected = at::linalg_solve(moments + ridge, at::mm(x.t(), y) + at::mm(ridge, now));
-  CHECK(relative_difference(repairs[0].attention_out.weight.t(), expected) < 1e-4);
+  const auto greedy = recover::fit_level(decoder, little, widths, options);
+  options.ridge = 0;
+  const auto chosen = recover::fit_level(decoder, little, widths, options);
+  CHECK(error_after_first_layer(decoder, fresh, widths, &chosen) <
+        error_after_first_layer(decoder, fresh, widths, &greedy));
 }
 
 TEST_CASE(

@@ -29,6 +29,25 @@ std::vector<int64_t> backward_by_hand(const solve::Projection& p) {
   return {removed.rbegin(), removed.rend()};
 }
 
+/// Of all ways to leave out one more unit the one with the least error, the weights as they are.
+std::vector<int64_t> unfitted_by_hand(const solve::Projection& p) {
+  std::vector<int64_t> left = counted(p.n_units()), removed;
+  while (!left.empty()) {
+    size_t best = 0;
+    double best_so_far = std::numeric_limits<double>::infinity();
+    for (size_t i = 0; i < left.size(); ++i) {
+      std::vector<int64_t> rest = left;
+      rest.erase(rest.begin() + static_cast<int64_t>(i));
+      const std::vector<int64_t> inputs = inputs_of(rest, p.block);
+      const double error = error_of(p, inputs, p.weight.index_select(1, index(inputs)));
+      if (error < best_so_far) best = i, best_so_far = error;
+    }
+    removed.push_back(left[best]);
+    left.erase(left.begin() + static_cast<int64_t>(best));
+  }
+  return {removed.rbegin(), removed.rend()};
+}
+
 std::vector<int64_t> forward_by_hand(const solve::Projection& p) {
   std::vector<int64_t> left = counted(p.n_units()), order;
   while (!left.empty()) {
@@ -122,6 +141,19 @@ TEST_CASE("orders: more inputs than are held back at a time") {
   const auto p = make_problem(4, 24, 1300);
   CHECK(last_first(obs_order(p), 300) == obs_step_by_step(p, 300));
   CHECK(prefix(forward_order(p), 300) == forward_step_by_step(p, 300));
+}
+
+TEST_CASE("orders: gram leaves out what the output misses least, of all that could go next") {
+  for (const int64_t block : {1, 3})
+    for (const int64_t seed : {1, 2, 3}) {
+      CAPTURE(block);
+      CAPTURE(seed);
+      const auto p = make_problem(seed, 7, 12 * block, block);
+      CHECK(solve::gram_order(p) == unfitted_by_hand(p));
+    }
+  auto p = make_problem(1, 4, 6);
+  p.moments[2][2] = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS_AS(solve::gram_order(p), Error);
 }
 
 TEST_CASE("orders: second moments over nine decades leave no rounding errors in charge") {

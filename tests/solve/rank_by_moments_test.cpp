@@ -20,7 +20,7 @@ TEST_CASE("rank by moments: of a model's spaces, refitted prefixes err less than
                                                  random_batches(16, 32, spec.n_vocab), options);
     REQUIRE(measured.moments);
     CHECK(measured.profile.importance.empty());
-    for (const Metric metric : {Metric::kObs, Metric::kForward}) {
+    for (const Metric metric : {Metric::kObs, Metric::kForward, Metric::kGram}) {
       CAPTURE(name_of(metric));
       const Permutation order =
           solve::rank_by_moments(checkpoint, measured.moments, measured.profile.n_tokens, metric, 1e-3);
@@ -44,5 +44,40 @@ TEST_CASE("rank by moments: of a model's spaces, refitted prefixes err less than
           CHECK(ours[k] < theirs[k]);
       }
     }
+  }
+}
+
+TEST_CASE("prefix errors: what is predicted is what the text shows") {
+  const ModelSpec spec = make_tiny_spec("llama");
+  const Checkpoint checkpoint = tiny_checkpoint(spec);
+  const nn::Decoder decoder(checkpoint, {});
+  const TokenBatches batches = random_batches(16, 32, spec.n_vocab);
+  profile::ProfileOptions options;
+  options.metrics = {Metric::kGram};
+  options.removal_tokens = 0;
+  const auto measured = profile::profile_model(decoder, checkpoint, batches, options);
+  const auto errors = solve::prefix_errors(checkpoint, measured.moments, measured.profile.n_tokens,
+                                           identity_permutation(spec), 0);
+  REQUIRE(errors.size() == spec.spaces.size());
+  const c10::NoGradGuard no_gradients;
+  const auto trace = decoder.trace(0, decoder.embed(ids_of(batches, 0, 16)));
+  for (const Site site : {Site::kAttnOut, Site::kFfnDown}) {
+    const size_t space = site == Site::kAttnOut ? spec.attention_space(0) : spec.mlp_space(0);
+    CAPTURE(spec.spaces[space].name);
+    const at::Tensor x = decoder.site_input(0, site, trace).flatten(0, 1).to(at::kDouble);
+    const at::Tensor w = decoder.projection(0, site, full_widths(spec)).to(at::kDouble);
+    const int64_t n_units = spec.spaces[space].n_units, block = x.size(1) / n_units;
+    for (int64_t k = 1; k <= n_units; k += std::max<int64_t>(1, n_units / 4)) {
+      const at::Tensor kept = x.narrow(1, 0, k * block), output = at::mm(x, w.t());
+      const at::Tensor unfitted = at::mm(kept, w.narrow(1, 0, k * block).t());
+      const at::Tensor fitted =
+          at::mm(kept, at::linalg_solve(at::mm(kept.t(), kept), at::mm(kept.t(), output)));
+      const auto error = [&](const at::Tensor& y) {
+        return (output - y).square().sum(1).mean().item<double>();
+      };
+      CHECK(errors[space].unfitted[static_cast<size_t>(k)] == doctest::Approx(error(unfitted)).epsilon(1e-4));
+      CHECK(errors[space].fitted[static_cast<size_t>(k)] == doctest::Approx(error(fitted)).epsilon(1e-3));
+    }
+    CHECK(errors[space].fitted.back() == doctest::Approx(0));
   }
 }

@@ -1,0 +1,124 @@
+#include "pipeline/widths.h"
+
+#include "profile/profile_model.h"
+#include "support/batches.h"
+#include "support/decoders.h"
+#include "support/errors.h"
+
+namespace elastify::pipeline {
+namespace {
+
+using namespace elastify::test;
+
+/// A tiny model with second moments, and the text they come from.
+struct Subject {
+  ModelSpec spec = make_tiny_spec("llama", {.n_layers = 3});
+  Checkpoint checkpoint = tiny_checkpoint(spec);
+  nn::Decoder decoder{checkpoint, {}};
+  at::Tensor ids = random_ids(8, 32, spec.n_vocab);
+  profile::Measured measured;
+  std::vector<solve::PrefixErrors> errors;
+
+  Subject() {
+    profile::ProfileOptions options;
+    options.metrics = {Metric::kTaylor, Metric::kGram};
+    options.removal_tokens = 0;
+    measured = profile::profile_model(decoder, checkpoint, random_batches(8, 32, spec.n_vocab), options);
+    errors = solve::prefix_errors(checkpoint, measured.moments, measured.profile.n_tokens,
+                                  identity_permutation(spec), kMomentRidge);
+  }
+  double nll(const Widths& widths) const {
+    const c10::NoGradGuard no_gradients;
+    nn::ForwardOptions options;
+    options.widths = &widths;
+    return decoder.sequence_nll(ids, options).sum().item<double>() / static_cast<double>(8 * 31);
+  }
+};
+
+ReorderSection with(plan::Method method, std::vector<double> levels = {0.6}) {
+  ReorderSection options;
+  options.plan.method = method;
+  options.plan.levels = std::move(levels);
+  options.plan.grid = 8;
+  options.metric = Metric::kGram;
+  return options;
+}
+
+TEST_SUITE("pipeline") {
+  TEST_CASE("widths: a curve has the shape of the fitted errors, scaled by the loss measured at half width") {
+    const Subject subject;
+    const WidthMeter meter(subject.decoder, {subject.ids.narrow(0, 0, 3), subject.ids.narrow(0, 3, 5)});
+    const plan::CostCurves curves = meter.curves(subject.errors);
+    REQUIRE(curves.cost.size() == subject.spec.spaces.size());
+    const double base = subject.nll(full_widths(subject.spec));
+    for (size_t s = 0; s < curves.cost.size(); ++s) {
+      CAPTURE(subject.spec.spaces[s].name);
+      const auto n = static_cast<size_t>(subject.spec.spaces[s].n_units);
+      REQUIRE(curves.cost[s].size() == n + 1);
+      CHECK(curves.cost[s][n] == doctest::Approx(0));
+      Widths widths = full_widths(subject.spec);
+      widths[s] = static_cast<int64_t>(n / 2);
+      const double rise = std::max(subject.nll(widths) - base, 1e-4);
+      const double share = subject.errors[s].fitted[n / 2] / subject.errors[s].unfitted[n / 2];
+      CHECK(curves.cost[s][n / 2] == doctest::Approx(rise * share).epsilon(2e-3));
+    }
+  }
+
+  TEST_CASE("widths: nothing diverges at full width, and narrower diverges more") {
+    const Subject subject;
+    const WidthMeter meter(subject.decoder, {subject.ids});
+    Widths widths = full_widths(subject.spec);
+    CHECK(meter.divergence(widths) == doctest::Approx(0).epsilon(1e-9));
+    double last = 0;
+    for (const int64_t d_ff : {48, 24, 8}) {
+      for (int64_t l = 0; l < subject.spec.n_layers; ++l) widths[subject.spec.mlp_space(l)] = d_ff;
+      const double divergence = meter.divergence(widths);
+      CHECK(divergence > last);
+      last = divergence;
+    }
+  }
+
+  TEST_CASE("widths: a search on divergences ends no higher than uniform widths on the text it measured") {
+    const Subject subject;
+    const OpenModel model{subject.checkpoint, std::nullopt, std::nullopt};
+    Calibration calibration;
+    calibration.text.data = {"self"};
+    calibration.text.seq = 16;
+    calibration.text.removal_tokens = 256;
+    const std::vector<double> levels{0.5, 0.7};
+    const auto plan_by = [&](plan::Method method) {
+      return plan_widths(model, &subject.measured.profile, subject.measured.moments,
+                         identity_permutation(subject.spec), with(method, levels), 0, &calibration).plan;
+    };
+    const ElasticPlan uniform = plan_by(plan::Method::kUniform), searched = plan_by(plan::Method::kDpKl);
+    profile::ProfileOptions text = calibration.text;
+    text.tokens = text.removal_tokens;
+    const WidthMeter meter(subject.decoder, calibration_batches(model, subject.decoder, text, 0));
+    double sum_uniform = 0, sum_searched = 0;
+    for (size_t i = 0; i < levels.size(); ++i) {
+      sum_uniform += meter.divergence(uniform.levels[i].widths);
+      sum_searched += meter.divergence(searched.levels[i].widths);
+      CHECK(std::abs(searched.levels[i].decoder_ratio - levels[i]) < 0.03);
+    }
+    CHECK(sum_searched <= sum_uniform + 1e-9);
+    check(plan_by(plan::Method::kDp), subject.spec);
+  }
+
+  TEST_CASE("widths: what a method goes by and is not there is said with a way out") {
+    const Subject subject;
+    const OpenModel model{subject.checkpoint, std::nullopt, std::nullopt};
+    const Permutation order = identity_permutation(subject.spec);
+    const auto plan_with = [&](const MomentSource& moments, const Calibration* calibration) {
+      plan_widths(model, &subject.measured.profile, moments, order, with(plan::Method::kDpKl), 0,
+                  calibration);
+    };
+    CHECK(message_of([&] { plan_with(nullptr, nullptr); }) ==
+          "plan `dp+kl` goes by second moments, and there are none");
+    CHECK(message_of([&] { plan_with(subject.measured.moments, nullptr); }) ==
+          "plan `dp+kl` measures losses on text, and there is none");
+    CHECK(hint_of([&] { plan_with(subject.measured.moments, nullptr); }).find("--data") != std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace elastify::pipeline
