@@ -169,9 +169,8 @@ ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, cons
   if (repaired && calibration == nullptr) fail("repairs are fitted on text, and there is none");
   const Permutation permutation = rank(model.checkpoint, profile, moments, options, seed);
   const ElasticPlan plan =
-      given != nullptr
-          ? *given
-          : plan_widths(model, profile, moments, permutation, options, seed, calibration).plan;
+      given != nullptr ? *given
+                       : plan_widths(model, profile, moments, permutation, options, seed, calibration).plan;
   for (const auto& note : plan.notes) log::info("{}", note);
   AtomicDirectory directory(output, replace);
   reorder::reorder_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr, permutation, plan,

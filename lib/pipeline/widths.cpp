@@ -1,6 +1,6 @@
 #include "pipeline/widths.h"
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 #include <algorithm>
 

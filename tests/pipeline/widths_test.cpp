@@ -88,7 +88,8 @@ TEST_SUITE("pipeline") {
     const std::vector<double> levels{0.5, 0.7};
     const auto plan_by = [&](plan::Method method) {
       return plan_widths(model, &subject.measured.profile, subject.measured.moments,
-                         identity_permutation(subject.spec), with(method, levels), 0, &calibration).plan;
+                         identity_permutation(subject.spec), with(method, levels), 0, &calibration)
+          .plan;
     };
     const ElasticPlan uniform = plan_by(plan::Method::kUniform), searched = plan_by(plan::Method::kDpKl);
     profile::ProfileOptions text = calibration.text;
