@@ -11,9 +11,10 @@ using solve::PrefixFit;
 
 namespace {
 
-/// Of all ways to leave out one more unit the one with the least error, every error out of the normal
-/// equations.
-std::vector<int64_t> backward_by_hand(const solve::Projection& p) {
+/// Of all ways to leave out one more unit the one with the least error. \param error_of_units  when only
+/// these are kept
+template <typename ErrorOfUnits>
+std::vector<int64_t> backward_by_hand(const solve::Projection& p, const ErrorOfUnits& error_of_units) {
   std::vector<int64_t> left = counted(p.n_units()), removed;
   while (!left.empty()) {
     size_t best = 0;
@@ -21,7 +22,7 @@ std::vector<int64_t> backward_by_hand(const solve::Projection& p) {
     for (size_t i = 0; i < left.size(); ++i) {
       std::vector<int64_t> rest = left;
       rest.erase(rest.begin() + static_cast<int64_t>(i));
-      if (const double error = best_error(p, rest); error < best_so_far) best = i, best_so_far = error;
+      if (const double error = error_of_units(p, rest); error < best_so_far) best = i, best_so_far = error;
     }
     removed.push_back(left[best]);
     left.erase(left.begin() + static_cast<int64_t>(best));
@@ -29,23 +30,14 @@ std::vector<int64_t> backward_by_hand(const solve::Projection& p) {
   return {removed.rbegin(), removed.rend()};
 }
 
-/// Of all ways to leave out one more unit the one with the least error, the weights as they are.
-std::vector<int64_t> unfitted_by_hand(const solve::Projection& p) {
-  std::vector<int64_t> left = counted(p.n_units()), removed;
-  while (!left.empty()) {
-    size_t best = 0;
-    double best_so_far = std::numeric_limits<double>::infinity();
-    for (size_t i = 0; i < left.size(); ++i) {
-      std::vector<int64_t> rest = left;
-      rest.erase(rest.begin() + static_cast<int64_t>(i));
-      const std::vector<int64_t> inputs = inputs_of(rest, p.block);
-      const double error = error_of(p, inputs, p.weight.index_select(1, index(inputs)));
-      if (error < best_so_far) best = i, best_so_far = error;
-    }
-    removed.push_back(left[best]);
-    left.erase(left.begin() + static_cast<int64_t>(best));
-  }
-  return {removed.rbegin(), removed.rend()};
+/// Every error out of the normal equations.
+std::vector<int64_t> backward_by_hand(const solve::Projection& p) {
+  return backward_by_hand(p, best_error);
+}
+
+double unfitted_error(const solve::Projection& p, const std::vector<int64_t>& units) {
+  const std::vector<int64_t> inputs = inputs_of(units, p.block);
+  return error_of(p, inputs, p.weight.index_select(1, index(inputs)));
 }
 
 std::vector<int64_t> forward_by_hand(const solve::Projection& p) {
@@ -149,7 +141,7 @@ TEST_CASE("orders: gram leaves out what the output misses least, of all that cou
       CAPTURE(block);
       CAPTURE(seed);
       const auto p = make_problem(seed, 7, 12 * block, block);
-      CHECK(solve::gram_order(p) == unfitted_by_hand(p));
+      CHECK(solve::gram_order(p) == backward_by_hand(p, unfitted_error));
     }
   auto p = make_problem(1, 4, 6);
   p.moments[2][2] = std::numeric_limits<double>::quiet_NaN();
