@@ -80,7 +80,7 @@ void add_repair_options(CLI::App& command, std::string& compensation, recover::C
 void add_plan_options(CLI::App& command, plan::PlanOptions& options) {
   command.add_option_function<std::string>(
       "--plan", [&options](const std::string& name) { options.method = plan::method_named(name); },
-      "how widths are chosen: uniform, anchors, zscore, dp, dp+kl [uniform]");
+      "how widths are chosen: uniform, anchors, zscore, shortgpt, dp, dp+kl [uniform]");
   add_levels_option(command, options.levels, "shares of the budget [0.2:1.0:0.1]");
   command
       .add_option_function<std::string>(

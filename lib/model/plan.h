@@ -22,7 +22,7 @@ struct Level {
 /// layer, or the whole layer: see check_droppable().
 struct ElasticPlan {
   std::string spec_hash;
-  std::string method;                   ///< "uniform", "anchors", "zscore", "dp" or "dp+kl"
+  std::string method;                   ///< "uniform", "anchors", "zscore", "shortgpt", "dp" or "dp+kl"
   std::string budget = "decoder";       ///< what levels are shares of; lib/plan/budget.h has the spellings
   std::string curves = {};              ///< what searched widths went by, in words; else empty
   int64_t grid = 32;                    ///< MLP widths are multiples of this (or full)

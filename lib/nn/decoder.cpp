@@ -248,6 +248,19 @@ at::Tensor Decoder::projection_bias(int64_t index, Site site) const {
   return state_->layer_weight(index, site == Site::kFfnDown ? Role::kDownBias : Role::kAttnOutBias, nullptr);
 }
 
+at::Tensor Decoder::add_projection(int64_t index, Site site, const at::Tensor& residual,
+                                   const at::Tensor& input, const ForwardOptions& options) const {
+  return with_torch_errors([&] {
+    state_->check_layer(index);
+    state_->require(index);
+    const c10::NoGradGuard no_gradients;
+    const at::Tensor result = at::empty_like(residual);
+    const auto rows = [](const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); };
+    state_->add_projection(index, site, rows(residual), rows(input), options, rows(result));
+    return result;
+  });
+}
+
 at::Tensor Decoder::final_norm(const at::Tensor& x) const {
   return with_torch_errors([&] {
     const at::Tensor& weight = state_->output_norm();

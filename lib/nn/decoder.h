@@ -42,6 +42,7 @@ struct ForwardOptions {
   /// Repairs of the level that `widths` chooses, [n_layers]; null: none.
   const std::vector<LayerRepair>* repairs = nullptr;
   Half half = Half::kBoth;  ///< of every layer: what is run; the other half adds nothing
+  bool projects = true;     ///< false: o and down add nothing; a trace then costs only what goes into them
   int64_t skip_layer = -1;  ///< this layer is left out (its residual stream passes through)
 };
 
@@ -110,6 +111,10 @@ class Decoder {
   /// Weights of o or down at these widths, [D, columns], a view; [D, 0] where that half is left out.
   at::Tensor projection(int64_t index, Site site, const Widths& widths) const;
   at::Tensor projection_bias(int64_t index, Site site) const;  ///< [D]; undefined where there is none
+  /// The stream after o or down: residual [B, T, D] plus what the projection, with its bias and repair, makes
+  /// of its input [B, T, columns].
+  at::Tensor add_projection(int64_t index, Site site, const at::Tensor& residual, const at::Tensor& input,
+                            const ForwardOptions& options) const;
 
   // The way there and back without autograd: no graph, no weight gradients unless asked for.
   LayerTrace trace(int64_t index, const at::Tensor& x, const ForwardOptions& options = {}) const;

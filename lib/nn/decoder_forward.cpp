@@ -126,6 +126,19 @@ std::pair<at::Tensor, at::Tensor> Decoder::State::append(KvCache& cache, int64_t
   return {keys, values};
 }
 
+void Decoder::State::add_projection(int64_t l, Site site, const at::Tensor& residual, const at::Tensor& input,
+                                    const ForwardOptions& options, at::Tensor result) const {
+  const Role role = site == Site::kFfnDown ? Role::kDown : Role::kAttnOut;
+  const Role bias = site == Site::kFfnDown ? Role::kDownBias : Role::kAttnOutBias;
+  const ProjectionRepair* repair = repair_of(options, l, role);
+  const bool replaced = repair != nullptr && repair->weight.defined();
+  at::addmm_out(result, residual, input,
+                (replaced ? repair->weight : layer_weight(l, role, options.widths)).t());
+  if (const at::Tensor b = layer_weight(l, bias, options.widths); b.defined()) result.add_(b);
+  if (repair != nullptr && repair->a.defined()) result.addmm_(at::mm(input, repair->a.t()), repair->b.t());
+  if (repair != nullptr && repair->bias.defined()) result.add_(repair->bias);
+}
+
 void Decoder::State::run(int64_t l, const at::Tensor& x, const ForwardOptions& options, KvCache* cache,
                          Workspace& workspace, LayerTrace* trace) const {
   const bool attends = options.half != Half::kMlp && has_half(spec.attention_space(l), options.widths);
@@ -149,15 +162,10 @@ void Decoder::State::run(int64_t l, const at::Tensor& x, const ForwardOptions& o
     linear_into(out, norm, matrix, weight(bias));
     return out;
   };
-  /// residual + input W^T + bias, in place without a trace
-  const auto add_projected = [&](const at::Tensor& residual, const at::Tensor& input, Role role, Role bias) {
-    const ProjectionRepair* repair = repair_of(options, l, role);
-    at::Tensor result = trace != nullptr ? at::empty_like(residual) : residual;
-    const bool replaced = repair != nullptr && repair->weight.defined();
-    at::addmm_out(result, residual, input, (replaced ? repair->weight : weight(role)).t());
-    if (const at::Tensor b = weight(bias); b.defined()) result.add_(b);
-    if (repair != nullptr && repair->a.defined()) result.addmm_(at::mm(input, repair->a.t()), repair->b.t());
-    if (repair != nullptr && repair->bias.defined()) result.add_(repair->bias);
+  const auto add_projected = [&](const at::Tensor& residual, const at::Tensor& input, Site site) {
+    if (!options.projects) return residual;
+    const at::Tensor result = trace != nullptr ? at::empty_like(residual) : residual;  // else in place
+    add_projection(l, site, residual, input, options, result);
     return result;
   };
 
@@ -190,7 +198,7 @@ void Decoder::State::run(int64_t l, const at::Tensor& x, const ForwardOptions& o
     attend_into(heads(mixed).transpose(1, 2), heads(q).transpose(1, 2), all_keys, all_values,
                 spec.sliding_window, scale);
     apply_mask(by_sequence(mixed), spec.attention_space(l), options, true);
-    stream = add_projected(stream, mixed, Role::kAttnOut, Role::kAttnOutBias);
+    stream = add_projected(stream, mixed, Site::kAttnOut);
     if (trace != nullptr) {
       trace->q = heads(q);
       trace->k = heads(k);
@@ -206,7 +214,7 @@ void Decoder::State::run(int64_t l, const at::Tensor& x, const ForwardOptions& o
     const at::Tensor units = trace != nullptr ? workspace.gate.get(n_rows, gate.size(1), x.options()) : gate;
     silu_multiply(gate, up, units);
     apply_mask(by_sequence(units), spec.mlp_space(l), options, true);
-    stream = add_projected(stream, units, Role::kDown, Role::kDownBias);
+    stream = add_projected(stream, units, Site::kFfnDown);
     if (trace != nullptr) {
       trace->gate = by_sequence(gate);
       trace->up = by_sequence(up);

@@ -73,6 +73,10 @@ struct Decoder::State {
   std::pair<at::Tensor, at::Tensor> append(KvCache& cache, int64_t layer, const at::Tensor& k,
                                            const at::Tensor& v) const;
 
+  /// result = residual + input W^T, with the bias of o or down and its repair; result may be the residual.
+  /// \param residual, result [n, D], input [n, columns]
+  void add_projection(int64_t layer, Site site, const at::Tensor& residual, const at::Tensor& input,
+                      const ForwardOptions& options, at::Tensor result) const;
   /// One layer without autograd. \param x  residual stream [B, T, D]: overwritten by the result, unless
   /// `trace` takes everything that the way back needs
   void run(int64_t layer, const at::Tensor& x, const ForwardOptions& options, KvCache* cache,

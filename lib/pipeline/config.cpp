@@ -66,6 +66,8 @@ void fields(V& visit, EvalOptions& o) {
   visit("tokens", o.tokens, 0);
   visit("seq", o.seq, 2);
   visit("batch", o.batch, 1);
+  visit("tasks", o.tasks);
+  visit("items", o.items, 0);
   visit("baseline", o.baseline);
 }
 
@@ -358,7 +360,8 @@ RunConfig read_config(const std::string& file, const YAML::Node& root, const Rep
   auto& metrics = config.profile.metrics;
   if (std::find(metrics.begin(), metrics.end(), config.reorder.metric) == metrics.end())
     metrics.push_back(config.reorder.metric);
-  config.profile.second_moments |= measures_losses(config.reorder.plan.method);
+  const plan::Method method = config.reorder.plan.method;
+  config.profile.second_moments |= measures_losses(method) || method == plan::Method::kShortGpt;
   return config;
 }
 
@@ -490,7 +493,11 @@ RunConfig load_config(const fs::path& file, const std::vector<std::string>& over
       grid.IsDefined())
     throw UsageError(fmt::format("{}: grid: a run has no grid", place_of(file.string(), grid)),
                      fmt::format("this is a sweep: `elastify sweep {}`", file.string()));
-  return read_config(file.string(), root);
+  RunConfig config = read_config(file.string(), root);
+  if (!config.eval.tasks.empty())
+    throw UsageError(fmt::format("{}: eval.tasks: a run is measured on text alone", file.string()),
+                     "sweeps take tasks, and so does `elastify eval --task`");
+  return config;
 }
 
 SweepConfig load_sweep(const fs::path& file, const std::vector<std::string>& overrides) {

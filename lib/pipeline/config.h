@@ -23,11 +23,13 @@ struct ReorderSection {
 };
 
 struct EvalOptions {
-  std::vector<std::string> data;  ///< text files; for a run, text that was not calibrated on
-  int64_t tokens = 8192;          ///< 0: all of the data
-  int64_t seq = 256;              ///< tokens per sequence
-  int64_t batch = 8;              ///< sequences per forward pass
-  bool baseline = true;           ///< also measure a random order at every level (runs only)
+  std::vector<std::string> data;   ///< text files; for a run, text that was not calibrated on
+  int64_t tokens = 8192;           ///< 0: all of the data
+  int64_t seq = 256;               ///< tokens per sequence
+  int64_t batch = 8;               ///< sequences per forward pass
+  std::vector<std::string> tasks;  ///< multiple-choice items, .jsonl (sweeps only)
+  int64_t items = 0;               ///< the first ones of every task; 0: all
+  bool baseline = true;            ///< also measure a random order at every level (runs only)
 };
 
 /// A run, as its YAML file states it: one section per command.

@@ -86,17 +86,20 @@ void write_repairs(const OpenModel& source, const ElasticPlan& plan,
         profile::must_stream(checkpoint.spec(), calibration.text, parse_bytes(calibration.max_ram));
   const nn::Decoder decoder(checkpoint, placement);
   const std::vector<at::Tensor> batches = calibration_batches(source, decoder, calibration.text, seed);
-  for (const Level& level : plan.levels) {
-    if (level.nominal >= 1) continue;
-    with_context(level_name(level.nominal), [&] {
-      const auto start = std::chrono::steady_clock::now();
-      const auto fitted = recover::fit_level(decoder, batches, level.widths, options);
-      save_repairs(to_level_repairs(fitted, checkpoint.spec(), level, name), checkpoint.spec(), level,
-                   repairs_directory(reordered, level.nominal));
-      log::info("level {}: {} fitted in {:.1f} s", level.nominal, name,
-                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    });
-  }
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<const Level*> levels;
+  std::vector<Widths> widths;
+  for (const Level& level : plan.levels)
+    if (level.nominal < 1) {
+      levels.push_back(&level);
+      widths.push_back(level.widths);
+    }
+  const auto fitted = recover::fit_levels(decoder, batches, widths, options);
+  for (size_t i = 0; i < levels.size(); ++i)
+    save_repairs(to_level_repairs(fitted[i], checkpoint.spec(), *levels[i], name), checkpoint.spec(),
+                 *levels[i], repairs_directory(reordered, levels[i]->nominal));
+  log::info("{} of {} levels fitted in {:.1f} s", name, levels.size(),
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
 
 namespace {

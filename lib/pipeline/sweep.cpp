@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <span>
@@ -140,6 +141,31 @@ Profile obtain_profile(const OpenModel& model, const nn::DecoderOptions& compute
   return profile;
 }
 
+/// What a model is measured by: a text and multiple-choice items.
+struct Examination {
+  TokenBatches batches;
+  std::unique_ptr<Tokenizer> tokenizer;  ///< null without tasks
+  std::vector<std::pair<std::string, std::vector<TaskItem>>> tasks;
+
+  Examination(const OpenModel& model, const EvalOptions& options) {
+    if (options.tasks.empty()) return;
+    if (!model.vocabulary)
+      throw UsageError("eval.tasks: the model carries no tokenizer", "name one under `tokenizer`");
+    tokenizer = make_tokenizer(*model.vocabulary);
+    for (const std::string& file : options.tasks) {
+      std::vector<TaskItem> items = load_task(file);
+      if (options.items > 0 && static_cast<int64_t>(items.size()) > options.items)
+        items.resize(static_cast<size_t>(options.items));
+      tasks.emplace_back(fs::path(file).stem().string(), std::move(items));
+    }
+  }
+};
+
+struct Evaluation {
+  eval::PerplexityResult text;
+  ordered_json tasks = ordered_json::object();  ///< accuracies by task
+};
+
 /// Evaluations by the content of what goes into them, in memory and on disk.
 class Evaluations {
  public:
@@ -157,27 +183,30 @@ class Evaluations {
     return sha256_hex(content.dump());
   }
   /// Null if it has to be evaluated.
-  const eval::PerplexityResult* find(const std::string& key) {
+  const Evaluation* find(const std::string& key) {
     if (const auto known = known_.find(key); known != known_.end()) return &known->second;
     if (!fs::exists(file(key))) return nullptr;
     const auto json = ordered_json::parse(read_text(file(key)), nullptr, false);
     for (const char* name : {"nll", "bits_per_byte", "tokens", "tokens_per_second"})
       if (!json.is_object() || !json.contains(name)) return nullptr;
-    eval::PerplexityResult result;
+    Evaluation evaluation;
+    evaluation.tasks = json.value("tasks", ordered_json::object());
+    eval::PerplexityResult& result = evaluation.text;
     result.nll = number(json.at("nll"));
     result.perplexity = std::exp(result.nll);
     result.bits_per_byte = number(json.at("bits_per_byte"));
     result.tokens = json.at("tokens").get<int64_t>();
     result.tokens_per_second = number(json.at("tokens_per_second"));
-    return &known_.emplace(key, result).first->second;
+    return &known_.emplace(key, std::move(evaluation)).first->second;
   }
-  void keep(const std::string& key, const eval::PerplexityResult& result, const std::string& point,
-            double level) {
-    const ordered_json json{{"point", point},          {"level", level},
-                            {"nll", result.nll},       {"bits_per_byte", result.bits_per_byte},
-                            {"tokens", result.tokens}, {"tokens_per_second", result.tokens_per_second}};
+  void keep(const std::string& key, const Evaluation& evaluation, const std::string& point, double level) {
+    const eval::PerplexityResult& result = evaluation.text;
+    ordered_json json{{"point", point},          {"level", level},
+                      {"nll", result.nll},       {"bits_per_byte", result.bits_per_byte},
+                      {"tokens", result.tokens}, {"tokens_per_second", result.tokens_per_second}};
+    if (!evaluation.tasks.empty()) json["tasks"] = evaluation.tasks;
     write_text(file(key), json.dump(2) + "\n");
-    known_[key] = result;
+    known_[key] = evaluation;
   }
 
  private:
@@ -185,7 +214,7 @@ class Evaluations {
 
   fs::path directory_;
   ordered_json common_;
-  std::map<std::string, eval::PerplexityResult> known_;
+  std::map<std::string, Evaluation> known_;
 };
 
 /// A point, ready to be evaluated.
@@ -200,11 +229,17 @@ bool is_repaired(const RunConfig& config) {
   return config.reorder.repair.compensation != recover::Compensation::kNone;
 }
 
-/// Repairs of one level, fitted on the text that the point is profiled on.
-std::vector<nn::LayerRepair> fit_repairs(const OpenModel& model, const nn::Decoder& decoder,
-                                         const Candidate& candidate, const Widths& widths) {
+/// Repairs of these levels, fitted on the text that the point is profiled on.
+std::map<size_t, std::vector<nn::LayerRepair>> fit_repairs(const OpenModel& model, const nn::Decoder& decoder,
+                                                           const Candidate& candidate,
+                                                           const std::set<size_t>& levels) {
+  std::vector<Widths> widths;
+  for (const size_t i : levels) widths.push_back(candidate.plan.levels[i].widths);
   const auto batches = calibration_batches(model, decoder, candidate.config->profile, candidate.config->seed);
-  return recover::fit_level(decoder, batches, widths, candidate.config->reorder.repair);
+  auto fitted = recover::fit_levels(decoder, batches, widths, candidate.config->reorder.repair);
+  std::map<size_t, std::vector<nn::LayerRepair>> repairs;
+  for (const size_t i : levels) repairs[i] = std::move(fitted[repairs.size()]);
+  return repairs;
 }
 
 /// Evaluates what is not kept yet. \param orders  permutations by digest
@@ -225,15 +260,17 @@ void evaluate(const OpenModel& model, const RunConfig& config, const std::vector
 
   const auto start = Clock::now();
   double work_done = 0;
-  TokenBatches batches;
+  Examination examination(model, config.eval);
   const auto measure = [&](const nn::Decoder& decoder, const Candidate& candidate, size_t i,
-                           Progress* progress) {
+                           const std::vector<nn::LayerRepair>* repairs, Progress* progress) {
     const Level& level = candidate.plan.levels[i];
-    std::vector<nn::LayerRepair> repairs;
-    if (is_repaired(*candidate.config) && level.widths != full_widths(spec))
-      repairs = fit_repairs(model, decoder, candidate, level.widths);
-    const auto result = eval::perplexity(decoder, batches, &level.widths, config.eval.batch, progress,
-                                         repairs.empty() ? nullptr : &repairs);
+    Evaluation result{
+        eval::perplexity(decoder, examination.batches, &level.widths, config.eval.batch, progress, repairs)};
+    for (const auto& [name, items] : examination.tasks) {
+      const auto task = eval::multiple_choice(decoder, *examination.tokenizer, items, &level.widths, repairs);
+      result.tasks[name] = {
+          {"accuracy", task.accuracy}, {"accuracy_norm", task.accuracy_norm}, {"items", task.items}};
+    }
     evaluations.keep(candidate.keys[i], result, candidate.name, level.nominal);
     const auto work = static_cast<double>(missing.at(candidate.keys[i]));
     work_done += work;
@@ -242,12 +279,12 @@ void evaluate(const OpenModel& model, const RunConfig& config, const std::vector
   };
   {
     const nn::Decoder decoder(model.checkpoint, config.compute);
-    batches =
+    examination.batches =
         load_batches(model, decoder, config.eval.data, config.eval.seq, config.eval.tokens, std::nullopt);
     const Candidate& any = candidates.front();
     if (missing.count(any.keys.back()) > 0) {
-      const auto result = measure(decoder, any, any.keys.size() - 1, nullptr);
-      log::info("full model: perplexity {:.4f}", result.perplexity);
+      const auto result = measure(decoder, any, any.keys.size() - 1, nullptr, nullptr);
+      log::info("full model: perplexity {:.4f}", result.text.perplexity);
     }
   }
   std::optional<nn::Decoder> decoder;
@@ -265,12 +302,21 @@ void evaluate(const OpenModel& model, const RunConfig& config, const std::vector
       decoder.emplace(arranged(model.checkpoint, orders.at(candidate.order)), config.compute);
       loaded = candidate.order;
     }
+    std::set<size_t> narrow;
+    for (const size_t i : levels)
+      if (candidate.plan.levels[i].widths != full_widths(spec)) narrow.insert(i);
+    std::map<size_t, std::vector<nn::LayerRepair>> repairs;
+    if (is_repaired(*candidate.config))
+      with_context(candidate.name, [&] { repairs = fit_repairs(model, *decoder, candidate, narrow); });
     {
-      Progress progress(label, static_cast<int64_t>(levels.size()) * batches.n_tokens(), "tokens");
+      Progress progress(label, static_cast<int64_t>(levels.size()) * examination.batches.n_tokens(),
+                        "tokens");
       for (const size_t i : levels)
         if (evaluations.find(candidate.keys[i]) == nullptr)
-          with_context(fmt::format("{}, level {}", candidate.name, candidate.plan.levels[i].nominal),
-                       [&] { measure(*decoder, candidate, i, &progress); });
+          with_context(fmt::format("{}, level {}", candidate.name, candidate.plan.levels[i].nominal), [&] {
+            const auto repair = repairs.find(i);
+            measure(*decoder, candidate, i, repair == repairs.end() ? nullptr : &repair->second, &progress);
+          });
     }
     const std::string left =
         work_left > 0
@@ -312,12 +358,14 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
     return ordered_json{
         {"perplexity", result.perplexity}, {"bits_per_byte", result.bits_per_byte}, {"nll", result.nll}};
   };
-  const eval::PerplexityResult full = *evaluations.find(candidates.front().keys.back());
+  const Evaluation& full_evaluation = *evaluations.find(candidates.front().keys.back());
+  const eval::PerplexityResult& full = full_evaluation.text;
   ordered_json report{{"tool", {{"name", "elastify"}, {"version", kVersion}}},
                       {"model", config.base.model},
                       {"tokens", full.tokens},
                       {"axes", ordered_json::array()},
                       {"full", values_of(full)},
+                      {"tasks", full_evaluation.tasks},
                       {"points", ordered_json::array()}};
   const ordered_json configuration = to_json(config);
   for (const GridAxis& axis : config.grid)
@@ -336,13 +384,14 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
                                                  : value_of(config.points[p].config, config.grid[i].key);
     for (size_t i = 0; i < candidate.plan.levels.size(); ++i) {
       const Level& level = candidate.plan.levels[i];
-      const eval::PerplexityResult& result = *evaluations.find(candidate.keys[i]);
+      const Evaluation& evaluation = *evaluations.find(candidate.keys[i]);
       ordered_json row{{"level", level.nominal},
                        {"true_ratio", level.decoder_ratio},
                        {"total_ratio", level.total_ratio},
                        {"n_params", n_params(spec, level.widths)}};
-      row.update(values_of(result));
-      row["excess_nll"] = result.nll - full.nll;
+      row.update(values_of(evaluation.text));
+      row["excess_nll"] = evaluation.text.nll - full.nll;
+      if (!evaluation.tasks.empty()) row["tasks"] = evaluation.tasks;
       point["levels"].push_back(row);
     }
     report["points"].push_back(point);
@@ -364,13 +413,17 @@ std::string csv(const ordered_json& report) {
                                       "bits_per_byte", "nll",        "excess_nll"};
   std::string text;
   for (const auto& axis : report.at("axes")) text += csv_cell(axis.at("key").get<std::string>()) + ",";
-  text += fmt::format("{}\n", fmt::join(kColumns, ","));
+  text += fmt::format("{}", fmt::join(kColumns, ","));
+  for (const auto& [task, ignored] : report.at("tasks").items()) text += "," + csv_cell(task);
+  text += "\n";
   for (const auto& point : report.at("points")) {
     std::string cells;
     for (const auto& value : point.at("options")) cells += csv_cell(text_of(value)) + ",";
     for (const auto& level : point.at("levels")) {
       std::vector<std::string> values;
       for (const char* column : kColumns) values.push_back(fmt::format("{:.8g}", number(level.at(column))));
+      for (const auto& [task, ignored] : report.at("tasks").items())
+        values.push_back(fmt::format("{:.4f}", level.at("tasks").at(task).at("accuracy_norm").get<double>()));
       text += cells + fmt::format("{}\n", fmt::join(values, ","));
     }
   }
@@ -413,16 +466,7 @@ std::string chart(const ordered_json& report, const std::vector<GridAxis>& grid)
 /// Rows against the first of them: excess nats per token over the full model, mean over the grid with the
 /// standard deviation where it has several points, and as a share of the first row's.
 std::string row_table(const ordered_json& report) {
-  std::map<std::string, std::vector<std::vector<double>>> excess;  // [levels][points]
-  std::vector<std::string> names;
-  for (const auto& point : report.at("points")) {
-    const std::string name = point.at("options").at(kRows);
-    if (excess.count(name) == 0) names.push_back(name);
-    auto& of_row = excess[name];
-    of_row.resize(point.at("levels").size() - 1);  // the full model's is nothing
-    for (size_t i = 0; i < of_row.size(); ++i)
-      of_row[i].push_back(number(point.at("levels")[i].at("excess_nll")));
-  }
+  const ordered_json& full_tasks = report.at("tasks");
   const auto mean = [](const std::vector<double>& values) {
     double sum = 0;
     for (const double value : values) sum += value;
@@ -433,25 +477,57 @@ std::string row_table(const ordered_json& report) {
     for (const double value : values) squares += (value - mean(values)) * (value - mean(values));
     return std::sqrt(squares / static_cast<double>(values.size() - 1));
   };
-  size_t width = 0;
-  for (const std::string& name : names) width = std::max(width, name.size());
-  const auto& first = excess.at(names[0]);
-  const bool several = first[0].size() > 1;
-  std::string text = fmt::format("\nexcess nats per token{}, share of {}'s\n{:<{}}",
-                                 several ? " (± standard deviation)" : "", names[0], "", width);
-  for (size_t i = 0; i < first.size(); ++i)
-    text += fmt::format("  {:>{}}", report.at("points")[0].at("levels")[i].at("level").get<double>(),
-                        several ? 18 : 11);
-  for (const std::string& name : names) {
-    text += fmt::format("\n{:<{}}", name, width);
-    for (size_t i = 0; i < first.size(); ++i) {
-      const auto& values = excess.at(name)[i];
-      text += fmt::format("  {:>5.3f}{} {:>5.2f}", mean(values),
-                          several ? fmt::format(" ±{:.3f}", deviation(values)) : "",
-                          mean(values) / mean(first[i]));
+  const auto mean_accuracy = [&](const ordered_json& tasks) {
+    std::vector<double> values;
+    for (const auto& [name, task] : tasks.items()) values.push_back(number(task.at("accuracy_norm")));
+    return mean(values);
+  };
+  using Seeds = std::vector<double>;
+  std::vector<std::string> names;
+  std::map<std::string, std::vector<Seeds>> excess, accuracy;  // [levels], without the full model's
+  for (const auto& point : report.at("points")) {
+    const std::string name = point.at("options").at(kRows);
+    if (excess.count(name) == 0) names.push_back(name);
+    const size_t n_levels = point.at("levels").size() - 1;
+    excess[name].resize(n_levels);
+    accuracy[name].resize(n_levels);
+    for (size_t i = 0; i < n_levels; ++i) {
+      const ordered_json& level = point.at("levels")[i];
+      excess[name][i].push_back(number(level.at("excess_nll")));
+      if (!full_tasks.empty()) accuracy[name][i].push_back(mean_accuracy(level.at("tasks")));
     }
   }
-  return text + "\n";
+  size_t width = 0;
+  for (const std::string& name : names) width = std::max(width, name.size());
+  const size_t n_levels = excess.at(names[0]).size();
+  const bool several = excess.at(names[0])[0].size() > 1;
+  const std::string spread = several ? " (± standard deviation)" : "";
+  const auto table = [&](const std::map<std::string, std::vector<Seeds>>& values, int cell,
+                         const auto& tail) {
+    std::string text = fmt::format("{:<{}}", "", width);
+    for (size_t i = 0; i < n_levels; ++i)
+      text += fmt::format("  {:>{}}", report.at("points")[0].at("levels")[i].at("level").get<double>(),
+                          several ? cell + 7 : cell);
+    for (const std::string& name : names) {
+      text += fmt::format("\n{:<{}}", name, width);
+      for (size_t i = 0; i < n_levels; ++i) {
+        const Seeds& seeds = values.at(name)[i];
+        text += fmt::format("  {:>5.3f}{}{}", mean(seeds),
+                            several ? fmt::format(" ±{:.3f}", deviation(seeds)) : "", tail(seeds, i));
+      }
+    }
+    return text + "\n";
+  };
+  std::string text = fmt::format("\nexcess nats per token{}, share of {}'s\n", spread, names[0]);
+  text += table(excess, 11, [&](const Seeds& seeds, size_t i) {
+    return fmt::format(" {:>5.2f}", mean(seeds) / mean(excess.at(names[0])[i]));
+  });
+  if (full_tasks.empty()) return text;
+  std::vector<std::string> tasks;
+  for (const auto& [name, task] : full_tasks.items()) tasks.push_back(name);
+  text += fmt::format("\naccuracy per character{}, mean of {}; full model: {:.3f}\n", spread,
+                      fmt::join(tasks, ", "), mean_accuracy(full_tasks));
+  return text + table(accuracy, 5, [](const Seeds&, size_t) { return ""; });
 }
 
 std::string short_number(double value) {
@@ -482,6 +558,7 @@ ordered_json sweep(const SweepConfig& config, bool force) {
   const ordered_json source = identity(model);
   ordered_json eval_options = to_json(base.eval);
   for (const char* name : {"data", "baseline"}) eval_options.erase(name);
+  if (!base.eval.tasks.empty()) eval_options["tasks"] = text_hash(base.eval.tasks);
   Evaluations evaluations(kept, {source, eval_options, text_hash(base.eval.data), compute_key(base)});
 
   std::map<std::string, Permutation> orders;

@@ -15,8 +15,44 @@ namespace {
 /// Where a measured rise of the loss is not above noise, a space still is not free.
 constexpr double kLeastRise = 1e-4;
 
-int64_t half_of(const AxisSpace& space) {
-  return std::clamp<int64_t>(space.n_units / 2, std::min<int64_t>(1, space.n_units), space.n_units);
+/// A space alone at one width, and what that does to the loss.
+struct Narrowed {
+  size_t space;
+  int64_t width;
+  double rise = 0;  ///< nats per token
+};
+
+/// Half of every space, and an eighth: far down, losses rise faster than errors of the output.
+std::vector<Narrowed> widths_to_measure(const ModelSpec& spec) {
+  std::vector<Narrowed> widths;
+  for (size_t s = 0; s < spec.spaces.size(); ++s) {
+    const int64_t n = spec.spaces[s].n_units, half = std::max<int64_t>(n / 2, 1);
+    const int64_t eighth = std::max<int64_t>(n / 8, 1);
+    if (half < n) widths.push_back({s, half});
+    if (eighth < half) widths.push_back({s, eighth});
+  }
+  return widths;
+}
+
+/// The errors in nats: at each measured width times what makes the unfitted error the measured rise, between
+/// two of them times what lies between, in proportion. \param measured  of this space, falling widths
+std::vector<double> scaled(const solve::PrefixErrors& errors, const std::vector<Narrowed>& measured) {
+  std::vector<double> cost = errors.fitted;
+  std::vector<std::pair<int64_t, double>> factors;
+  for (const Narrowed& one : measured)
+    if (const double unfitted = errors.unfitted.at(static_cast<size_t>(one.width)); unfitted > 0)
+      factors.emplace_back(one.width, std::max(one.rise, kLeastRise) / unfitted);
+  if (factors.empty()) return cost;  // a space of one unit: its error is all there is to go by
+  for (size_t k = 0; k < cost.size(); ++k) {
+    const auto width = static_cast<int64_t>(k);
+    const auto& [wide, at_wide] = factors.front();
+    const auto& [thin, at_thin] = factors.back();
+    const double share = wide > thin ? static_cast<double>(std::clamp(width, thin, wide) - thin) /
+                                           static_cast<double>(wide - thin)
+                                     : 1;
+    cost[k] *= share * at_wide + (1 - share) * at_thin;
+  }
+  return cost;
 }
 
 }  // namespace
@@ -34,7 +70,7 @@ plan::CostCurves WidthMeter::curves(const std::vector<solve::PrefixErrors>& erro
   return nn::with_torch_errors([&] {
     const c10::NoGradGuard no_gradients;
     const ModelSpec& spec = decoder_.spec();
-    std::vector<double> rise(spec.spaces.size(), 0);
+    std::vector<Narrowed> measured = widths_to_measure(spec);
     int64_t n_tokens = 0, n_predicted = 0;
     for (const at::Tensor& ids : batches_) {
       n_tokens += ids.numel();
@@ -43,39 +79,37 @@ plan::CostCurves WidthMeter::curves(const std::vector<solve::PrefixErrors>& erro
     const auto nll = [&](const at::Tensor& x, const at::Tensor& ids) {
       return decoder_.token_nll(decoder_.final_norm(x), ids).sum(at::kDouble).item<double>();
     };
-    Progress progress("loss at half widths", n_tokens * spec.n_layers, "layer-tokens");
+    Progress progress("loss of single narrow spaces", n_tokens * spec.n_layers, "layer-tokens");
     for (const at::Tensor& ids : batches_) {
-      std::vector<at::Tensor> streams;  // of spaces narrowed so far, by space
-      std::vector<size_t> narrowed;
+      std::vector<at::Tensor> streams;  // of those narrowed so far
       at::Tensor whole = decoder_.embed(ids);
       for (int64_t l = 0; l < spec.n_layers; ++l) {
         for (at::Tensor& stream : streams) stream = decoder_.layer(l, stream);
-        for (const size_t s : {spec.attention_space(l), spec.mlp_space(l)}) {
-          const AxisSpace& space = spec.spaces[s];
-          if (half_of(space) == space.n_units) continue;
+        for (; streams.size() < measured.size();) {
+          const Narrowed& next = measured[streams.size()];
+          if (spec.spaces[next.space].layer != l) break;
           Widths widths = full_widths(spec);
-          widths[s] = half_of(space);
+          widths[next.space] = next.width;
           nn::ForwardOptions options;
           options.widths = &widths;
           streams.push_back(decoder_.layer(l, whole, options));
-          narrowed.push_back(s);
         }
         whole = decoder_.layer(l, whole);
         progress.advance(ids.numel());
       }
       const double base = nll(whole, ids);
       for (size_t i = 0; i < streams.size(); ++i)
-        rise[narrowed[i]] += (nll(streams[i], ids) - base) / static_cast<double>(n_predicted);
+        measured[i].rise += (nll(streams[i], ids) - base) / static_cast<double>(n_predicted);
     }
     plan::CostCurves curves;
-    curves.source =
-        fmt::format("errors of refitted outputs, scaled by the loss at half width on {} tokens", n_tokens);
+    curves.source = fmt::format(
+        "errors of refitted outputs, scaled by the loss at an eighth and at half of the width on {} tokens",
+        n_tokens);
     for (size_t s = 0; s < errors.size(); ++s) {
-      const double unfitted = errors[s].unfitted.at(static_cast<size_t>(half_of(spec.spaces[s])));
-      // A space of one unit has no half; its error is all there is to go by.
-      const double scale = unfitted > 0 ? std::max(rise[s], kLeastRise) / unfitted : 1;
-      std::vector<double>& cost = curves.cost.emplace_back(errors[s].fitted);
-      for (double& value : cost) value *= scale;
+      std::vector<Narrowed> of_space;
+      std::copy_if(measured.begin(), measured.end(), std::back_inserter(of_space),
+                   [&](const Narrowed& one) { return one.space == s; });
+      curves.cost.push_back(scaled(errors[s], of_space));
     }
     return curves;
   });
@@ -127,7 +161,7 @@ MeasuredPlan plan_widths(const OpenModel& model, const Profile* profile, const M
   plan::MeasureLoss measure;
   // Starts and moves; those that were measured before cost nothing.
   Progress progress("widths measured",
-                    static_cast<int64_t>(2 * planning.levels.size()) + planning.search_steps, "plans");
+                    static_cast<int64_t>(6 * planning.levels.size()) + planning.search_steps, "plans");
   if (searches)
     measure = [&](const Widths& widths) {
       progress.advance(1);

@@ -18,8 +18,8 @@ class WidthMeter {
   WidthMeter(const nn::Decoder& decoder, std::vector<at::Tensor> batches);
 
   /// Curves for `dp`, nats per token: the shape of a space's curve is the error of its projection's output
-  /// with refitted weights, its scale is set by the loss measured with that space alone at half width. \param
-  /// errors  of these orders, [spaces]
+  /// with refitted weights, its scale is set by the losses measured with that space alone at half and at an
+  /// eighth of its width. \param errors  of these orders, [spaces]
   plan::CostCurves curves(const std::vector<solve::PrefixErrors>& errors) const;
   /// KL(full || sub-model) of the next token's distribution, mean over tokens, nats.
   double divergence(const Widths& widths) const;
@@ -34,10 +34,11 @@ struct MeasuredPlan {
   ElasticPlan plan;
   std::optional<plan::CostCurves> curves;  ///< if any were measured
 };
-/// Plans widths, measuring what the method goes by: nothing for `uniform`, `anchors` and `zscore`; curves for
-/// `dp`, if there are second moments (else it goes by the profile's scores); divergences besides for `dp+kl`.
-/// \param calibration  text to measure on, of which `removal_tokens` are taken; may be null where nothing is
-/// measured \throws UsageError  if text or second moments that the method needs are not there
+/// Plans widths, measuring what the method goes by: nothing for `uniform`, `anchors`, `zscore` and
+/// `shortgpt`; curves for `dp`, if there are second moments (else it goes by the profile's scores);
+/// divergences besides for `dp+kl`. \param calibration  text to measure on, of which `removal_tokens` are
+/// taken; may be null where nothing is measured \throws UsageError  if text or second moments that the method
+/// needs are not there
 MeasuredPlan plan_widths(const OpenModel& model, const Profile* profile, const MomentSource& moments,
                          const Permutation& order, const ReorderSection& options, int64_t seed,
                          const Calibration* calibration);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <fmt/ranges.h>
 
@@ -13,11 +14,9 @@ namespace elastify::plan {
 namespace {
 
 constexpr double kWorthANote = 0.01;
-constexpr std::pair<Method, std::string_view> kMethods[] = {{Method::kUniform, "uniform"},
-                                                            {Method::kAnchors, "anchors"},
-                                                            {Method::kZscore, "zscore"},
-                                                            {Method::kDp, "dp"},
-                                                            {Method::kDpKl, "dp+kl"}};
+constexpr std::pair<Method, std::string_view> kMethods[] = {
+    {Method::kUniform, "uniform"},   {Method::kAnchors, "anchors"}, {Method::kZscore, "zscore"},
+    {Method::kShortGpt, "shortgpt"}, {Method::kDp, "dp"},           {Method::kDpKl, "dp+kl"}};
 
 bool goes_by_curves(Method method) {
   return method == Method::kDp || method == Method::kDpKl;
@@ -38,8 +37,10 @@ void check_options(const PlanOptions& options) {
 
 const Profile& require_scores(const Profile* profile, const PlanOptions& options) {
   if (profile != nullptr) return *profile;
-  throw Error(fmt::format("the plan `{}` needs a profile with {} importance", name_of(options.method),
-                          name_of(options.metric)),
+  throw Error(options.method == Method::kShortGpt
+                  ? "the plan `shortgpt` needs a profile with the influence of every layer"
+                  : fmt::format("the plan `{}` needs a profile with {} importance", name_of(options.method),
+                                name_of(options.metric)),
               "measure one on this model with `elastify profile`, or plan `uniform`");
 }
 
@@ -50,16 +51,92 @@ CostCurves prepare_curves(const ModelSpec& spec, const Profile* profile, const P
                               : curves_from_scores(spec, require_scores(profile, options), options.metric));
 }
 
+/// The loss at the removal of every layer, for `anchors`.
+const std::vector<double>& require_removal_loss(const ModelSpec& spec, const Profile* profile) {
+  constexpr const char* kHint = "measure one on this model with `elastify profile`, or plan `uniform`";
+  if (profile == nullptr || profile->removal_loss.empty())
+    throw Error("the plan `anchors` needs a profile with the loss at the removal of every layer", kHint);
+  if (profile->spec_hash != spec_hash(spec)) throw Error("the profile was measured on another model", kHint);
+  const std::vector<double>& loss = profile->removal_loss;
+  if (static_cast<int64_t>(loss.size()) != spec.n_layers)
+    throw Error(fmt::format("removal_loss: expected {} layers, got {}", spec.n_layers, loss.size()), kHint);
+  if (std::any_of(loss.begin(), loss.end(), [](double value) { return std::isnan(value); }))
+    throw Error("removal_loss: not a number", kHint);
+  return loss;
+}
+
+/// What narrowing a layer to half its width costs.
+std::vector<double> half_costs(const ModelSpec& spec, const CostCurves& curves) {
+  std::vector<double> costs(static_cast<size_t>(spec.n_layers), 0);
+  for (size_t space = 0; space < curves.cost.size(); ++space) {
+    const std::vector<double>& cost = curves.cost[space];
+    costs[static_cast<size_t>(spec.spaces[space].layer)] += cost[cost.size() / 2];
+  }
+  return costs;
+}
+
+/// The curves with every cost of attention multiplied. Costs add up where one space of many is narrowed; of
+/// many narrowed attentions each costs more than alone.
+CostCurves with_dear_attention(const ModelSpec& spec, CostCurves curves, double factor) {
+  for (size_t space = 0; space < curves.cost.size(); ++space)
+    if (spec.spaces[space].kind == SpaceKind::kAttention)
+      for (double& cost : curves.cost[space]) cost *= factor;
+  return curves;
+}
+
+/// Levels of the same widths or narrower ones, where they weigh more than a level of single spaces may: what
+/// costs least gives a step.
+std::vector<Widths> trimmed(const Problem& problem, const CostCurves& curves, std::vector<Widths> levels) {
+  const Widths* above = nullptr;
+  for (size_t level = levels.size(); level-- > 0;) {
+    Widths& widths = levels[level];
+    for (size_t space = 0; above != nullptr && space < widths.size(); ++space)
+      widths[space] = std::min(widths[space], (*above)[space]);
+    while (problem.scale.of(widths) > problem.targets[level] + problem.half_step()) {
+      size_t best = widths.size();
+      int64_t best_width = 0;
+      double least = std::numeric_limits<double>::infinity();
+      for (size_t space = 0; space < widths.size(); ++space) {
+        const std::vector<int64_t>& ladder = problem.ladders[space];
+        const auto here = std::lower_bound(ladder.begin(), ladder.end(), widths[space]);
+        if (here == ladder.begin()) continue;
+        const int64_t lower = *(here - 1);
+        const std::vector<double>& cost = curves.cost[space];
+        const double loss = (cost[static_cast<size_t>(lower)] - cost[static_cast<size_t>(widths[space])]) /
+                            static_cast<double>(problem.scale.per_unit(space) * (widths[space] - lower));
+        if (loss < least) best = space, best_width = lower, least = loss;
+      }
+      if (best == widths.size()) break;
+      widths[best] = best_width;
+    }
+    above = &widths;
+  }
+  return levels;
+}
+
 /// `dp+kl` out of what `dp` found.
 std::vector<Widths> search_widths(const Problem& problem, const CostCurves& curves,
-                                  std::vector<Widths> dynamic, const MeasureLoss& measure, int64_t n_moves,
-                                  ElasticPlan& plan) {
+                                  std::vector<Widths> dynamic, const MeasureLoss& measure,
+                                  const Profile* profile, const PlanOptions& options, ElasticPlan& plan) {
+  constexpr double kDear[] = {4, 1000};
   std::vector<std::vector<Widths>> starts{std::move(dynamic)};
+  for (const double factor : kDear)
+    starts.push_back(solve_dynamic(problem, with_dear_attention(problem.spec, curves, factor)));
   try {
-    starts.push_back(solve_uniform(problem).widths);
+    const auto add = [&](std::vector<int64_t> anchors) {
+      starts.push_back(trimmed(problem, curves, solve_uniform(problem, std::move(anchors)).widths));
+    };
+    add({});
+    const auto with_anchors = [&](const std::vector<double>& losses) {
+      add(choose_anchors(losses, options.anchor_share));
+    };
+    with_anchors(half_costs(problem.spec, curves));
+    if (profile != nullptr && !profile->removal_loss.empty())
+      with_anchors(require_removal_loss(problem.spec, profile));
   } catch (const Error&) {
     // Levels that only dropped layers reach have no uniform plan.
   }
+  const int64_t n_moves = options.search_steps;
   SearchResult found = local_search(problem, curves, starts, measure, n_moves);
   plan.curves += fmt::format("; {} moves measured, {} of them kept", found.n_moves, found.n_accepted);
   for (size_t level = 0; level < found.widths.size(); ++level)
@@ -79,10 +156,12 @@ void note_anchors(ElasticPlan& plan, double level, size_t n_anchors) {
 void note_ratio(ElasticPlan& plan, size_t index, const Scale& scale) {
   const Level& level = plan.levels[index];
   if (std::abs(level.budget_ratio - level.nominal) > kWorthANote)
-    plan.notes.push_back(fmt::format(
-        "level {}: keeps {:.4f} of the {}, the nearest that whole KV groups and MLP widths in steps "
-        "of {} reach while levels stay nested",
-        level.nominal, level.budget_ratio, scale.noun(), plan.grid));
+    plan.notes.push_back(
+        fmt::format("level {}: keeps {:.4f} of the {}, the nearest that {} reach while levels stay nested",
+                    level.nominal, level.budget_ratio, scale.noun(),
+                    plan.method == name_of(Method::kShortGpt)
+                        ? "whole layers"
+                        : fmt::format("whole KV groups and MLP widths in steps of {}", plan.grid)));
   if (level.widths == plan.levels[index + 1].widths)
     plan.notes.push_back(
         fmt::format("level {}: as wide as level {}", level.nominal, plan.levels[index + 1].nominal));
@@ -123,9 +202,10 @@ ElasticPlan make_plan(const ModelSpec& spec, const Profile* profile, const PlanO
   switch (options.method) {
     case Method::kUniform:
     case Method::kAnchors: {
-      UniformSolution solution = options.method == Method::kUniform
-                                     ? solve_uniform(problem)
-                                     : solve_uniform(problem, profile, options.anchor_share);
+      std::vector<int64_t> anchors;
+      if (options.method == Method::kAnchors)
+        anchors = choose_anchors(require_removal_loss(spec, profile), options.anchor_share);
+      UniformSolution solution = solve_uniform(problem, std::move(anchors));
       widths = std::move(solution.widths);
       plan.anchors = std::move(solution.anchors);
       n_anchors = std::move(solution.n_anchors);
@@ -135,13 +215,16 @@ ElasticPlan make_plan(const ModelSpec& spec, const Profile* profile, const PlanO
       plan.curves = fmt::format("{} scores, standardised within each space", name_of(options.metric));
       widths = solve_zscore(problem, falling_scores(spec, require_scores(profile, options), options.metric));
       break;
+    case Method::kShortGpt:
+      widths = solve_shortgpt(problem, require_scores(profile, options));
+      break;
     case Method::kDp:
     case Method::kDpKl: {
       const CostCurves prepared = prepare_curves(spec, profile, options, curves);
       plan.curves = prepared.source;
       widths = solve_dynamic(problem, prepared);
       if (options.method == Method::kDpKl)
-        widths = search_widths(problem, prepared, std::move(widths), measure, options.search_steps, plan);
+        widths = search_widths(problem, prepared, std::move(widths), measure, profile, options, plan);
       break;
     }
   }

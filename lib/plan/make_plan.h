@@ -20,8 +20,14 @@ enum class Method : uint8_t {
   /// Units stay whose score, standardised within their space, is above one threshold per level. Source: FLAP,
   /// arXiv:2312.11983, section 3.2
   kZscore,
-  kDp,    ///< the widths of the least total cost by the curves: a knapsack, by dynamic programming
-  kDpKl,  ///< the better of `dp` and `uniform`, improved step by step on a measured loss
+  /// Whole layers go, the one that turns its input least first: by the profile's block_influence, one less
+  /// the cosine between a layer's input and output. Levels are met to half a layer. Source: ShortGPT,
+  /// arXiv:2403.03853
+  kShortGpt,
+  kDp,  ///< the widths of the least total cost by the curves: a knapsack, by dynamic programming
+  /// The best by a measured loss of `dp`, `dp` with attention held dearer, `uniform` and `anchors` (by the
+  /// curves, and by the profile's removal_loss where there is one), improved step by step
+  kDpKl,
 };
 
 struct PlanOptions {
@@ -55,13 +61,12 @@ using MeasureLoss = std::function<double(const Widths&)>;
 /// closely as that allows and the MLP makes up the difference; of a single layer for the others, whose KV
 /// groups go where the method finds them cheap. Notes say where levels give anchors up, and where a true
 /// share is more than a percentage point off.
-/// \param profile  needed by `anchors` (removal_loss), `zscore` and, without curves, `dp`; else may be null
-/// \param curves   what `dp` and `dp+kl` go by; null: curves_from_scores() of the profile
-/// \param measure  needed by `dp+kl`
-/// \throws Error  when a level cannot be met even at the narrowest widths (one KV group, one grid step, or
-/// what `min_width` and `depth` make of them), naming the lowest ratio that can; if the profile is another
-/// model's or lacks what the method needs
-/// \throws UsageError  for levels outside (0, 1] and other options out of range
+/// \param profile  needed by `anchors` (removal_loss), `shortgpt` (block_influence), `zscore` and, without
+/// curves, `dp`; else may be null \param curves   what `dp` and `dp+kl` go by; null: curves_from_scores() of
+/// the profile \param measure  needed by `dp+kl` \throws Error  when a level cannot be met even at the
+/// narrowest widths (one KV group, one grid step, or what `min_width` and `depth` make of them), naming the
+/// lowest ratio that can; if the profile is another model's or lacks what the method needs \throws UsageError
+/// for levels outside (0, 1] and other options out of range
 ElasticPlan make_plan(const ModelSpec& spec, const Profile* profile, const PlanOptions& options,
                       const CostCurves* curves = nullptr, const MeasureLoss& measure = nullptr);
 

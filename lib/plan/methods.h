@@ -43,10 +43,10 @@ struct UniformSolution {
   std::vector<size_t> n_anchors;  ///< [levels] anchors that stayed full
   std::vector<int64_t> anchors;   ///< layers, most important first
 };
-/// \param anchor_share  of the layers that stay full, by the profile's removal_loss; absent: none do, and no
-/// profile is needed
-UniformSolution solve_uniform(const Problem& problem, const Profile* profile = nullptr,
-                              std::optional<double> anchor_share = std::nullopt);
+/// \param anchors  layers that stay full, most important first
+UniformSolution solve_uniform(const Problem& problem, std::vector<int64_t> anchors = {});
+/// This share of the layers, of those whose removal costs most. \param removal_loss  [n_layers]
+std::vector<int64_t> choose_anchors(const std::vector<double>& removal_loss, double share);
 
 /// Of all widths on the ladders (and dropped spaces, where depth is elastic) the ones of the least total cost
 /// that weigh no more than half a smallest step beyond the target, each level within the next wider one.
@@ -55,6 +55,9 @@ UniformSolution solve_uniform(const Problem& problem, const Profile* profile = n
 /// equally heavy on the way, and what is left over is filled up at the end.
 /// \param curves  non-increasing \returns [levels]
 std::vector<Widths> solve_dynamic(const Problem& problem, const CostCurves& curves);
+
+/// \param profile  with block_influence \returns [levels]
+std::vector<Widths> solve_shortgpt(const Problem& problem, const Profile& profile);
 
 /// \param scores  falling_scores() \returns [levels]
 std::vector<Widths> solve_zscore(const Problem& problem, const std::vector<std::vector<double>>& scores);

@@ -10,34 +10,6 @@
 namespace elastify::plan {
 namespace {
 
-/// Layers from the most to the least harmful to remove.
-std::vector<int64_t> rank_layers(const ModelSpec& spec, const Profile* profile) {
-  constexpr const char* kHint = "measure one on this model with `elastify profile`, or plan `uniform`";
-  if (profile == nullptr || profile->removal_loss.empty())
-    throw Error("the plan `anchors` needs a profile with the loss at the removal of every layer", kHint);
-  if (profile->spec_hash != spec_hash(spec)) throw Error("the profile was measured on another model", kHint);
-  const std::vector<double>& loss = profile->removal_loss;
-  if (static_cast<int64_t>(loss.size()) != spec.n_layers)
-    throw Error(fmt::format("removal_loss: expected {} layers, got {}", spec.n_layers, loss.size()), kHint);
-  if (std::any_of(loss.begin(), loss.end(), [](double value) { return std::isnan(value); }))
-    throw Error("removal_loss: not a number", kHint);
-  std::vector<int64_t> layers(loss.size());
-  std::iota(layers.begin(), layers.end(), 0);
-  std::stable_sort(layers.begin(), layers.end(), [&](int64_t a, int64_t b) {
-    return loss[static_cast<size_t>(a)] > loss[static_cast<size_t>(b)];
-  });
-  return layers;
-}
-
-std::vector<int64_t> choose_anchors(const ModelSpec& spec, const Profile* profile, double anchor_share) {
-  std::vector<int64_t> layers = rank_layers(spec, profile);
-  const auto asked = std::llround(anchor_share * static_cast<double>(spec.n_layers));
-  const int64_t least = anchor_share > 0 ? 1 : 0;
-  // Some layer has to carry the budget.
-  layers.resize(static_cast<size_t>(std::min<int64_t>(std::max<int64_t>(asked, least), spec.n_layers - 1)));
-  return layers;
-}
-
 /// A level's widths in three numbers: the first anchors stay full, every other layer gets `groups` and the
 /// MLP width d_ff[ff], or all it has if that is less. Componentwise smaller means nested.
 struct Choice {
@@ -236,10 +208,23 @@ class Solver {
 
 }  // namespace
 
-UniformSolution solve_uniform(const Problem& problem, const Profile* profile,
-                              std::optional<double> anchor_share) {
+std::vector<int64_t> choose_anchors(const std::vector<double>& removal_loss, double share) {
+  std::vector<int64_t> layers(removal_loss.size());
+  std::iota(layers.begin(), layers.end(), 0);
+  std::stable_sort(layers.begin(), layers.end(), [&](int64_t a, int64_t b) {
+    return removal_loss[static_cast<size_t>(a)] > removal_loss[static_cast<size_t>(b)];
+  });
+  const auto asked = std::llround(share * static_cast<double>(layers.size()));
+  const int64_t least = share > 0 ? 1 : 0;
+  // Some layer has to carry the budget.
+  const auto most = static_cast<int64_t>(layers.size()) - 1;
+  layers.resize(static_cast<size_t>(std::min<int64_t>(std::max<int64_t>(asked, least), most)));
+  return layers;
+}
+
+UniformSolution solve_uniform(const Problem& problem, std::vector<int64_t> anchors) {
   UniformSolution solution;
-  if (anchor_share) solution.anchors = choose_anchors(problem.spec, profile, *anchor_share);
+  solution.anchors = std::move(anchors);
   if (problem.levels.empty()) return solution;
   const Solver solver(problem, solution.anchors);
   solver.require_reachable();

@@ -3,7 +3,10 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
+#include <map>
+#include <utility>
 
 #include "base/error.h"
 #include "base/progress.h"
@@ -153,27 +156,30 @@ class Sample {
 
   nn::ProjectionRepair solve(const at::Tensor& weight, const ClosedFormOptions& options) {
     double ridge = options.ridge;
-    if (ridge == 0 && options.compensation != Compensation::kBias) {
-      ridge = kRidges[0];
-      if (held_out_.n > 0) {
-        const Regression fit(weight, fitted_, options), judge(weight, held_out_, options);
-        double least = std::numeric_limits<double>::infinity();
-        for (const double candidate : kRidges) {
-          const double error = fit.error_on(judge, candidate);
-          if (error < least) {
-            least = error;
-            ridge = candidate;
-          }
-        }
-      }
-    }
+    if (ridge == 0 && options.compensation != Compensation::kBias) ridge = chosen_ridge(weight, options);
     if (held_out_.n > 0) fitted_.add(held_out_);
     return Regression(weight, fitted_, options).repair(ridge);
   }
 
  private:
+  /// From the middle down the slope: the error has one valley.
+  double chosen_ridge(const at::Tensor& weight, const ClosedFormOptions& options) const {
+    if (held_out_.n == 0) return kRidges.front();
+    const Regression fit(weight, fitted_, options), judge(weight, held_out_, options);
+    std::map<size_t, double> errors;
+    const auto error = [&](size_t i) {
+      if (i >= kRidges.size()) return std::numeric_limits<double>::infinity();  // -1, too
+      const auto known = errors.find(i);
+      return known != errors.end() ? known->second : errors[i] = fit.error_on(judge, kRidges[i]);
+    };
+    size_t best = kRidges.size() / 2;
+    for (const int step : {-1, 1})
+      while (error(best + static_cast<size_t>(step)) < error(best)) best += static_cast<size_t>(step);
+    return kRidges[best];
+  }
+
   static constexpr size_t kHeldOut = 5;
-  static constexpr double kRidges[] = {1e-3, 1e-2, 1e-1, 1, 10};
+  static constexpr std::array<double, 5> kRidges{1e-3, 1e-2, 1e-1, 1, 10};
   Sums fitted_, held_out_;
   bool holds_out_;
 };
@@ -194,6 +200,48 @@ at::Tensor without(const at::Tensor& y, const at::Tensor& bias) {
   return bias.defined() ? rows_of(y) - bias : rows_of(y);
 }
 
+/// One layer of one level.
+class LevelFit {
+ public:
+  LevelFit(const nn::Decoder& decoder, int64_t layer, const Widths& widths,
+           std::vector<nn::LayerRepair>& repairs, const ClosedFormOptions& options)
+      : decoder_(decoder), layer_(layer), widths_(widths), repairs_(repairs), options_(options) {}
+
+  /// Fits o or down and moves the level's stream past that half of the layer.
+  /// \param before, after  the full model's stream around that half, by batch \param stream  the level's
+  void fit(Site site, const std::vector<at::Tensor>& before, const std::vector<at::Tensor>& after,
+           std::vector<at::Tensor>& stream) const {
+    const at::Tensor weight = decoder_.projection(layer_, site, widths_);
+    if (weight.size(1) == 0) return;  // that half is left out, and there is nothing to regress on
+    nn::ForwardOptions level, inputs;
+    level.widths = inputs.widths = &widths_;
+    level.repairs = &repairs_;
+    inputs.half = site == Site::kAttnOut ? nn::Half::kAttention : nn::Half::kMlp;
+    inputs.projects = false;
+    const at::Tensor bias = decoder_.projection_bias(layer_, site);
+    Sample sample(weight.size(1), weight.size(0), options_.ridge == 0 && stream.size() > 1);
+    std::vector<at::Tensor> kept;
+    for (size_t b = 0; b < stream.size(); ++b) {
+      const nn::LayerTrace trace = decoder_.trace(layer_, stream[b], inputs);
+      kept.push_back(decoder_.site_input(layer_, site, trace));
+      // What the full model adds to its stream here, less what is wrong with the level's already.
+      const at::Tensor& base = options_.whole_stream ? stream[b] : before[b];
+      sample.add(b, rows_of(kept.back()), without(after[b] - base, bias), token_weights(after[b], options_));
+    }
+    nn::LayerRepair& repair = repairs_[static_cast<size_t>(layer_)];
+    (site == Site::kAttnOut ? repair.attention_out : repair.down) = sample.solve(weight, options_);
+    for (size_t b = 0; b < stream.size(); ++b)
+      stream[b] = decoder_.add_projection(layer_, site, stream[b], std::exchange(kept[b], {}), level);
+  }
+
+ private:
+  const nn::Decoder& decoder_;
+  int64_t layer_;
+  const Widths& widths_;
+  std::vector<nn::LayerRepair>& repairs_;
+  const ClosedFormOptions& options_;
+};
+
 }  // namespace
 
 std::string_view name_of(Compensation compensation) {
@@ -211,69 +259,49 @@ Compensation compensation_named(std::string_view name) {
   throw UsageError(fmt::format("unknown compensation '{}'; known are {}", name, known));
 }
 
-std::vector<nn::LayerRepair> fit_level(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
-                                       const Widths& widths, const ClosedFormOptions& options) {
+std::vector<std::vector<nn::LayerRepair>> fit_levels(const nn::Decoder& decoder,
+                                                     const std::vector<at::Tensor>& batches,
+                                                     const std::vector<Widths>& levels,
+                                                     const ClosedFormOptions& options) {
   const ModelSpec& spec = decoder.spec();
-  std::vector<nn::LayerRepair> repairs(static_cast<size_t>(spec.n_layers));
-  if (options.compensation == Compensation::kNone) return repairs;
+  std::vector<std::vector<nn::LayerRepair>> repairs(
+      levels.size(), std::vector<nn::LayerRepair>(static_cast<size_t>(spec.n_layers)));
+  if (options.compensation == Compensation::kNone || levels.empty()) return repairs;
   if (batches.empty()) fail("closed-form compensation needs calibration data");
   return nn::with_torch_errors([&] {
     const c10::NoGradGuard no_gradients;
-    nn::ForwardOptions level;
-    level.widths = &widths;
-    level.repairs = &repairs;
-    nn::ForwardOptions attend = level, transform = level;
-    attend.half = nn::Half::kAttention;
-    transform.half = nn::Half::kMlp;
+    const auto n_levels = static_cast<int64_t>(levels.size());
     int64_t n_tokens = 0;
     for (const at::Tensor& ids : batches) n_tokens += ids.numel();
-    Progress progress("compensation", n_tokens * spec.n_layers, "layer-tokens");
-    // Residual streams of the full model and of the level, by batch.
-    std::vector<at::Tensor> full, narrow;
-    for (const at::Tensor& ids : batches) {
-      full.push_back(decoder.embed(ids));
-      narrow.push_back(full.back());
-    }
+    Progress progress("compensation", n_tokens * spec.n_layers * n_levels, "layer-tokens");
+    std::vector<at::Tensor> full;  // residual streams by batch
+    for (const at::Tensor& ids : batches) full.push_back(decoder.embed(ids));
+    std::vector<std::vector<at::Tensor>> narrow(levels.size(), full);
     for (int64_t l = 0; l < spec.n_layers; ++l) {
-      nn::LayerRepair& repair = repairs[static_cast<size_t>(l)];
-      const at::Tensor o = decoder.projection(l, Site::kAttnOut, widths);
-      const at::Tensor down = decoder.projection(l, Site::kFfnDown, widths);
-      // Where a half is left out, there is nothing to regress on.
-      const bool attends = o.size(1) > 0, has_mlp = down.size(1) > 0;
-      // What the full model adds to its stream in the two halves, less what is wrong with the stream already.
-      std::vector<at::Tensor> outputs, middles;  // of the full model
-      const bool holds_out = options.ridge == 0 && batches.size() > 1;
-      Sample attention(o.size(1), o.size(0), holds_out), mlp(down.size(1), down.size(0), holds_out);
-      for (size_t b = 0; b < batches.size(); ++b) {
-        const nn::LayerTrace whole = decoder.trace(l, full[b]);
-        const at::Tensor& base = options.whole_stream ? narrow[b] : full[b];
-        if (attends)
-          attention.add(b, rows_of(decoder.trace(l, narrow[b], attend).attention),
-                        without(whole.middle - base, decoder.projection_bias(l, Site::kAttnOut)),
-                        token_weights(whole.middle, options));
-        middles.push_back(whole.middle);
-        outputs.push_back(whole.output);
+      std::vector<at::Tensor> middles, outputs;
+      for (const at::Tensor& stream : full) {
+        const nn::LayerTrace trace = decoder.trace(l, stream);
+        middles.push_back(trace.middle);
+        outputs.push_back(trace.output);
       }
-      if (attends) repair.attention_out = attention.solve(o, options);
-      std::vector<at::Tensor> narrow_middles;
-      for (size_t b = 0; b < batches.size(); ++b) {
-        narrow_middles.push_back(decoder.layer(l, narrow[b], attend));
-        if (!has_mlp) continue;
-        const nn::LayerTrace part = decoder.trace(l, narrow_middles[b], transform);
-        const at::Tensor& base = options.whole_stream ? narrow_middles[b] : middles[b];
-        mlp.add(b, rows_of(decoder.site_input(l, Site::kFfnDown, part)),
-                without(outputs[b] - base, decoder.projection_bias(l, Site::kFfnDown)),
-                token_weights(outputs[b], options));
+      for (size_t i = 0; i < levels.size(); ++i) {
+        with_context(fmt::format("layers.{}", l), [&] {
+          const LevelFit level(decoder, l, levels[i], repairs[i], options);
+          level.fit(Site::kAttnOut, full, middles, narrow[i]);
+          level.fit(Site::kFfnDown, middles, outputs, narrow[i]);
+        });
+        if (!options.sequential) narrow[i] = outputs;
+        progress.advance(n_tokens);
       }
-      if (has_mlp) repair.down = mlp.solve(down, options);
-      for (size_t b = 0; b < batches.size(); ++b) {
-        full[b] = outputs[b];
-        narrow[b] = options.sequential ? decoder.layer(l, narrow_middles[b], transform) : full[b];
-        progress.advance(batches[b].numel());
-      }
+      full = std::move(outputs);
     }
     return repairs;
   });
+}
+
+std::vector<nn::LayerRepair> fit_level(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
+                                       const Widths& widths, const ClosedFormOptions& options) {
+  return std::move(fit_levels(decoder, batches, {widths}, options).front());
 }
 
 }  // namespace elastify::recover

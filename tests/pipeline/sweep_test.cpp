@@ -8,8 +8,11 @@
 #include <map>
 
 #include "base/error.h"
+#include "data/task.h"
+#include "eval/evaluate.h"
 #include "pipeline/run.h"
 #include "pipeline/steps.h"
+#include "support/errors.h"
 #include "support/shared_data.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_model.h"
@@ -52,6 +55,18 @@ std::map<std::string, fs::file_time_type> kept(const fs::path& output) {
   for (const auto& entry : fs::directory_iterator(output / ".points"))
     files[entry.path().filename().string()] = fs::last_write_time(entry.path());
   return files;
+}
+
+/// Four questions that any model answers somehow. \returns the file's name
+std::string write_task(const fs::path& file) {
+  std::string lines;
+  for (const char* animal : {"cat", "dog", "bird", "fish"})
+    lines += fmt::format(
+        "{{\"query\": \"One day, a little {}\", \"choices\": [\"went to the park.\", "
+        "\"qqq zzz xxx.\"], \"gold\": 0}}\n",
+        animal);
+  write_text(file, lines);
+  return file.string();
 }
 
 TEST_SUITE("pipeline") {
@@ -206,6 +221,47 @@ TEST_SUITE("pipeline") {
     const auto first = kept(tiny.path("out"));
     CHECK(sweep(config, false) == report);
     CHECK((kept(tiny.path("out")) == first));
+  }
+
+  TEST_CASE("sweep: tasks need a tokenizer, and are for sweeps") {
+    const TinySweep tiny;
+    const std::string grid = "{seed: 0}";
+    SweepConfig config = tiny.config("out", grid);
+    config.base.eval.tasks = {write_task(tiny.path("task.jsonl"))};
+    CHECK(test::message_of([&] { sweep(config, false); }) == "eval.tasks: the model carries no tokenizer");
+    write_text(tiny.path("run.yaml"), "model: m\noutput: out\neval: {data: a.txt, tasks: [b.jsonl]}\n");
+    CHECK(test::message_of([&] { load_config(tiny.path("run.yaml")); }) ==
+          fmt::format("{}: eval.tasks: a run is measured on text alone", tiny.path("run.yaml").string()));
+  }
+
+  TEST_CASE("sweep: accuracies on tasks are those of the sub-models, beside their perplexities") {
+    if (!test::has_shared_data("sweep: accuracies on tasks")) return;
+    const fs::path models = test::shared_data() / "models/stories260K";
+    const fs::path model = models / "stories260K.bin", tokenizer = models / "tok512.model";
+    const test::TemporaryDirectory directory;
+    const fs::path task = directory.path() / "weather.jsonl";
+    SweepConfig config = parse(fmt::format(
+        "model: {}\ntokenizer: {}\noutput: {}\n"
+        "profile: {{data: self, tokens: 512, seq: 64}}\n"
+        "reorder: {{levels: 0.5}}\neval: {{data: self, tokens: 256, seq: 64, tasks: [{}], items: 3}}\n"
+        "rows: [{{name: taylor, reorder.metric: taylor}}, {{name: chance, reorder.metric: random}}]\n",
+        model.string(), tokenizer.string(), (directory.path() / "out").string(), write_task(task)));
+    const auto report = sweep(config, false);
+    const OpenModel open = open_model(model, tokenizer);
+    const nn::Decoder decoder(open.checkpoint, {});
+    auto items = load_task(task);
+    items.resize(3);
+    const auto expected = eval::multiple_choice(decoder, *make_tokenizer(*open.vocabulary), items, nullptr);
+    CHECK(report.at("tasks").at("weather").at("accuracy_norm").get<double>() == expected.accuracy_norm);
+    CHECK(report.at("tasks").at("weather").at("items") == 3);
+    for (const auto& point : report.at("points"))
+      CHECK(point.at("levels")[0].at("tasks").at("weather").at("items") == 3);
+    const std::string table = sweep_table(report);
+    CAPTURE(table);
+    CHECK(table.find(fmt::format("accuracy per character, mean of weather; full model: {:.3f}",
+                                 expected.accuracy_norm)) != std::string::npos);
+    CHECK(read_text(directory.path() / "out/sweep.csv").find(",excess_nll,weather\n") != std::string::npos);
+    CHECK(sweep(config, false) == report);  // out of what was kept
   }
 
   TEST_CASE("sweep: an interrupted sweep goes on to the same bytes and computes nothing twice") {

@@ -45,7 +45,7 @@ ReorderSection with(plan::Method method, std::vector<double> levels = {0.6}) {
 }
 
 TEST_SUITE("pipeline") {
-  TEST_CASE("widths: a curve has the shape of the fitted errors, scaled by the loss measured at half width") {
+  TEST_CASE("widths: a curve has the shape of the fitted errors, scaled by losses at half and at an eighth") {
     const Subject subject;
     const WidthMeter meter(subject.decoder, {subject.ids.narrow(0, 0, 3), subject.ids.narrow(0, 3, 5)});
     const plan::CostCurves curves = meter.curves(subject.errors);
@@ -54,13 +54,24 @@ TEST_SUITE("pipeline") {
     for (size_t s = 0; s < curves.cost.size(); ++s) {
       CAPTURE(subject.spec.spaces[s].name);
       const auto n = static_cast<size_t>(subject.spec.spaces[s].n_units);
+      const solve::PrefixErrors& errors = subject.errors[s];
       REQUIRE(curves.cost[s].size() == n + 1);
       CHECK(curves.cost[s][n] == doctest::Approx(0));
-      Widths widths = full_widths(subject.spec);
-      widths[s] = static_cast<int64_t>(n / 2);
-      const double rise = std::max(subject.nll(widths) - base, 1e-4);
-      const double share = subject.errors[s].fitted[n / 2] / subject.errors[s].unfitted[n / 2];
-      CHECK(curves.cost[s][n / 2] == doctest::Approx(rise * share).epsilon(2e-3));
+      const auto factor = [&](size_t width) {
+        Widths widths = full_widths(subject.spec);
+        widths[s] = static_cast<int64_t>(width);
+        return std::max(subject.nll(widths) - base, 1e-4) / errors.unfitted[width];
+      };
+      const size_t half = n / 2, eighth = std::max<size_t>(n / 8, 1);
+      const double at_half = factor(half), at_eighth = factor(eighth);
+      CHECK(curves.cost[s][half] == doctest::Approx(at_half * errors.fitted[half]).epsilon(2e-3));
+      CHECK(curves.cost[s][eighth] == doctest::Approx(at_eighth * errors.fitted[eighth]).epsilon(2e-3));
+      const size_t between = (half + eighth) / 2;
+      const double share =
+          half > eighth ? static_cast<double>(between - eighth) / static_cast<double>(half - eighth) : 1;
+      CHECK(curves.cost[s][between] ==
+            doctest::Approx((share * at_half + (1 - share) * at_eighth) * errors.fitted[between])
+                .epsilon(2e-3));
     }
   }
 

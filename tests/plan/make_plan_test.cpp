@@ -364,10 +364,10 @@ TEST_CASE("plan: levels are read from lists and ranges") {
 TEST_CASE("plan: methods have names") {
   CHECK(plan::method_named("uniform") == Method::kUniform);
   CHECK(plan::method_named("anchors") == Method::kAnchors);
-  for (const char* name : {"uniform", "anchors", "zscore", "dp", "dp+kl"})
+  for (const char* name : {"uniform", "anchors", "zscore", "shortgpt", "dp", "dp+kl"})
     CHECK(plan::name_of(plan::method_named(name)) == name);
   CHECK(test::message_of([] { plan::method_named("best"); }) ==
-        "unknown plan 'best'; known are uniform, anchors, zscore, dp, dp+kl");
+        "unknown plan 'best'; known are uniform, anchors, zscore, shortgpt, dp, dp+kl");
 }
 
 }  // namespace elastify

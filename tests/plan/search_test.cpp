@@ -87,6 +87,36 @@ TEST_CASE("zscore: scores without spread and single units count as average") {
   CHECK_NOTHROW(check(plan::make_plan(spec, &profile, options), spec));
 }
 
+TEST_CASE("shortgpt: whole layers go, those of the least influence first, within half a layer of the level") {
+  const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 6});
+  Profile profile;
+  profile.spec_hash = spec_hash(spec);
+  profile.block_influence = {0.01, 0.3, 0.1, 0.4, 0.2, 0.02};  // the first and the last stay in any case
+  PlanOptions options;
+  options.method = Method::kShortGpt;
+  options.levels = {0.1, 0.5, 0.8};
+  const ElasticPlan plan = plan::make_plan(spec, &profile, options);
+  const auto dropped = [&](size_t level) {
+    std::vector<int64_t> layers;
+    for (int64_t layer = 0; layer < spec.n_layers; ++layer) {
+      const Widths& widths = plan.levels[level].widths;
+      CHECK((widths[spec.attention_space(layer)] == 0) == (widths[spec.mlp_space(layer)] == 0));
+      if (widths[spec.mlp_space(layer)] == 0) layers.push_back(layer);
+    }
+    return layers;
+  };
+  CHECK((dropped(2) == std::vector<int64_t>{2}));
+  CHECK((dropped(1) == std::vector<int64_t>{1, 2, 4}));
+  CHECK((dropped(0) == std::vector<int64_t>{1, 2, 3, 4}));
+  CHECK(plan.notes.at(0).find("the nearest that whole layers reach") != std::string::npos);
+  CHECK_NOTHROW(check(plan, spec));
+  profile.block_influence.pop_back();
+  CHECK(test::message_of([&] { plan::make_plan(spec, &profile, options); }) ==
+        "the plan `shortgpt` needs a profile with the influence of every layer");
+  CHECK(test::message_of([&] { plan::make_plan(spec, nullptr, options); }) ==
+        "the plan `shortgpt` needs a profile with the influence of every layer");
+}
+
 TEST_CASE("dp+kl: finds the optimum of a separable loss that its curves do not know") {
   std::mt19937 random(1);
   const ModelSpec spec =

@@ -74,6 +74,36 @@ TEST_CASE("closed form: baked weights of the first o are those of the normal equ
   }
 }
 
+TEST_CASE("closed form: levels fitted together are as if fitted one by one") {
+  const ModelSpec spec = make_tiny_spec("llama");
+  const nn::Decoder decoder(tiny_checkpoint(spec), {});
+  const std::vector<at::Tensor> batches{random_ids(4, 24, spec.n_vocab, 1),
+                                        random_ids(2, 24, spec.n_vocab, 2)};
+  Widths without_attention = half_widths(spec);
+  without_attention[spec.attention_space(1)] = 0;
+  const std::vector<Widths> levels{without_attention, half_widths(spec), full_widths(spec)};
+  for (const bool sequential : {true, false}) {
+    CAPTURE(sequential);
+    auto options = with(Compensation::kAdapterBias, 4);
+    options.sequential = sequential;
+    const auto together = recover::fit_levels(decoder, batches, levels, options);
+    REQUIRE(together.size() == levels.size());
+    for (size_t i = 0; i < levels.size(); ++i) {
+      const auto alone = recover::fit_level(decoder, batches, levels[i], options);
+      for (size_t l = 0; l < alone.size(); ++l) {
+        CHECK(together[i][l].attention_out.a.defined() == (levels[i][2 * l] > 0));
+        for (const auto& [a, b] : {std::pair{together[i][l].attention_out, alone[l].attention_out},
+                                   std::pair{together[i][l].down, alone[l].down}}) {
+          if (!a.a.defined()) continue;
+          CHECK(at::equal(a.a, b.a));
+          CHECK(at::equal(a.b, b.b));
+          CHECK(at::equal(a.bias, b.bias));
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("closed form: on little text, the ridge chosen on held-out batches errs less than none") {
   const ModelSpec spec = make_tiny_spec("llama");
   const nn::Decoder decoder(tiny_checkpoint(spec), {});
