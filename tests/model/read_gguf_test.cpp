@@ -226,7 +226,7 @@ TEST_CASE("read gguf: what cannot be read is refused with the key or tensor at f
        "general.architecture \"gemma3\" is not supported; supported are llama, deci, qwen2, qwen3, openelm"},
       {set("general.type", std::string("adapter")), "this is a LoRA adapter, expected a model"},
       {set("general.type", std::string("mmproj")), "general.type is \"mmproj\", expected \"model\""},
-      {set("split.count", uint16_t{3}), "this is one part of a model split over several files"},
+      {set("split.count", uint16_t{3}), "a part of a model split over 3 files, whose first is named ...-00001-of-00003.gguf"},
       {set("llama.expert_count", uint32_t{8}),
        "llama.expert_count: mixture-of-experts models are not supported"},
       {set("llama.attention.causal", false),
