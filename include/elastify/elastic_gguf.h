@@ -158,7 +158,7 @@ static int elastic_fail(elastic_reader* reader, const char* format, ...) {
   return 0;
 }
 
-/* For messages: names out of files may be long and are not terminated. */
+/* For messages. */
 static int elastic_shown(elastic_text text) {
   return text.size < 64 ? (int)text.size : 64;
 }
@@ -506,7 +506,7 @@ static const elastic_key* elastic_table(elastic_builder* builder, const char* na
   return elastic_array(builder->reader, &builder->file->model, name, type, count);
 }
 
-/* Where an embedded file lies; 0 if it is not behind the model's tensors in the file. */
+/* Where an embedded file lies, behind the model's tensors. */
 static int elastic_embedded(elastic_builder* builder, double index, uint64_t* offset, uint64_t* bytes) {
   const elastic_gguf* file = builder->file;
   const uint64_t i = index >= 0 ? (uint64_t)index : UINT64_MAX;
@@ -644,9 +644,8 @@ elastic_gguf* elastic_gguf_open(const char* path, char* error, size_t error_size
   file->size = (size_t)status.st_size;
   reader.size = file->size;
   done = elastic_parse(&reader, &file->model) && elastic_build(&reader, file);
-  if (done) return file;
-  elastic_gguf_close(file);
-  return NULL;
+  if (!done) elastic_gguf_close(file);
+  return done ? file : NULL;
 }
 
 void elastic_gguf_close(elastic_gguf* file) {
@@ -697,5 +696,5 @@ const void* elastic_gguf_base(const elastic_gguf* file, size_t* size) {
   return file->base;
 }
 
-#endif /* ELASTIC_GGUF_IMPLEMENTED */
+#endif
 #endif /* ELASTIC_GGUF_IMPLEMENTATION */
