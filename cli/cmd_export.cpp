@@ -17,11 +17,20 @@ void add_export(CLI::App& app, const Globals& globals, Action& action) {
       [args](const std::string& name) { args->options.adapter_type = dtype_from_name(name); },
       "type of the levels' adapters, where the directory has some: f32, f16 [f16]");
   add_levels_option(*command, args->options.levels, "which of the plan's levels [all]");
+  auto* packed = command->add_flag("--packed", args->options.packed,
+                                   "one model.gguf, which stock runtimes load as the full model; `elastify "
+                                   "slice` takes levels out of it");
+  command
+      ->add_flag("--shared-common", args->options.shared_common,
+                 "embedding and output once, in common.gguf: every level is a split of two files")
+      ->excludes(packed);
   command->add_option("--imatrix", args->imatrix,
                       "profile or imatrix of the source model, as measured before reordering: writes one "
                       "imatrix per GGUF file, for llama-quantize");
   command->add_option("-o,--output", args->output, "directory to write")->required();
-  command->footer("Example: elastify export reordered --type q8_0 -o artifact");
+  command->footer(
+      "Example: elastify export reordered --type q8_0 -o artifact\n"
+      "         elastify export reordered --type q8_0 --packed -o packed");
   command->callback(
       [args, &globals, &action] { action = [args, &globals] { return run_export(globals, *args); }; });
 }

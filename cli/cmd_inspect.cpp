@@ -9,6 +9,7 @@
 #include "cli/inspect_profile.h"
 #include "cli/options.h"
 #include "cli/plan_text.h"
+#include "export/packed.h"
 #include "model/permutation.h"
 
 namespace elastify::cli {
@@ -56,9 +57,16 @@ ordered_json params_by_part(const ModelSpec& spec) {
   return parts;
 }
 
+/// The full model's file of an artifact in any of its layouts.
+fs::path full_model(const fs::path& artifact) {
+  for (const char* name : {"full.gguf", "model.gguf"})
+    if (fs::exists(artifact / name)) return artifact / name;
+  return artifact / "full-00001-of-00002.gguf";
+}
+
 Report inspect_model(const fs::path& path) {
   const bool artifact = fs::exists(path / "manifest.json");
-  const Checkpoint checkpoint = Checkpoint::open(artifact ? path / "full.gguf" : path);
+  const Checkpoint checkpoint = Checkpoint::open(artifact ? full_model(path) : path);
   const ModelSpec& spec = checkpoint.spec();
   Report report;
   ordered_json& json = report.json;
@@ -115,7 +123,16 @@ Report inspect_model(const fs::path& path) {
       spec.d_ff(), params_per_unit(spec, spec.mlp_space(0)));
   json["spaces"] = std::move(spaces);
   json["levels"] = ordered_json::array();
-  if (artifact) {
+  if (exporter::PackedFile::is_packed(path)) {
+    const exporter::PackedFile packed = exporter::PackedFile::open(path);
+    for (const auto& level : packed.levels()) {
+      json["levels"].push_back(
+          {{"level", level.nominal}, {"true_ratio", level.decoder_ratio}, {"file", level.name}});
+      report.text +=
+          fmt::format("  {:<16} true ratio {:.4f}, {}, {:.1f} MB\n", level.name, level.decoder_ratio,
+                      level.architecture, static_cast<double>(level.bytes) / 1e6);
+    }
+  } else if (artifact) {
     const auto manifest = nlohmann::json::parse(read_text(path / "manifest.json"));
     for (const auto& file : manifest.at("files")) {
       json["levels"].push_back(

@@ -45,6 +45,7 @@ void add_profile(CLI::App& app, const Globals& globals, Action& action);
 void add_reorder(CLI::App& app, const Globals& globals, Action& action);
 void add_plan(CLI::App& app, const Globals& globals, Action& action);
 void add_export(CLI::App& app, const Globals& globals, Action& action);
+void add_slice(CLI::App& app, const Globals& globals, Action& action);
 void add_verify(CLI::App& app, const Globals& globals, Action& action);
 void add_eval(CLI::App& app, const Globals& globals, Action& action);
 void add_run(CLI::App& app, const Globals& globals, Action& action);

@@ -26,13 +26,13 @@ check() {
 ours() {
   local extension
   for extension in "$@"; do
-    find scripts lib cli tests -name node_modules -prune -o -type f -name "*.$extension" -print0
+    find scripts lib cli include examples tests -name node_modules -prune -o -type f -name "*.$extension" -print0
   done | sort -z
 }
 
 format() {
   local wrong
-  wrong=$(ours h cpp | xargs -0 -r clang-format-14 --dry-run 2>&1 | grep -o '^[^ ]*:[0-9]*:[0-9]*: ' |
+  wrong=$(ours h c cpp | xargs -0 -r clang-format-14 --dry-run 2>&1 | grep -o '^[^ ]*:[0-9]*:[0-9]*: ' |
     cut -d : -f 1 | uniq -c || true)
   [[ -z $wrong ]] || {
     printf '%s\n' "$wrong" "places that scripts/lint.sh --fix would change"
@@ -70,7 +70,7 @@ for entry in json.load(open(sys.argv[1])):
 }
 
 if [[ ${1:-} == --fix ]]; then
-  ours h cpp | xargs -0 -r clang-format-14 -i
+  ours h c cpp | xargs -0 -r clang-format-14 -i
   exit
 fi
 quick=false

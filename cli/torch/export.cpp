@@ -27,7 +27,17 @@ Report run_export(const Globals& globals, const ExportCommand& command) {
                     file.adapter ? "  with " + file.adapter->name : "",
                     file.imatrix ? "  with " + file.imatrix->name : "");
   }
-  report.text += fmt::format("{} files, {} -> {}\n", files.size(), info(command.options.type).name,
+  if (const auto packed = pipeline::packed_file(command.output)) {
+    report.json["packed"] = {{"name", packed->filename().string()}, {"bytes", fs::file_size(*packed)}};
+    report.text += fmt::format("all of them in {}: {:.1f} MB\n", packed->string(),
+                               static_cast<double>(fs::file_size(*packed)) / 1e6);
+  }
+  if (const fs::path common = command.output / "common.gguf"; fs::exists(common)) {
+    report.json["common"] = {{"name", "common.gguf"}, {"bytes", fs::file_size(common)}};
+    report.text += fmt::format("embedding, output and norm of all of them in {}: {:.1f} MB\n",
+                               common.string(), static_cast<double>(fs::file_size(common)) / 1e6);
+  }
+  report.text += fmt::format("{} levels, {} -> {}\n", files.size(), info(command.options.type).name,
                              command.output.string());
   return report;
 }

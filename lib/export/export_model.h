@@ -19,6 +19,8 @@ struct ExportOptions {
   DType type = DType::kF16;          ///< of matrices; norms and biases stay f32
   std::vector<double> levels;        ///< which of the plan's levels; empty: all
   DType adapter_type = DType::kF16;  ///< of adapters: f32 or f16
+  bool packed = false;               ///< then pack(): one model.gguf that holds all files
+  bool shared_common = false;        ///< then share_common(): splits that have the embeddings in common
 };
 
 /// An importance matrix beside a model's file, for quantising that file further.

@@ -20,6 +20,7 @@ constexpr uint64_t kDefaultAlignment = 32;
 constexpr uint64_t kMinAlignment = 8;  // of the specification; runtimes that map files want 32
 constexpr uint64_t kMaxAlignment = uint64_t{1} << 20;
 constexpr uint32_t kMaxDims = 4;
+constexpr int64_t kMaxParts = 65535;   // split.no has 16 bits
 constexpr size_t kMaxNameLength = 63;  // ggml's GGML_MAX_NAME with its final zero
 
 // Value types are numbered like the alternatives of GgufValue; arrays' element types lack kArray.
@@ -99,6 +100,11 @@ bool read_bool(ByteReader& reader) {
   const auto byte = reader.read<uint8_t>("value");
   if (byte > 1) fail("expected a bool of 0 or 1, got {}", byte);
   return byte == 1;
+}
+
+/// "-00001-of-00003.gguf" for part 0 of 3.
+std::string part_suffix(int64_t part, int64_t n_parts) {
+  return fmt::format("-{:05}-of-{:05}.gguf", part + 1, n_parts);
 }
 
 // Throws unless `count` records of at least `size` bytes each can follow; to be called before memory is
@@ -456,15 +462,39 @@ bool GgufFile::has_magic(const fs::path& path) {
   return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).starts_with(kMagic);
 }
 
-GgufFile GgufFile::open(const fs::path& path) {
+GgufFile GgufFile::open_one(const fs::path& path) {
   GgufFile result;
   result.file_ = MappedFile::open(path);
+  result.bytes_ = result.file_->bytes();
   with_context(path.string(), [&] { result.parse(); });
   return result;
 }
 
+GgufFile GgufFile::open(const fs::path& path) {
+  GgufFile result = open_one(path);
+  with_context(path.string(), [&] { result.add_parts(); });
+  return result;
+}
+
+GgufFile GgufFile::open_embedded(std::shared_ptr<const MappedFile> file, uint64_t offset, uint64_t size,
+                                 const std::string& name) {
+  return with_context(fmt::format("{}: {}", file->path().string(), printable(name)), [&] {
+    const uint64_t available = file->bytes().size();
+    if (offset % kDefaultAlignment != 0)
+      fail("expected it at a multiple of {} bytes, got {}", kDefaultAlignment, offset);
+    if (offset > available || size > available - offset)
+      throw Error(fmt::format("{} bytes from byte {} on, but the file has {} bytes", size, offset, available),
+                  "the file is cut off; copy or download it again");
+    GgufFile result;
+    result.file_ = std::move(file);
+    result.bytes_ = result.file_->bytes().subspan(offset, size);
+    result.parse();
+    return result;
+  });
+}
+
 void GgufFile::parse() {
-  const auto bytes = file_->bytes();
+  const std::span<const std::byte> bytes = bytes_;
   ByteReader reader(bytes);
   version_ = read_version(reader);
   const auto n_tensors = reader.read<uint64_t>("number of tensors");
@@ -515,7 +545,51 @@ void GgufFile::parse() {
                               printable(tensors_[i].name), end, bytes.size()),
                   "the file is cut off; copy or download it again");
     data_.push_back(bytes.subspan(begin, size));
+    owners_.push_back(file_);
   }
+  end_ = std::min<uint64_t>(data_start + expected_offset, bytes.size());
+}
+
+void GgufFile::add_parts() {
+  const int64_t n_parts = metadata_.integer("split.count").value_or(1);
+  if (n_parts == 1) return;
+  if (n_parts < 1 || n_parts > kMaxParts)
+    fail("key split.count: expected 1 to {}, got {}", kMaxParts, n_parts);
+  const std::string name = path().filename().string(), suffix = part_suffix(0, n_parts);
+  if (metadata_.integer("split.no").value_or(0) != 0 || !name.ends_with(suffix))
+    throw Error(
+        fmt::format("a part of a model split over {} files, whose first is named ...{}", n_parts, suffix),
+        "give the first part, under the name that the split gave it");
+  for (int64_t i = 1; i < n_parts; ++i) {
+    GgufFile part = open_one(path().parent_path() /
+                             (name.substr(0, name.size() - suffix.size()) + part_suffix(i, n_parts)));
+    with_context(part.path().string(), [&] {
+      if (const int64_t number = part.metadata_.require_integer("split.no"); number != i)
+        fail("key split.no: expected {}, got {}", i, number);
+      for (size_t t = 0; t < part.tensors_.size(); ++t) {
+        if (!index_.emplace(part.tensors_[t].name, tensors_.size()).second)
+          fail("tensor {}: another part has it, too", printable(part.tensors_[t].name));
+        tensors_.push_back(part.tensors_[t]);
+        data_.push_back(part.data_[t]);
+        owners_.push_back(part.file_);
+      }
+    });
+    parts_.push_back(std::move(part));
+  }
+  const int64_t stated = metadata_.integer("split.tensors.count").value_or(-1);
+  if (stated != static_cast<int64_t>(tensors_.size()))
+    fail("key split.tensors.count: expected {}, what all parts hold, got {}", tensors_.size(), stated);
+}
+
+std::vector<fs::path> GgufFile::paths() const {
+  std::vector<fs::path> paths = {path()};
+  for (const GgufFile& part : parts_) paths.push_back(part.path());
+  return paths;
+}
+
+void GgufFile::release_pages() const {
+  file_->release(bytes_);
+  for (const GgufFile& part : parts_) part.release_pages();
 }
 
 bool GgufFile::contains(std::string_view name) const {
@@ -526,7 +600,14 @@ HostTensor GgufFile::tensor(std::string_view name) const {
   const auto found = index_.find(name);
   if (found == index_.end()) fail("{}: there is no tensor {}", path().string(), printable(name));
   const TensorInfo& record = tensors_[found->second];
-  return {record.dtype, record.shape, data_[found->second], file_};
+  return {record.dtype, record.shape, data_[found->second], owners_[found->second]};
+}
+
+uint64_t gguf_size(const GgufMetadata& metadata, const std::vector<TensorInfo>& tensors) {
+  const uint64_t alignment = alignment_of(metadata, kDefaultAlignment);
+  uint64_t size = header_bytes(metadata, tensors, alignment).size();
+  for (const TensorInfo& tensor : tensors) size += padded(n_bytes(tensor.dtype, tensor.shape), alignment);
+  return size;
 }
 
 GgufWriter::GgufWriter(const fs::path& path, const GgufMetadata& metadata, std::vector<TensorInfo> tensors)
@@ -556,20 +637,33 @@ void GgufWriter::write(std::span<const std::byte> bytes) {
   put(bytes);
   left_ -= bytes.size();
   if (left_ > 0) return;
+  pad();
+  if (++current_ < tensors_.size()) left_ = n_bytes(tensors_[current_].dtype, tensors_[current_].shape);
+}
+
+void GgufWriter::append(std::span<const std::byte> bytes) {
+  if (current_ < tensors_.size())
+    fail("{}: tensor {}: {} bytes are missing", file_.path().string(), tensors_[current_].name, left_);
+  put(bytes);
+}
+
+void GgufWriter::pad() {
   static constexpr std::array<std::byte, 4096> kZeros{};
   for (uint64_t missing = padded(file_.size(), alignment_) - file_.size(); missing > 0;) {
     const uint64_t n = std::min<uint64_t>(missing, kZeros.size());
     put(std::span(kZeros).first(n));
     missing -= n;
   }
-  if (++current_ < tensors_.size()) left_ = n_bytes(tensors_[current_].dtype, tensors_[current_].shape);
 }
 
-std::string GgufWriter::finish() {
-  if (current_ < tensors_.size())
-    fail("{}: tensor {}: {} bytes are missing", file_.path().string(), tensors_[current_].name, left_);
+std::string GgufWriter::finish(const std::string& expected) {
+  append({});
+  const std::string digest = digest_.finish();
+  if (!expected.empty() && digest != expected)
+    throw Error(fmt::format("{}: expected sha256 {}, got {}", file_.path().string(), expected, digest),
+                "what it was made from is damaged; copy or download it again");
   file_.commit();
-  return digest_.finish();
+  return digest;
 }
 
 }  // namespace elastify

@@ -71,11 +71,17 @@ class GgufMetadata {
   std::map<std::string, size_t, std::less<>> index_;
 };
 
-/// An open GGUF file: header parsed and checked against the file's size, data mapped.
+/// An open GGUF file: header parsed and checked against the file's size, data mapped. A model split over
+/// several files (`name-00001-of-00003.gguf`) is opened by its first part and is then one file with the keys
+/// of that part and the tensors of all.
 class GgufFile {
  public:
   /// \throws Error naming the file, the place in it, what was expected and what was found
   static GgufFile open(const fs::path& path);
+  /// A complete file inside another: its bytes start at a multiple of 32 of the map. Errors name it
+  /// "model.gguf: lora-050.gguf". \throws Error as open()
+  static GgufFile open_embedded(std::shared_ptr<const MappedFile> file, uint64_t offset, uint64_t size,
+                                const std::string& name);
   static bool has_magic(const fs::path& path);
 
   uint32_t version() const { return version_; }
@@ -85,19 +91,32 @@ class GgufFile {
   /// A view into the map. \throws Error if there is no such tensor
   HostTensor tensor(std::string_view name) const;
   const fs::path& path() const { return file_->path(); }
+  const std::shared_ptr<const MappedFile>& file() const { return file_; }
+  /// Where the last tensor ends, padded to the alignment: what lies behind it is no part of the model.
+  uint64_t end() const { return end_; }
 
-  void release_pages() const { file_->release(file_->bytes()); }  ///< see MappedFile
+  std::vector<fs::path> paths() const;  ///< of all parts
+  void release_pages() const;           ///< see MappedFile
 
  private:
+  static GgufFile open_one(const fs::path& path);
   void parse();
+  void add_parts();
 
   std::shared_ptr<const MappedFile> file_;
+  std::span<const std::byte> bytes_;
+  std::vector<GgufFile> parts_;  ///< the further ones
+  uint64_t end_ = 0;
   uint32_t version_ = 3;
   GgufMetadata metadata_;
   std::vector<TensorInfo> tensors_;
   std::vector<std::span<const std::byte>> data_;
+  std::vector<std::shared_ptr<const MappedFile>> owners_;  ///< of the data, tensor by tensor
   std::map<std::string, size_t, std::less<>> index_;
 };
+
+/// Bytes of a file with these keys and tensors, as GgufWriter writes it.
+uint64_t gguf_size(const GgufMetadata& metadata, const std::vector<TensorInfo>& tensors);
 
 /// Writes a GGUF v3 file in one pass, atomically, with the data of the tensors given in order.
 class GgufWriter {
@@ -108,12 +127,16 @@ class GgufWriter {
 
   /// Bytes of the current tensor, whole or in parts; padding between tensors is added here.
   void write(std::span<const std::byte> bytes);
-  /// \throws Error if bytes are missing. \returns the file's SHA-256
-  std::string finish();
+  /// Bytes behind the last tensor, which readers of GGUF pass by.
+  void append(std::span<const std::byte> bytes);
+  /// \param expected  the SHA-256 that the file must have; empty: any. \throws Error if bytes are missing, or
+  /// it has another: nothing is left then. \returns the file's SHA-256
+  std::string finish(const std::string& expected = {});
   uint64_t size() const { return file_.size(); }
 
  private:
   void put(std::span<const std::byte> bytes);
+  void pad();
 
   AtomicFile file_;
   Sha256 digest_;

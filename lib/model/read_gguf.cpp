@@ -43,9 +43,6 @@ const Architecture& architecture_of(const GgufFile& file) {
 
 void refuse_variants(const GgufFile& file) {
   const GgufMetadata& metadata = file.metadata();
-  if (metadata.integer("split.count").value_or(0) > 1)
-    throw Error("this is one part of a model split over several files",
-                "join them: llama-gguf-split --merge");
   const std::string type = metadata.string("general.type").value_or("model");
   if (type == "adapter")
     throw Error("this is a LoRA adapter, expected a model", "give the model it belongs to");
@@ -311,7 +308,7 @@ Checkpoint open_gguf(const fs::path& path) {
       HostTensor tensor = rows_of(shared->tensor(source.name), source, shapes[index]);
       return source.rotary ? reorder_rope_rows(tensor, head_dim, order, RopeOrder::kHalves) : tensor;
     };
-    return Checkpoint(path, SourceFormat::kGguf, std::move(spec), std::move(dtypes), {path},
+    return Checkpoint(path, SourceFormat::kGguf, std::move(spec), std::move(dtypes), shared->paths(),
                       std::move(description), load, [shared] { shared->release_pages(); });
   });
 }

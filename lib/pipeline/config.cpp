@@ -58,6 +58,8 @@ void fields(V& visit, exporter::ExportOptions& o) {
   visit("type", o.type);
   visit("levels", o.levels);
   visit("adapter_type", o.adapter_type);
+  visit("packed", o.packed);
+  visit("shared_common", o.shared_common);
 }
 
 template <typename V>

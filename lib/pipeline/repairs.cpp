@@ -104,8 +104,7 @@ void write_repairs(const OpenModel& source, const ElasticPlan& plan,
 
 namespace {
 
-AppliedRepairs of_artifact(const fs::path& path, double level, const OpenModel& model,
-                           const nn::Decoder& decoder, bool wanted) {
+AppliedRepairs of_artifact(double level, const OpenModel& model, const nn::Decoder& decoder, bool wanted) {
   const fs::path& file = model.checkpoint.path();
   const GgufFile opened = GgufFile::open(file);
   const std::string held = opened.metadata().string("elastify.repairs").value_or("");
@@ -114,7 +113,7 @@ AppliedRepairs of_artifact(const fs::path& path, double level, const OpenModel& 
   if (!wanted && !held.empty())
     log::warn("{}: its own {} cannot be left off; evaluate the reordered directory to do without",
               file.string(), held == "bias" ? "biases" : "weights");
-  const fs::path adapter = path / exporter::lora_name(level);
+  const fs::path adapter = model.files->directory() / exporter::lora_name(level);
   if (!wanted || !fs::exists(adapter)) return repairs;
   const LevelRepairs found = exporter::read_lora(
       adapter, model.checkpoint.spec(), opened.metadata().require_string("general.architecture"), level);
@@ -128,7 +127,7 @@ AppliedRepairs of_artifact(const fs::path& path, double level, const OpenModel& 
 AppliedRepairs repairs_of(const fs::path& path, std::optional<double> level, const OpenModel& model,
                           const nn::Decoder& decoder, bool wanted) {
   if (!level || *level >= 1) return {};
-  if (is_artifact(path)) return of_artifact(path, *level, model, decoder, wanted);
+  if (model.files) return of_artifact(*level, model, decoder, wanted);
   if (!wanted || !model.plan) return {};
   const auto found = find_repairs(path, model.checkpoint.spec(), find_level(*model.plan, *level));
   if (!found) return {};

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "export/pack.h"
 #include "pipeline/repairs.h"
 #include "pipeline/widths.h"
 #include "profile/memory.h"
@@ -17,37 +18,13 @@
 #include "solve/rank_by_moments.h"
 
 namespace elastify::pipeline {
-namespace {
-
-/// The file of an artifact that holds the level.
-fs::path artifact_file(const fs::path& directory, double level) {
-  if (level >= 1) return directory / "full.gguf";
-  const fs::path file = directory / (level_name(level) + ".gguf");
-  if (!fs::exists(file)) {
-    std::vector<std::string> present;
-    for (const auto& entry : fs::directory_iterator(directory))
-      if (const std::string name = entry.path().filename().string();
-          entry.path().extension() == ".gguf" && (name.starts_with("level-") || name == "full.gguf"))
-        present.push_back(name);
-    std::sort(present.begin(), present.end());
-    throw UsageError(fmt::format("{}: no level {}", directory.string(), level),
-                     fmt::format("it holds {}", fmt::join(present, ", ")));
-  }
-  return file;
-}
-
-}  // namespace
-
-bool is_artifact(const fs::path& path) {
-  return fs::exists(path / "manifest.json");
-}
-
 OpenModel open_model(const fs::path& path, const fs::path& tokenizer, std::optional<double> level) {
   if (!fs::exists(path))
     throw UsageError(fmt::format("{}: there is no such file or directory", path.string()));
   if (is_artifact(path)) {
-    const fs::path file = artifact_file(path, level.value_or(1));
-    return {Checkpoint::open(file), find_vocabulary(file, tokenizer), std::nullopt};
+    auto files = PlainFiles::of(path, level.value_or(1));
+    const fs::path file = files->file(level.value_or(1));
+    return {Checkpoint::open(file), find_vocabulary(file, tokenizer), std::nullopt, std::move(files)};
   }
   OpenModel model{Checkpoint::open(path), find_vocabulary(path, tokenizer), std::nullopt};
   if (reorder::is_reordered(path)) model.plan = load_plan(path / "plan.json", model.checkpoint.spec());
@@ -186,6 +163,8 @@ std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
                                                    const fs::path& output, bool replace,
                                                    const fs::path& imatrix) {
   require_absent(output, replace);
+  if (options.packed && options.shared_common)
+    throw UsageError("packed and shared_common are two layouts of the same files", "choose one of them");
   if (!reorder::is_reordered(reordered))
     throw UsageError(fmt::format("{}: not a reordered directory (no permutation.h5 and plan.json in it)",
                                  reordered.string()),
@@ -210,19 +189,16 @@ std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
   // With these two the artifact can be verified against the source alone.
   for (const char* name : {"permutation.h5", "plan.json"})
     fs::copy_file(reordered / name, directory.path() / name);
+  if (options.packed) exporter::pack(directory.path());
+  if (options.shared_common) exporter::share_common(directory.path());
   directory.commit();
   return files;
 }
 
 double true_ratio(const fs::path& path, std::optional<double> level) {
   if (!level || *level >= 1) return 1;
-  if (!is_artifact(path))
-    return find_level(load_plan(path / "plan.json", Checkpoint::open(path).spec()), *level).decoder_ratio;
-  const std::string name = artifact_file(path, *level).filename().string();
-  const auto manifest = nlohmann::json::parse(read_text(path / "manifest.json"));
-  for (const auto& file : manifest.at("files"))
-    if (file.at("name") == name) return file.at("decoder_ratio").get<double>();
-  fail("{}: {} is not in manifest.json", path.string(), name);
+  if (is_artifact(path)) return stated_ratio(path, *level);
+  return find_level(load_plan(path / "plan.json", Checkpoint::open(path).spec()), *level).decoder_ratio;
 }
 
 std::string content_hash(const std::vector<fs::path>& files) {

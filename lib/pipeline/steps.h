@@ -10,6 +10,7 @@
 #include "model/permutation.h"
 #include "model/plan.h"
 #include "model/profile.h"
+#include "pipeline/artifact.h"
 #include "pipeline/config.h"
 #include "profile/communicator.h"
 
@@ -23,6 +24,7 @@ struct OpenModel {
   Checkpoint checkpoint;
   std::optional<Vocabulary> vocabulary;
   std::optional<ElasticPlan> plan;  ///< of a reordered directory, or read out of an artifact
+  std::shared_ptr<const PlainFiles> files = nullptr;  ///< of an artifact
 };
 
 /// Opens a model, a reordered directory, or one file of an artifact (its full model, or the level asked for).
@@ -85,9 +87,6 @@ std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
 
 /// Share of the decoder weights that a level keeps, from the plan beside it; 1 where there are no levels.
 double true_ratio(const fs::path& path, std::optional<double> level);
-
-/// True for a directory with an artifact's manifest.json.
-bool is_artifact(const fs::path& path);
 
 // What results depend on, by content, for the keys under which they are kept.
 std::string content_hash(const std::vector<fs::path>& files);

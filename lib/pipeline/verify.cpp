@@ -85,8 +85,9 @@ class Verifier {
  public:
   Verifier(fs::path output, const fs::path& model, const VerifyOptions& options,
            const nn::DecoderOptions& compute)
-      : output_(std::move(output)),
+      : output_(fs::is_regular_file(output) ? fs::absolute(output).parent_path() : std::move(output)),
         artifact_(is_artifact(output_)),
+        files_(output_),
         source_(Checkpoint::open(model)),
         spec_(source_.spec()),
         options_(options),
@@ -104,6 +105,9 @@ class Verifier {
         go_on = false;
       }
     };
+    if (packed_file(output_))
+      claim("every level comes out of the packed file with the hash that it states",
+            [&] { return unpack(); });
     if (artifact_) claim("every file has the hash that the manifest states", [&] { return check_hashes(); });
     claim("it was made from a model of this shape", [&] { return check_provenance(); });
     claim(undoable() ? "undoing the permutation gives the source tensors, bit for bit"
@@ -111,7 +115,7 @@ class Verifier {
           [&] { return check_tensors(); });
     claim("every level is a prefix of the full model, bytewise, and of the next level",
           [&] { return check_levels(); });
-    if (go_on && has_repairs(output_))
+    if (go_on && has_repairs(files_, artifact_))
       claim("repairs have the shapes of their levels and finite numbers", [&] { return check_repairs(); });
     claim("float32 logits before and after agree", [&] { return check_logits(); });
     if (!repaired_.empty())
@@ -123,6 +127,8 @@ class Verifier {
   }
 
  private:
+  fs::path model_file(double level) const { return PlainFiles::of(files_, std::nullopt)->file(level); }
+
   bool undoable() const {
     return !artifact_ || is_float(dtype_from_name(manifest().at("type").get<std::string>()));
   }
@@ -136,22 +142,36 @@ class Verifier {
     }
   }
 
+  /// Everything else is checked on the files that come out.
+  std::string unpack() {
+    try {
+      unpacked_ = PlainFiles::of(output_, std::nullopt);
+    } catch (const Error& error) {
+      refute("{}", error.what());
+    }
+    files_ = unpacked_->directory();
+    return fmt::format("{} files", std::distance(fs::directory_iterator(files_), fs::directory_iterator()));
+  }
+
+  void check_hash(const json& listed, const fs::path& directory) const {
+    const auto name = listed.at("name").get<std::string>();
+    const fs::path path = directory / name;
+    if (!fs::exists(path)) refute("{}: listed in manifest.json, but not there", name);
+    const auto size = fs::file_size(path);
+    if (size != listed.at("bytes").get<uint64_t>())
+      refute("{}: expected {} bytes, got {}", name, listed.at("bytes").get<uint64_t>(), size);
+    const std::string digest = sha256_file(path);
+    if (digest != listed.at("sha256").get<std::string>())
+      refute("{}: expected sha256 {}, got {}", name, listed.at("sha256").get<std::string>(), digest);
+  }
+
   std::string check_hashes() const {
     const json listed = manifest();
     size_t n = 0;
+    for (const char* kind : {"packed", "common"})
+      if (listed.contains(kind)) check_hash(listed.at(kind), output_), ++n;
     for (const char* kind : {"files", "adapters", "imatrices"})
-      for (const auto& file : listed.value(kind, json::array())) {
-        const auto name = file.at("name").get<std::string>();
-        const fs::path path = output_ / name;
-        if (!fs::exists(path)) refute("{}: listed in manifest.json, but not there", name);
-        const auto size = fs::file_size(path);
-        if (size != file.at("bytes").get<uint64_t>())
-          refute("{}: expected {} bytes, got {}", name, file.at("bytes").get<uint64_t>(), size);
-        const std::string digest = sha256_file(path);
-        if (digest != file.at("sha256").get<std::string>())
-          refute("{}: expected sha256 {}, got {}", name, file.at("sha256").get<std::string>(), digest);
-        ++n;
-      }
+      for (const auto& file : listed.value(kind, json::array())) check_hash(file, files_), ++n;
     return fmt::format("{} files", n);
   }
 
@@ -166,7 +186,7 @@ class Verifier {
     } catch (const Error& error) {
       refute("{}", error.what());
     }
-    full_ = std::make_unique<Checkpoint>(Checkpoint::open(artifact_ ? output_ / "full.gguf" : output_));
+    full_ = std::make_unique<Checkpoint>(Checkpoint::open(artifact_ ? model_file(1) : output_));
     require_same_tensors(spec_, full_widths(spec_), full_->spec(), full_->path().filename().string());
     require_same_numbers(spec_, full_->spec(), full_->path().filename().string());
     return fmt::format("spec {}, {} spaces, {} levels", hash.substr(0, 12), spec_.spaces.size(),
@@ -202,7 +222,7 @@ class Verifier {
 
   std::string check_repairs() const {
     try {
-      return pipeline::check_repairs(output_, spec_, plan_);
+      return pipeline::check_repairs(files_, artifact_, spec_, plan_);
     } catch (const Error& error) {
       refute("{}", error.what());
     }
@@ -223,8 +243,8 @@ class Verifier {
       const auto nominal = file.at("level").get<double>();
       if (fs::path(name).extension() != ".gguf" || nominal >= 1) continue;
       const Level& level = find_level(plan_, nominal);
-      const Checkpoint sub = Checkpoint::open(output_ / name);
-      const OwnTensors own = own_tensors(output_ / name);
+      const Checkpoint sub = Checkpoint::open(files_ / name);
+      const OwnTensors own = own_tensors(files_ / name);
       require_same_tensors(spec_, level.widths, sub.spec(), name, own);
       require_same_numbers(spec_, sub.spec(), name);
       if (own.any()) {
@@ -270,7 +290,7 @@ class Verifier {
   std::string check_repaired_logits() const {
     double largest = 0;
     for (const Level& level : repaired_) {
-      const fs::path file = output_ / (level_name(level.nominal) + ".gguf");
+      const fs::path file = model_file(level.nominal);
       const double difference = repaired_logit_difference(*full_, Checkpoint::open(file), own_tensors(file),
                                                           level, options_, compute_);
       if (!(difference <= options_.tolerance))
@@ -301,6 +321,8 @@ class Verifier {
 
   fs::path output_;
   bool artifact_;
+  fs::path files_;  ///< where the models are: `output_`, or where they were unpacked to
+  std::shared_ptr<const PlainFiles> unpacked_;
   Checkpoint source_;
   const ModelSpec& spec_;
   VerifyOptions options_;

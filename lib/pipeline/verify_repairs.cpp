@@ -66,7 +66,7 @@ std::string check_artifact(const fs::path& output, const ElasticPlan& plan) {
   for (const Level& level : plan.levels) {
     const fs::path adapter = output / exporter::lora_name(level.nominal);
     if (level.nominal >= 1 || !fs::exists(adapter)) continue;
-    const fs::path file = output / (level_name(level.nominal) + ".gguf");
+    const fs::path file = PlainFiles::of(output, std::nullopt)->file(level.nominal);
     const Checkpoint model = Checkpoint::open(file);
     const LevelRepairs repairs = exporter::read_lora(
         adapter, model.spec(), GgufFile::open(file).metadata().require_string("general.architecture"),
@@ -101,14 +101,15 @@ void check_own_tensor(const TensorSpec& tensor, const HostTensor& found) {
     fail("{}: element {}: expected {}, got {}", tensor.name, element, zero ? "0" : "a finite number", value);
 }
 
-bool has_repairs(const fs::path& output) {
-  if (!is_artifact(output)) return fs::exists(output / "repairs");
+bool has_repairs(const fs::path& output, bool artifact) {
+  if (!artifact) return fs::exists(output / "repairs");
   return std::any_of(fs::directory_iterator(output), fs::directory_iterator(),
                      [](const auto& entry) { return entry.path().filename().string().starts_with("lora-"); });
 }
 
-std::string check_repairs(const fs::path& output, const ModelSpec& spec, const ElasticPlan& plan) {
-  return is_artifact(output) ? check_artifact(output, plan) : check_reordered(output, spec, plan);
+std::string check_repairs(const fs::path& output, bool artifact, const ModelSpec& spec,
+                          const ElasticPlan& plan) {
+  return artifact ? check_artifact(output, plan) : check_reordered(output, spec, plan);
 }
 
 double repaired_logit_difference(const Checkpoint& full, const Checkpoint& level_file, const OwnTensors& own,

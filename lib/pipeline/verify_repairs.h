@@ -30,10 +30,11 @@ OwnTensors own_tensors(const fs::path& level_file);
 /// A tensor of the level's own: finite numbers, and zeros where only down has a bias. \throws Error
 void check_own_tensor(const TensorSpec& tensor, const HostTensor& found);
 
-bool has_repairs(const fs::path& output);
-/// Repairs of a reordered directory, or adapters of an artifact, against the levels' shapes.
+bool has_repairs(const fs::path& output, bool artifact);
+/// Repairs of a reordered directory, or adapters of an artifact's plain files, against the levels' shapes.
 /// \returns what there is, by level \throws Error  naming file, tensor and both values
-std::string check_repairs(const fs::path& output, const ModelSpec& spec, const ElasticPlan& plan);
+std::string check_repairs(const fs::path& output, bool artifact, const ModelSpec& spec,
+                          const ElasticPlan& plan);
 
 /// Logits of a level's file against the full model's at the level's widths with the file's own biases and
 /// weights in their places: largest difference over their standard deviation.

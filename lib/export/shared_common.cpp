@@ -1,0 +1,97 @@
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "export/pack.h"
+#include "io/gguf.h"
+
+// Splits as stock llama.cpp loads them: src/llama-model-loader.cpp. The first part has all keys of the model;
+// of the second one only split.no is read. The types of the three keys are part of the format.
+
+namespace elastify::exporter {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kCommon = "common.gguf";
+constexpr std::string_view kFirst = "-00001-of-00002.gguf", kSecond = "-00002-of-00002.gguf";
+
+bool is_common(const TensorInfo& tensor) {
+  return !tensor.name.starts_with("blk.");
+}
+
+std::vector<TensorInfo> select(const GgufFile& file, bool common) {
+  std::vector<TensorInfo> tensors;
+  for (const TensorInfo& tensor : file.tensors())
+    if (is_common(tensor) == common) tensors.push_back(tensor);
+  return tensors;
+}
+
+std::string write(const fs::path& path, const GgufMetadata& keys, const std::vector<TensorInfo>& tensors,
+                  const GgufFile& from, uint64_t* size = nullptr) {
+  GgufWriter writer(path, keys, tensors);
+  for (const TensorInfo& tensor : tensors) {
+    check_interrupt();
+    writer.write(from.tensor(tensor.name).bytes);
+  }
+  std::string sha256 = writer.finish();
+  if (size != nullptr) *size = writer.size();
+  return sha256;
+}
+
+/// \throws Error  unless these are the very tensors that common.gguf gets
+void require_common(const GgufFile& full, const GgufFile& level) {
+  const std::vector<TensorInfo> expected = select(full, true), found = select(level, true);
+  for (const TensorInfo& tensor : found)
+    if (!full.contains(tensor.name)) fail("{}: the full model has no such tensor", tensor.name);
+  for (const TensorInfo& tensor : expected) {
+    if (!level.contains(tensor.name)) fail("{}: the level has no such tensor", tensor.name);
+    const HostTensor a = full.tensor(tensor.name), b = level.tensor(tensor.name);
+    if (a.dtype != b.dtype || a.shape != b.shape ||
+        std::memcmp(a.bytes.data(), b.bytes.data(), a.bytes.size()) != 0)
+      throw Error(fmt::format("{}: is not the full model's", tensor.name), "export without --shared-common");
+  }
+}
+
+void link_common(const fs::path& link) {
+  std::error_code error;
+  fs::create_symlink(kCommon, link, error);
+  if (error) fs::copy_file(link.parent_path() / kCommon, link);
+}
+
+}  // namespace
+
+void share_common(const fs::path& directory) {
+  Json manifest = Json::parse(read_text(directory / "manifest.json"));
+  const GgufFile full = GgufFile::open(directory / "full.gguf");
+  GgufMetadata common_keys;
+  common_keys.set("general.architecture", full.metadata().require_string("general.architecture"));
+  common_keys.set("split.no", uint16_t{1});
+  uint64_t size = 0;
+  const std::string sha256 = write(directory / kCommon, common_keys, select(full, true), full, &size);
+  manifest["common"] = {{"name", kCommon}, {"bytes", size}, {"sha256", sha256}};
+  for (Json& entry : manifest.at("files")) {
+    const auto name = entry.at("name").get<std::string>();
+    const std::string stem = fs::path(name).stem().string();
+    const GgufFile file = GgufFile::open(directory / name);
+    with_context(name, [&] { require_common(full, file); });
+    GgufMetadata keys = file.metadata();
+    keys.set("split.no", uint16_t{0});
+    keys.set("split.count", uint16_t{2});
+    keys.set("split.tensors.count", static_cast<int32_t>(file.tensors().size()));
+    const std::string first = stem + std::string(kFirst);
+    entry["sha256"] = write(directory / first, keys, select(file, false), file, &size);
+    entry["name"] = first;
+    entry["bytes"] = size;
+    link_common(directory / (stem + std::string(kSecond)));
+  }
+  for (const auto& entry : manifest.at("files")) {
+    std::string name = entry.at("name").get<std::string>();
+    fs::remove(directory / name.replace(name.size() - kFirst.size(), kFirst.size(), ".gguf"));
+  }
+  write_text(directory / "manifest.json",
+             manifest.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+}  // namespace elastify::exporter

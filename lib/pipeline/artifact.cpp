@@ -1,0 +1,95 @@
+#include "pipeline/artifact.h"
+
+#include <fmt/ranges.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "base/error.h"
+#include "export/slice.h"
+#include "model/plan.h"
+
+namespace elastify::pipeline {
+namespace {
+
+std::string stem_of(double level) {
+  return level >= 1 ? "full" : level_name(level);
+}
+
+fs::path make_temporary_directory() {
+  std::string name = (fs::temp_directory_path() / "elastify-XXXXXX").string();
+  if (::mkdtemp(name.data()) == nullptr)
+    throw Error(fmt::format("{}: cannot make a directory: {}", fs::temp_directory_path().string(),
+                            std::strerror(errno)),
+                "TMPDIR says where levels are unpacked");
+  return name;
+}
+
+}  // namespace
+
+std::optional<fs::path> packed_file(const fs::path& path) {
+  const fs::path inside = path / "model.gguf";
+  if (fs::exists(path / "manifest.json") && fs::exists(inside)) return inside;
+  if (path.extension() == ".gguf" && exporter::PackedFile::is_packed(path)) return path;
+  return std::nullopt;
+}
+
+bool is_artifact(const fs::path& path) {
+  return fs::exists(path / "manifest.json") || packed_file(path).has_value();
+}
+
+std::shared_ptr<const PlainFiles> PlainFiles::of(const fs::path& artifact, std::optional<double> level) {
+  const auto packed = packed_file(artifact);
+  if (!packed) return std::shared_ptr<const PlainFiles>(new PlainFiles(artifact, artifact));
+  const exporter::PackedFile file = exporter::PackedFile::open(*packed);
+  std::shared_ptr<PlainFiles> files(new PlainFiles(artifact, make_temporary_directory()));
+  files->packed_ = *packed;
+  if (!level) {
+    exporter::unpack(file, files->directory());
+  } else if (const exporter::PackedLevel& wanted = file.level(*level); wanted.nominal < 1) {
+    exporter::slice(file, wanted, files->directory() / wanted.name);
+    if (wanted.adapter) {
+      const exporter::EmbeddedFile& adapter = file.embedded()[*wanted.adapter];
+      exporter::extract(file, adapter, files->directory() / adapter.name);
+    }
+  }
+  return files;
+}
+
+PlainFiles::~PlainFiles() {
+  std::error_code ignored;
+  if (directory_ != artifact_) fs::remove_all(directory_, ignored);
+}
+
+fs::path PlainFiles::file(double level) const {
+  const std::string stem = stem_of(level);
+  if (level >= 1 && !packed_.empty()) return packed_;  // as it is, it is the full model
+  for (const char* suffix : {".gguf", "-00001-of-00002.gguf"})
+    if (fs::path file = directory_ / (stem + suffix); fs::exists(file)) return file;
+  std::vector<std::string> present;
+  for (const auto& entry : fs::directory_iterator(directory_)) {
+    const std::string name = entry.path().filename().string();
+    const bool second = name.ends_with("-00002-of-00002.gguf");
+    if ((name.starts_with("level-") || name.starts_with("full")) && name.ends_with(".gguf") && !second)
+      present.push_back(name);
+  }
+  std::sort(present.begin(), present.end());
+  throw UsageError(fmt::format("{}: no level {}", artifact_.string(), level),
+                   fmt::format("it holds {}", fmt::join(present, ", ")));
+}
+
+double stated_ratio(const fs::path& artifact, double level) {
+  if (const auto packed = packed_file(artifact))
+    return exporter::PackedFile::open(*packed).level(level).decoder_ratio;
+  const auto manifest = nlohmann::json::parse(read_text(artifact / "manifest.json"));
+  for (const auto& file : manifest.at("files"))
+    if (stem_of(file.at("level").get<double>()) == stem_of(level))
+      return file.at("decoder_ratio").get<double>();
+  throw UsageError(fmt::format("{}: no level {} in manifest.json", artifact.string(), level));
+}
+
+}  // namespace elastify::pipeline

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/file.h"
+
+namespace elastify::pipeline {
+
+/// True for a directory with an artifact's manifest.json, and for a packed file.
+bool is_artifact(const fs::path& path);
+/// The packed file of an artifact, or the path itself if it is one; none for other layouts.
+std::optional<fs::path> packed_file(const fs::path& path);
+
+/// The models and adapters of an artifact as files of their own: the artifact's directory, or for a packed
+/// one a temporary directory that goes with this object.
+class PlainFiles {
+ public:
+  /// \param level  unpack this one only, for 1 nothing; none: all of them
+  /// \throws UsageError  if there is no such level \throws Error if the packed file is damaged
+  static std::shared_ptr<const PlainFiles> of(const fs::path& artifact, std::optional<double> level);
+  ~PlainFiles();
+  PlainFiles(const PlainFiles&) = delete;
+  PlainFiles& operator=(const PlainFiles&) = delete;
+
+  const fs::path& directory() const { return directory_; }
+  /// The model's file at this level: level-050.gguf, or the first part of its split.
+  /// \throws UsageError  listing the levels there are
+  fs::path file(double level) const;
+
+ private:
+  PlainFiles(fs::path artifact, fs::path directory)
+      : artifact_(std::move(artifact)), directory_(std::move(directory)) {}
+  fs::path artifact_, directory_, packed_;
+};
+
+/// Share of the decoder weights that an artifact's level keeps, as it states it. \throws UsageError
+double stated_ratio(const fs::path& artifact, double level);
+
+}  // namespace elastify::pipeline
