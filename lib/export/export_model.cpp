@@ -359,9 +359,6 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
   const ModelSpec& spec = source.spec();
   check(permutation, spec);
   check(plan, spec);
-  if (!has_encoder(options.type))
-    throw UsageError(fmt::format("type: {} can be read but not written", info(options.type).name),
-                     "expected f32, f16, bf16 or q8_0");
   if (options.adapter_type != DType::kF32 && options.adapter_type != DType::kF16)
     throw UsageError(fmt::format("adapter type: {} is not supported", info(options.adapter_type).name),
                      "expected f32 or f16");
