@@ -10,6 +10,7 @@
 #include "cli/options.h"
 #include "cli/plan_text.h"
 #include "model/permutation.h"
+#include "pipeline/artifact.h"
 
 namespace elastify::cli {
 namespace {
@@ -57,7 +58,10 @@ ordered_json params_by_part(const ModelSpec& spec) {
 }
 
 Report inspect_model(const fs::path& path) {
-  const bool artifact = fs::exists(path / "manifest.json");
+  const bool artifact = pipeline::is_artifact(path);
+  if (const auto folders = pipeline::artifact_folders(path); !folders.empty())
+    throw UsageError(fmt::format("{}: it holds artifacts of several types", path.string()),
+                     fmt::format("give one of them: {}", fmt::join(folders, ", ")));
   const Checkpoint checkpoint = Checkpoint::open(artifact ? path / "full.gguf" : path);
   const ModelSpec& spec = checkpoint.spec();
   Report report;

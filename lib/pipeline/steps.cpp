@@ -21,6 +21,9 @@ namespace {
 
 /// The file of an artifact that holds the level.
 fs::path artifact_file(const fs::path& directory, double level) {
+  if (const auto folders = artifact_folders(directory); !folders.empty())
+    throw UsageError(fmt::format("{}: it holds artifacts of several types", directory.string()),
+                     fmt::format("give one of them: {}", fmt::join(folders, ", ")));
   if (level >= 1) return directory / "full.gguf";
   const fs::path file = directory / (level_name(level) + ".gguf");
   if (!fs::exists(file)) {
@@ -37,10 +40,6 @@ fs::path artifact_file(const fs::path& directory, double level) {
 }
 
 }  // namespace
-
-bool is_artifact(const fs::path& path) {
-  return fs::exists(path / "manifest.json");
-}
 
 OpenModel open_model(const fs::path& path, const fs::path& tokenizer, std::optional<double> level) {
   if (!fs::exists(path))
@@ -178,40 +177,6 @@ ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, cons
   if (repaired) write_repairs(model, plan, options.repair, *calibration, seed, directory.path());
   directory.commit();
   return plan;
-}
-
-std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
-                                                   const exporter::ExportOptions& options,
-                                                   const nlohmann::ordered_json& configuration,
-                                                   const fs::path& output, bool replace,
-                                                   const fs::path& imatrix) {
-  require_absent(output, replace);
-  if (!reorder::is_reordered(reordered))
-    throw UsageError(fmt::format("{}: not a reordered directory (no permutation.h5 and plan.json in it)",
-                                 reordered.string()),
-                     "run `elastify reorder` first and give the directory that it writes");
-  const OpenModel model = open_model(reordered, {});
-  const Permutation permutation = load_permutation(reordered / "permutation.h5", model.checkpoint.spec());
-  nlohmann::ordered_json resolved = configuration;
-  resolved["storage"] = info(model.checkpoint.lossless_dtype()).name;
-  std::optional<Imatrix> measured;
-  if (!imatrix.empty()) {
-    measured = open_imatrix(imatrix, model.checkpoint.spec());
-    resolved["imatrix"] = imatrix.string();
-  }
-  std::vector<LevelRepairs> repairs;
-  for (const Level& level : model.plan->levels)
-    if (auto found = find_repairs(reordered, model.checkpoint.spec(), level))
-      repairs.push_back(std::move(*found));
-  AtomicDirectory directory(output, replace);
-  auto files = exporter::export_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr,
-                                      permutation, *model.plan, options, resolved, directory.path(),
-                                      measured ? &*measured : nullptr, repairs);
-  // With these two the artifact can be verified against the source alone.
-  for (const char* name : {"permutation.h5", "plan.json"})
-    fs::copy_file(reordered / name, directory.path() / name);
-  directory.commit();
-  return files;
 }
 
 double true_ratio(const fs::path& path, std::optional<double> level) {
