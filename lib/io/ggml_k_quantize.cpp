@@ -116,7 +116,7 @@ ELASTIFY_KERNEL void load(const char* type, const float* __restrict source,
                                   : std::bit_cast<int32_t>(importance[i]));
     if (worst >= 0x7f800000) refuse_importance(type);
     for (int i = 0; i < kDepth; ++i)
-      for (int l = 0; l < kLanes; ++l) block.w[i][l] = block.w[i][l] * importance[l * kDepth + i];
+      for (int l = 0; l < kLanes; ++l) block.w[i][l] = importance[l * kDepth + i];
   }
   for (int i = 0; i < kDepth; ++i)
     for (int l = 0; l < kLanes; ++l) block.wx[i][l] = block.w[i][l] * block.x[i][l];
