@@ -35,6 +35,7 @@ struct Candidates {
   constexpr float at(int i) const { return first + step * static_cast<float>(i); }
 };
 constexpr int kRefinements = 2;
+constexpr int kSettlings = 3;  ///< of a block's d and m with its runs' scales and minima
 
 /// Per lane: y = a q - b, and by how much that lowers the weighted square of x.
 struct Fit {
@@ -170,7 +171,7 @@ ELASTIFY_KERNEL Fit fit_with_minimum(const Block& block, const RunSums& sums, co
 /// q4_K and q5_K: scales and minima of the runs.
 template <int kLast>
 ELASTIFY_KERNEL Fit search_with_minimum(const Block& block) {
-  constexpr Candidates kTry = kLast == 15 ? Candidates{16, -1.2F, 0.15F} : Candidates{12, -0.6F, 0.12F};
+  constexpr Candidates kTry = kLast == 15 ? Candidates{16, -1.2F, 0.15F} : Candidates{24, -0.9F, 0.15F};
   Lanes low = {}, high = {};  // the range includes zero: a minimum is never above
   RunSums sums = {};
   for (int i = 0; i < kDepth; ++i)
@@ -385,9 +386,11 @@ ELASTIFY_KERNEL void encode_with_minimum(const float* __restrict source, std::by
       scale[l] = smaller(rounded(fit.a[l] * per_d), 63);
       minimum[l] = smaller(rounded(fit.b[l] * per_m), 63);
     }
-    settle<32>(block, s, scale, minimum, 0, kLast, 0, 63);
-    round_block(block, s, scale, minimum, 0, kLast);
-    s = refitted(block, s, scale, minimum);
+    for (int again = 0; again < kSettlings; ++again) {
+      settle<32>(block, s, scale, minimum, 0, kLast, 0, 63);
+      round_block(block, s, scale, minimum, 0, kLast);
+      s = refitted(block, s, scale, minimum);
+    }
     round_block(block, s, scale, minimum, 0, kLast);
 
     uint8_t q[kBlock], packed[kBytes] = {};
@@ -422,9 +425,11 @@ ELASTIFY_KERNEL void encode_six_bits(const float* __restrict source, std::byte* 
     Lanes scale, none = {};
     const float per_d = widest != 0 ? -128.0F / widest : 0.0F;
     for (int l = 0; l < kLanes; ++l) scale[l] = smaller(larger(rounded(fit.a[l] * per_d), -128), 127);
-    settle<16>(block, s, scale, none, -32, 31, -128, 127);
-    round_block(block, s, scale, none, -32, 31);
-    s = refitted(block, s, scale, none);
+    for (int again = 0; again < kSettlings; ++again) {
+      settle<16>(block, s, scale, none, -32, 31, -128, 127);
+      round_block(block, s, scale, none, -32, 31);
+      s = refitted(block, s, scale, none);
+    }
     round_block(block, s, scale, none, -32, 31);
 
     uint8_t q[kBlock], packed[kBytes] = {};
