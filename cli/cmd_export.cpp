@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "base/size.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 
@@ -10,8 +11,13 @@ void add_export(CLI::App& app, const Globals& globals, Action& action) {
   auto args = std::make_shared<ExportCommand>();
   command->add_option("OUT", args->reordered, "directory that `elastify reorder` wrote")->required();
   command->add_option_function<std::string>(
-      "--type", [args](const std::string& name) { args->options.type = dtype_from_name(name); },
-      "type of the matrices: f32, f16, bf16, q8_0 [f16]");
+      "--type",
+      [args](const std::string& names) { args->options.types = exporter::weight_types_named(names); },
+      "type of the matrices: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, or a mixture: "
+      "q4_k_m, q5_k_m; several, as q8_0,q4_0, get a folder each [f16]");
+  command->add_option_function<std::string>(
+      "--max-ram", [args](const std::string& text) { args->options.max_ram = parse_bytes(text); },
+      "memory to stay within, as 128MiB [slabs of half a million weights]");
   command->add_option_function<std::string>(
       "--adapter-type",
       [args](const std::string& name) { args->options.adapter_type = dtype_from_name(name); },
@@ -24,9 +30,10 @@ void add_export(CLI::App& app, const Globals& globals, Action& action) {
       ->add_flag("--shared-common", args->options.shared_common,
                  "embedding and output once, in common.gguf: every level is a split of two files")
       ->excludes(packed);
-  command->add_option("--imatrix", args->imatrix,
-                      "profile or imatrix of the source model, as measured before reordering: writes one "
-                      "imatrix per GGUF file, for llama-quantize");
+  command->add_option(
+      "--imatrix", args->imatrix,
+      "profile or imatrix of the source model, as measured before reordering: K-quants are encoded "
+      "by it, and one imatrix per GGUF file is written, for llama-quantize");
   command->add_option("-o,--output", args->output, "directory to write")->required();
   command->footer(
       "Example: elastify export reordered --type q8_0 -o artifact\n"

@@ -11,6 +11,7 @@
 #include "cli/plan_text.h"
 #include "export/packed.h"
 #include "model/permutation.h"
+#include "pipeline/artifact.h"
 
 namespace elastify::cli {
 namespace {
@@ -65,7 +66,10 @@ fs::path full_model(const fs::path& artifact) {
 }
 
 Report inspect_model(const fs::path& path) {
-  const bool artifact = fs::exists(path / "manifest.json");
+  const bool artifact = fs::is_directory(path) && pipeline::is_artifact(path);
+  if (const auto folders = pipeline::artifact_folders(path); !folders.empty())
+    throw UsageError(fmt::format("{}: it holds artifacts of several types", path.string()),
+                     fmt::format("give one of them: {}", fmt::join(folders, ", ")));
   const Checkpoint checkpoint = Checkpoint::open(artifact ? full_model(path) : path);
   const ModelSpec& spec = checkpoint.spec();
   Report report;

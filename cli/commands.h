@@ -97,11 +97,13 @@ Report run_system(const Globals& globals);
 Report run_profile(const Globals& globals, const ProfileCommand& command);
 Report run_measured_plan(const Globals& globals, const PlanCommand& command);
 Report run_reorder(const Globals& globals, const ReorderCommand& command);
-Report run_export(const Globals& globals, const ExportCommand& command);
 Report run_verify(const Globals& globals, const VerifyCommand& command);
 Report run_eval(const Globals& globals, const EvalCommand& command);
 Report run_run(const Globals& globals, const RunCommand& command);
 Report run_sweep(const Globals& globals, const SweepCommand& command);
+
+/// Needs no LibTorch. (export.cpp)
+Report run_export(const Globals& globals, const ExportCommand& command);
 
 /// Writes a plan, its plot if one is asked for, and says what it is. \param profile, curves  for --explain;
 /// may be null

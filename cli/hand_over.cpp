@@ -35,9 +35,6 @@ Report run_measured_plan(const Globals&, const PlanCommand&) {
 Report run_reorder(const Globals&, const ReorderCommand&) {
   hand_over();
 }
-Report run_export(const Globals&, const ExportCommand&) {
-  hand_over();
-}
 Report run_verify(const Globals&, const VerifyCommand&) {
   hand_over();
 }

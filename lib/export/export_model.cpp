@@ -1,21 +1,22 @@
 #include "export/export_model.h"
 
 #include <algorithm>
-#include <cstring>
-#include <exception>
+#include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/version.h"
 #include "export/gguf_metadata.h"
 #include "export/level_repairs.h"
 #include "export/lora_gguf.h"
-#include "model/rope_order.h"
+#include "export/pack.h"
+#include "export/write_tensors.h"
 
 namespace elastify::exporter {
 namespace {
@@ -24,7 +25,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kManifestFormat = "elastify.artifact";
 constexpr int64_t kManifestVersion = 1;
-constexpr size_t kPackedBytes = size_t{1} << 20;
 
 /// One file on its way: what it will hold, and its writer.
 struct LevelFile {
@@ -32,6 +32,8 @@ struct LevelFile {
   ModelSpec model;
   const GgufArchitecture* architecture = nullptr;
   const LevelRepairs* repairs = nullptr;
+  WeightType type = DType::kF16;
+  fs::path directory;
   ArtifactFile listed;
   std::unique_ptr<GgufWriter> writer;
 };
@@ -48,8 +50,9 @@ std::vector<Level> chosen_levels(const ElasticPlan& plan, const std::vector<doub
   return levels;
 }
 
-std::vector<LevelFile> plan_files(const ModelSpec& spec, const ElasticPlan& plan,
-                                  const ExportOptions& options, const std::vector<LevelRepairs>& repairs) {
+/// Every level as it would be of any type.
+std::vector<LevelFile> plan_levels(const ModelSpec& spec, const ElasticPlan& plan,
+                                   const ExportOptions& options, const std::vector<LevelRepairs>& repairs) {
   for (const double nominal : options.levels) find_level(plan, nominal);
   std::vector<LevelFile> files;
   for (Level& level : chosen_levels(plan, options.levels)) {
@@ -65,20 +68,21 @@ std::vector<LevelFile> plan_files(const ModelSpec& spec, const ElasticPlan& plan
       }
       file.architecture = &choose_architecture(file.model);
     });
-    file.listed = {.name = name + ".gguf",
-                   .nominal = level.nominal,
-                   .decoder_ratio = level.decoder_ratio,
-                   .total_ratio = level.total_ratio,
-                   .architecture = std::string(file.architecture->name),
-                   .bytes = 0,
-                   .n_params = n_params(file.model, full_widths(file.model)),
-                   .sha256 = {},
-                   .imatrix = {},
-                   .compensation = file.repairs != nullptr ? file.repairs->compensation : "none",
-                   .adapter = {}};
+    file.listed.name = name + ".gguf";
+    file.listed.nominal = level.nominal;
+    file.listed.decoder_ratio = level.decoder_ratio;
+    file.listed.total_ratio = level.total_ratio;
+    file.listed.architecture = file.architecture->name;
+    file.listed.n_params = n_params(file.model, full_widths(file.model));
+    if (file.repairs != nullptr) file.listed.compensation = file.repairs->compensation;
     file.level = std::move(level);
   }
   return files;
+}
+
+bool fuses_qkv(const std::vector<LevelFile>& files) {
+  return std::any_of(files.begin(), files.end(),
+                     [](const LevelFile& file) { return file.architecture->fused_qkv; });
 }
 
 [[noreturn]] void refuse_row(const AxisSpace* space, const AxisUse& use, const TensorSpec& tensor,
@@ -97,18 +101,21 @@ std::vector<LevelFile> plan_files(const ModelSpec& spec, const ElasticPlan& plan
     hint = nearest + "; ";
     if (space->kind == SpaceKind::kMlp) hint += fmt::format("plan with --grid {}, or ", block);
   }
-  throw Error(fmt::format("{}: {}: rows of {} elements are not whole blocks of {}, as {} needs",
-                          level_name(level.nominal), tensor.gguf_name, row, block, info(type).name),
-              hint + "export with --type f16, which takes any width");
+  const bool smaller_blocks = block > 32 && row % 32 == 0;
+  throw Error(
+      fmt::format("{}: {}: rows of {} elements are not whole blocks of {}, as {} needs",
+                  level_name(level.nominal), tensor.gguf_name, row, block, info(type).name),
+      hint + (smaller_blocks ? "export with --type q8_0, q5_1, q5_0, q4_1 or q4_0, whose blocks have 32"
+                             : "export with --type f16, which takes any width"));
 }
 
 /// \throws Error  if a row at some level is not made of whole blocks
-void require_whole_blocks(const ModelSpec& spec, const std::vector<LevelFile>& files, DType type) {
-  const int64_t block = info(type).block_size;
+void require_whole_blocks(const ModelSpec& spec, const std::vector<LevelFile>& files, bool fused_qkv) {
   for (const LevelFile& file : files) {
     for (const TensorSpec& tensor : spec.tensors) {
       if (!is_kept(spec, tensor, file.level.widths)) continue;
-      if (tensor.shape.size() < 2 || shape_at(tensor, file.level.widths).back() % block == 0) continue;
+      const DType type = file.type.of(tensor, spec, fused_qkv);
+      if (shape_at(tensor, file.level.widths).back() % info(type).block_size == 0) continue;
       const AxisUse& use = tensor.axes.back();
       refuse_row(use.space < 0 ? nullptr : &spec.spaces[static_cast<size_t>(use.space)], use, tensor,
                  file.level, type);
@@ -138,107 +145,29 @@ void add_elastic_keys(GgufMetadata& keys, const LevelFile& file, const std::vect
   keys.set("elastify.permutation_digest", permutation_digest);
 }
 
-/// The leading rows, and of each row the leading blocks.
-void write_prefix(GgufWriter& writer, const HostTensor& encoded, const Shape& shape) {
-  const uint64_t kept_row = row_bytes(encoded.dtype, shape.back());
-  const uint64_t full_row = row_bytes(encoded.dtype, encoded.shape.back());
-  const auto rows = static_cast<uint64_t>(n_rows(shape));
-  if (kept_row == full_row) {
-    writer.write(encoded.bytes.first(rows * full_row));
-    return;
-  }
-  const uint64_t rows_at_once = std::clamp<uint64_t>(kPackedBytes / kept_row, 1, rows);
-  std::vector<std::byte> packed(rows_at_once * kept_row);
-  for (uint64_t first = 0; first < rows; first += rows_at_once) {
-    const uint64_t n = std::min(rows_at_once, rows - first);
-    for (uint64_t i = 0; i < n; ++i)
-      std::memcpy(packed.data() + i * kept_row, encoded.bytes.data() + (first + i) * full_row, kept_row);
-    writer.write(std::span(packed).first(n * kept_row));
-  }
-}
-
-/// A tensor of the model as the level's file has it, and the bias that repairs put behind it.
-void write_level_tensor(const LevelFile& file, const ModelSpec& spec, const TensorSpec& tensor,
-                        const HostTensor& encoded, DType type) {
-  const auto own = file.repairs != nullptr ? replaced(tensor, encoded, *file.repairs, type) : std::nullopt;
-  if (own) {
-    file.writer->write(own->bytes);
-  } else {
-    write_prefix(*file.writer, encoded, shape_at(tensor, file.level.widths));
-  }
-  if (file.repairs == nullptr) return;
-  if (const auto bias = added_bias(spec, tensor, *file.repairs)) file.writer->write(bias->bytes);
-}
-
-bool is_rotary(Role role) {
-  return role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias || role == Role::kKeyBias;
-}
-
-/// A full tensor as the files hold it, in the orders of rows that they want.
-class EncodedTensor {
- public:
-  EncodedTensor(const Checkpoint& source, size_t index, DType type, const std::vector<LevelFile>& files) {
-    const TensorSpec& tensor = source.spec().tensors[index];
-    halves_ = source.load(index, tensor.shape.size() > 1 ? type : DType::kF32);
-    const bool interleave =
-        is_rotary(tensor.role) && std::any_of(files.begin(), files.end(), [](const LevelFile& file) {
-          return file.architecture->rope == RopeOrder::kInterleaved;
-        });
-    // Rows move inside heads and levels keep whole heads, so that a prefix of this is the order of the
-    // prefix.
-    if (interleave)
-      interleaved_ =
-          reorder_rope_rows(halves_, source.spec().head_dim, RopeOrder::kHalves, RopeOrder::kInterleaved);
-  }
-
-  const HostTensor& in(RopeOrder order) const {
-    return interleaved_ && order == RopeOrder::kInterleaved ? *interleaved_ : halves_;
-  }
-
- private:
-  HostTensor halves_;
-  std::optional<HostTensor> interleaved_;
-};
-
 void open_writers(std::vector<LevelFile>& files, const GgufMetadata& shared, const ModelSpec& spec,
-                  const Permutation& permutation, DType type, const fs::path& directory) {
+                  const Permutation& permutation, bool fused_qkv) {
   const std::string spec_digest = spec_hash(spec), permutation_digest = digest(permutation);
   for (LevelFile& file : files) {
-    GgufMetadata keys = model_keys(file.model, *file.architecture, type);
+    GgufMetadata keys = model_keys(file.model, *file.architecture, file.type);
     for (const auto& [key, value] : shared.entries()) keys.set(key, value);
     add_elastic_keys(keys, file, files, spec_digest, permutation_digest);
-    file.writer = std::make_unique<GgufWriter>(directory / file.listed.name, keys,
-                                               gguf_tensors(file.model, *file.architecture, type));
+    const auto tensors = gguf_tensors(file.model, *file.architecture, file.type, fused_qkv);
+    double bits = 0;
+    for (const TensorInfo& tensor : tensors)
+      bits += 8 * static_cast<double>(n_bytes(tensor.dtype, tensor.shape));
+    file.listed.bits_per_weight = bits / static_cast<double>(file.listed.n_params);
+    file.writer = std::make_unique<GgufWriter>(file.directory / file.listed.name, keys, tensors);
     if (const auto factors = rope_factors(file.model); !factors.empty())
       file.writer->write(std::as_bytes(std::span(factors)));
   }
 }
 
-void write_tensors(const Checkpoint& source, std::vector<LevelFile>& files, DType type) {
-  const ModelSpec& spec = source.spec();
-  Progress progress("export", static_cast<int64_t>(spec.tensors.size()), "tensors");
-  for (size_t i = 0; i < spec.tensors.size(); ++i) {
-    const TensorSpec& tensor = spec.tensors[i];
-    with_context(tensor.name, [&] {
-      const EncodedTensor encoded(source, i, type, files);
-      // Hashing is most of the work, and files do not depend on each other.
-      std::exception_ptr failure;
-      const auto n_files = static_cast<int64_t>(files.size());
-#pragma omp parallel for schedule(dynamic)
-      for (int64_t k = 0; k < n_files; ++k) {
-        try {
-          const LevelFile& file = files[static_cast<size_t>(k)];
-          if (!is_kept(spec, tensor, file.level.widths)) continue;
-          write_level_tensor(file, spec, tensor, encoded.in(file.architecture->rope), type);
-        } catch (...) {
-#pragma omp critical(elastify_export)
-          if (!failure) failure = std::current_exception();
-        }
-      }
-      if (failure) std::rethrow_exception(failure);
-    });
-    progress.advance(1);
-  }
+std::vector<TensorSink> sinks_of(const std::vector<LevelFile>& files) {
+  std::vector<TensorSink> sinks;
+  for (const LevelFile& file : files)
+    sinks.push_back({&file.level, file.architecture, file.repairs, file.type, file.writer.get()});
+  return sinks;
 }
 
 /// An importance matrix of a model's file, under the names that its tensors have there.
@@ -254,13 +183,12 @@ Imatrix imatrix_for(const Imatrix& reordered, const ModelSpec& spec, const Level
   return named;
 }
 
-void write_imatrices(const Imatrix& reordered, const ModelSpec& spec, std::vector<LevelFile>& files,
-                     const fs::path& directory) {
+void write_imatrices(const Imatrix& reordered, const ModelSpec& spec, std::vector<LevelFile>& files) {
   for (LevelFile& file : files) {
     constexpr size_t kPrefix = std::string_view("level").size();
     const std::string level = file.level.nominal >= 1 ? "" : level_name(file.level.nominal).substr(kPrefix);
     ImatrixFile written{.name = "imatrix" + level + ".gguf", .bytes = 0, .sha256 = {}};
-    const fs::path path = directory / written.name;
+    const fs::path path = file.directory / written.name;
     written.sha256 = save_imatrix(imatrix_for(reordered, spec, file), path);
     written.bytes = fs::file_size(path);
     file.listed.imatrix = std::move(written);
@@ -268,7 +196,7 @@ void write_imatrices(const Imatrix& reordered, const ModelSpec& spec, std::vecto
 }
 
 void write_adapters(const ModelSpec& spec, const Permutation& permutation, std::vector<LevelFile>& files,
-                    DType type, const fs::path& directory) {
+                    DType type) {
   for (LevelFile& file : files) {
     if (file.repairs == nullptr || !file.repairs->has_adapters()) continue;
     GgufMetadata keys;
@@ -283,7 +211,7 @@ void write_adapters(const ModelSpec& spec, const Permutation& permutation, std::
                         .sha256 = {}};
     for (const auto& [tensor, repair] : repair_places(*file.repairs, spec, file.level.widths))
       if (repair->a) written.ranks.emplace_back(tensor->gguf_name, repair->rank());
-    const fs::path path = directory / written.name;
+    const fs::path path = file.directory / written.name;
     written.sha256 = write_lora(*file.repairs, spec, file.level, file.architecture->name, keys, type, path);
     written.bytes = fs::file_size(path);
     file.listed.adapter = std::move(written);
@@ -291,7 +219,7 @@ void write_adapters(const ModelSpec& spec, const Permutation& permutation, std::
 }
 
 Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec,
-                   const Permutation& permutation, DType type, const Json& configuration) {
+                   const Permutation& permutation, const WeightType& type, const Json& configuration) {
   Json listed = Json::array();
   for (const ArtifactFile& file : files)
     listed.push_back({{"name", file.name},
@@ -300,6 +228,7 @@ Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec
                       {"decoder_ratio", file.decoder_ratio},
                       {"total_ratio", file.total_ratio},
                       {"n_params", file.n_params},
+                      {"bits_per_weight", std::round(file.bits_per_weight * 1e4) / 1e4},
                       {"bytes", file.bytes},
                       {"sha256", file.sha256},
                       {"compensation", file.compensation}});
@@ -327,12 +256,32 @@ Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec
                 {"tool", {{"name", "elastify"}, {"version", kVersion}}},
                 {"spec_hash", spec_hash(spec)},
                 {"permutation_digest", digest(permutation)},
-                {"type", info(type).name},
+                {"type", type.name()},
                 {"configuration", configuration},
                 {"files", std::move(listed)}};
   if (!adapters.empty()) manifest["adapters"] = std::move(adapters);
   if (!imatrices.empty()) manifest["imatrices"] = std::move(imatrices);
   return manifest;
+}
+
+/// Of several artifacts, one in each folder.
+Json folders_json(const std::vector<WeightType>& types, const ModelSpec& spec, const Permutation& permutation,
+                  const fs::path& directory) {
+  Json folders = Json::array();
+  for (const WeightType& type : types)
+    folders.push_back({{"name", type.name()},
+                       {"type", type.name()},
+                       {"manifest_sha256", sha256_file(directory / type.name() / "manifest.json")}});
+  return {{"format", kManifestFormat},
+          {"version", kManifestVersion},
+          {"tool", {{"name", "elastify"}, {"version", kVersion}}},
+          {"spec_hash", spec_hash(spec)},
+          {"permutation_digest", digest(permutation)},
+          {"folders", std::move(folders)}};
+}
+
+void write_json(const fs::path& path, const Json& json) {
+  write_text(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 void say_notes(const ModelSpec& spec) {
@@ -351,6 +300,12 @@ void remove_contents(const fs::path& directory) {
 
 }  // namespace
 
+Json to_json(const ExportOptions& options) {
+  return {{"type", to_text(options.types)},
+          {"levels", options.levels},
+          {"adapter_type", info(options.adapter_type).name}};
+}
+
 std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary,
                                        const Permutation& permutation, const ElasticPlan& plan,
                                        const ExportOptions& options, const Json& configuration,
@@ -359,16 +314,26 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
   const ModelSpec& spec = source.spec();
   check(permutation, spec);
   check(plan, spec);
-  if (!has_encoder(options.type))
-    throw UsageError(fmt::format("type: {} can be read but not written", info(options.type).name),
-                     "expected f32, f16, bf16 or q8_0");
   if (options.adapter_type != DType::kF32 && options.adapter_type != DType::kF16)
     throw UsageError(fmt::format("adapter type: {} is not supported", info(options.adapter_type).name),
                      "expected f32 or f16");
-  std::vector<LevelFile> files = plan_files(spec, plan, options, repairs);
-  require_whole_blocks(spec, files, options.type);
+  if (options.packed && options.shared_common)
+    throw UsageError("packed and shared_common are two layouts of the same files", "choose one of them");
+  if (options.types.empty()) throw UsageError("type: none is given", "such as --type q8_0");
+  std::vector<std::vector<LevelFile>> by_type;
+  for (const WeightType& type : options.types) {
+    std::vector<LevelFile>& files = by_type.emplace_back(plan_levels(spec, plan, options, repairs));
+    for (LevelFile& file : files) {
+      file.type = type;
+      file.listed.type = type.name();
+      file.directory = options.types.size() == 1 ? directory : directory / type.name();
+    }
+    require_whole_blocks(spec, files, fuses_qkv(files));
+  }
+  const bool fused_qkv = fuses_qkv(by_type[0]);
   std::optional<Imatrix> moved;
   if (imatrix != nullptr) moved = reordered(*imatrix, spec, permutation);
+  const ColumnImportance importance = column_importance(moved, spec);
   const GgufMetadata shared = shared_keys(source, vocabulary);
   if (!fs::is_directory(directory) || !fs::is_empty(directory))
     fail("{}: expected an empty directory", directory.string());
@@ -376,22 +341,34 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
 
   std::vector<ArtifactFile> listed;
   try {
-    open_writers(files, shared, spec, permutation, options.type, directory);
-    write_tensors(source, files, options.type);
-    write_adapters(spec, permutation, files, options.adapter_type, directory);
-    if (moved) write_imatrices(*moved, spec, files, directory);
-    for (LevelFile& file : files) {
-      check_interrupt();
-      file.listed.sha256 = file.writer->finish();
-      file.listed.bytes = file.writer->size();
-      listed.push_back(file.listed);
+    std::vector<TensorSink> sinks;
+    for (auto& files : by_type) {
+      open_writers(files, shared, spec, permutation, fused_qkv);
+      for (const TensorSink& sink : sinks_of(files)) sinks.push_back(sink);
     }
-    write_text(directory / "manifest.json",
-               manifest_json(listed, spec, permutation, options.type, configuration)
-                       .dump(2, ' ', false, Json::error_handler_t::replace) +
-                   "\n");
+    write_tensors(source, sinks, fused_qkv, importance, options.max_ram);
+    for (auto& files : by_type) {
+      write_adapters(spec, permutation, files, options.adapter_type);
+      if (moved) write_imatrices(*moved, spec, files);
+      std::vector<ArtifactFile> of_type;
+      for (LevelFile& file : files) {
+        check_interrupt();
+        file.listed.sha256 = file.writer->finish();
+        file.listed.bytes = file.writer->size();
+        of_type.push_back(file.listed);
+      }
+      const fs::path folder = files[0].directory;
+      write_json(folder / "manifest.json",
+                 manifest_json(of_type, spec, permutation, files[0].type, configuration));
+      files.clear();
+      if (options.packed) pack(folder);
+      if (options.shared_common) share_common(folder);
+      listed.insert(listed.end(), of_type.begin(), of_type.end());
+    }
+    if (options.types.size() > 1)
+      write_json(directory / "manifest.json", folders_json(options.types, spec, permutation, directory));
   } catch (...) {
-    files.clear();  // closes the writers, which removes what they have not finished
+    by_type.clear();  // closes the writers, which removes what they have not finished
     remove_contents(directory);
     throw;
   }

@@ -15,22 +15,6 @@ constexpr const char* kDescription[] = {"name",         "basename",    "organiza
                                         "version",      "finetune",    "url",          "license",
                                         "license.name", "license.link"};
 
-/// enum llama_ftype
-uint32_t file_type(DType type) {
-  switch (type) {
-    case DType::kF32:
-      return 0;
-    case DType::kF16:
-      return 1;
-    case DType::kBF16:
-      return 32;
-    case DType::kQ8_0:
-      return 7;
-    default:
-      fail("matrices cannot be written as {}", info(type).name);
-  }
-}
-
 /// The file that holds the tokenizer's keys as GGUF has them; empty if there is none.
 fs::path keys_file(const Checkpoint& source) {
   if (source.format() == SourceFormat::kGguf) return source.path();
@@ -100,12 +84,13 @@ GgufMetadata shared_keys(const Checkpoint& source, const Vocabulary* vocabulary)
   return keys;
 }
 
-GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architecture, DType type) {
+GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architecture,
+                        const WeightType& type) {
   GgufMetadata keys;
   keys.set("general.architecture", std::string(architecture.name));
   keys.set("general.type", std::string("model"));
-  keys.set("general.file_type", file_type(type));
-  if (!is_float(type)) keys.set("general.quantization_version", uint32_t{2});
+  keys.set("general.file_type", type.file_type());
+  if (!type.is_float()) keys.set("general.quantization_version", uint32_t{2});
 
   const auto set = [&](std::string_view key, GgufValue value) {
     keys.set(fmt::format("{}.{}", architecture.name, key), std::move(value));
@@ -138,7 +123,7 @@ GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architec
 }
 
 std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitecture& architecture,
-                                     DType type) {
+                                     const WeightType& type, bool fused_qkv) {
   std::vector<TensorInfo> tensors;
   if (const auto factors = rope_factors(model); !factors.empty())
     tensors.push_back({"rope_freqs.weight", DType::kF32, {static_cast<int64_t>(factors.size())}});
@@ -148,7 +133,7 @@ std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitect
       tensors.back().shape[0] += tensor.shape[0];
       continue;
     }
-    tensors.push_back({std::move(name), tensor.shape.size() > 1 ? type : DType::kF32, tensor.shape});
+    tensors.push_back({std::move(name), type.of(tensor, model, fused_qkv), tensor.shape});
   }
   return tensors;
 }

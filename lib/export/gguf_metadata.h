@@ -4,6 +4,7 @@
 
 #include "data/vocabulary.h"
 #include "export/architecture.h"
+#include "export/weight_type.h"
 #include "io/gguf.h"
 #include "model/checkpoint.h"
 
@@ -16,15 +17,15 @@ GgufMetadata shared_keys(const Checkpoint& source, const Vocabulary* vocabulary)
 
 /// general.* and {architecture}.* keys of a model of exactly these dimensions, in the types that llama.cpp
 /// insists on.
-GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architecture, DType type);
+GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architecture, const WeightType& type);
 
 /// What the tensor is called in such a file; q, k and v share a name where they are one tensor.
 std::string name_in_file(const TensorSpec& tensor, const GgufArchitecture& architecture);
 
 /// The tensors of its file: rope_freqs.weight where the frequencies are scaled unevenly, then the spec's in
-/// order, with q, k and v as one where the architecture wants it. Matrices are of `type`, vectors f32.
+/// order, with q, k and v as one where the architecture wants it. \param fused_qkv  see WeightType::of()
 std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitecture& architecture,
-                                     DType type);
+                                     const WeightType& type, bool fused_qkv);
 
 /// Divisors of the rotary frequencies for rope_freqs.weight; empty where there is no such tensor.
 std::vector<float> rope_factors(const ModelSpec& model);

@@ -93,13 +93,17 @@ std::optional<HostTensor> added_bias(const ModelSpec& spec, const TensorSpec& ma
   return repair.bias ? *repair.bias : HostTensor::allocate(DType::kF32, {matrix.shape[0]});
 }
 
-std::optional<HostTensor> replaced(const TensorSpec& tensor, const HostTensor& bias,
-                                   const LevelRepairs& repairs, DType type) {
-  if (!is_matrix(tensor.role) && !is_bias(tensor.role)) return std::nullopt;
+bool is_replaced(const TensorSpec& tensor, const LevelRepairs& repairs) {
+  if (!is_matrix(tensor.role) && !is_bias(tensor.role)) return false;
   const MatrixRepair& repair = part_of(repairs.layers[static_cast<size_t>(tensor.layer)], tensor.role);
-  if (is_matrix(tensor.role))
-    return repair.weight ? std::optional(convert(*repair.weight, type)) : std::nullopt;
-  return repair.bias ? std::optional(sum(bias, *repair.bias)) : std::nullopt;
+  return is_matrix(tensor.role) ? repair.weight.has_value() : repair.bias.has_value();
+}
+
+std::optional<HostTensor> replaced(const TensorSpec& tensor, const HostTensor& bias,
+                                   const LevelRepairs& repairs, DType type, const float* importance) {
+  if (!is_replaced(tensor, repairs)) return std::nullopt;
+  const MatrixRepair& repair = part_of(repairs.layers[static_cast<size_t>(tensor.layer)], tensor.role);
+  return is_matrix(tensor.role) ? convert(*repair.weight, type, importance) : sum(bias, *repair.bias);
 }
 
 }  // namespace elastify::exporter

@@ -105,9 +105,6 @@ class Adapter {
         b.shape[0] != tensor.shape[0] || a.shape[1] != tensor.shape[1])
       fail("{}: shape {} has no adapter of shapes {} and {}", name, to_string(tensor.shape),
            to_string(a.shape), to_string(b.shape));
-    if (!has_encoder(tensor.dtype))
-      throw Error(fmt::format("{}: {} can be read but not written", name, info(tensor.dtype).name),
-                  "load the adapter beside the level's file instead, which needs no --merge-adapter");
     HostTensor sum = HostTensor::allocate(DType::kF32, tensor.shape);
     const HostTensor weight = convert(tensor, DType::kF32);
     std::memcpy(sum.writable().data(), weight.bytes.data(), weight.bytes.size());

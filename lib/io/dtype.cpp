@@ -6,7 +6,10 @@
 
 #include "base/error.h"
 #include "io/ggml_blocks.h"
+#include "io/ggml_k_quantize.h"
+#include "io/ggml_quantize.h"
 #include "io/half.h"
+#include "io/isa.h"
 
 namespace elastify {
 namespace {
@@ -34,7 +37,7 @@ static_assert(in_enum_order());
 
 // Loads and stores go through memcpy: tensor data of safetensors files need not be aligned.
 template <float (*kConvert)(uint16_t)>
-void decode_half(const std::byte* __restrict source, float* __restrict target, int64_t n) {
+ELASTIFY_KERNEL void decode_half(const std::byte* __restrict source, float* __restrict target, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     uint16_t bits;
     std::memcpy(&bits, source + 2 * i, 2);
@@ -43,7 +46,7 @@ void decode_half(const std::byte* __restrict source, float* __restrict target, i
 }
 
 template <uint16_t (*kConvert)(float)>
-void encode_half(const float* __restrict source, std::byte* __restrict target, int64_t n) {
+ELASTIFY_KERNEL void encode_half(const float* __restrict source, std::byte* __restrict target, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const uint16_t bits = kConvert(source[i]);
     std::memcpy(target + 2 * i, &bits, 2);
@@ -92,9 +95,9 @@ void decode_row(DType dtype, const std::byte* source, float* target, int64_t n) 
       std::memcpy(target, source, static_cast<size_t>(n) * 4);
       return;
     case DType::kF16:
-      return decode_half<half::from_f16>(source, target, n);
+      return run_kernel<decode_half<half::from_f16>>(best_isa(), source, target, n);
     case DType::kBF16:
-      return decode_half<half::from_bf16>(source, target, n);
+      return run_kernel<decode_half<half::from_bf16>>(best_isa(), source, target, n);
     case DType::kQ4_0:
       return ggml::decode_q4_0(source, target, blocks);
     case DType::kQ4_1:
@@ -114,13 +117,7 @@ void decode_row(DType dtype, const std::byte* source, float* target, int64_t n) 
   }
 }
 
-bool has_encoder(DType dtype) {
-  return is_float(dtype) || dtype == DType::kQ8_0;
-}
-
-void encode_row(DType dtype, const float* source, std::byte* target, int64_t n) {
-  if (!has_encoder(dtype))
-    fail("{} can be read but not written; writable are f32, f16, bf16 and q8_0", info(dtype).name);
+void encode_row(DType dtype, const float* source, std::byte* target, int64_t n, const float* importance) {
   const int64_t blocks = n_blocks(dtype, n);
   if (n == 0) return;
   switch (dtype) {
@@ -128,11 +125,25 @@ void encode_row(DType dtype, const float* source, std::byte* target, int64_t n) 
       std::memcpy(target, source, static_cast<size_t>(n) * 4);
       return;
     case DType::kF16:
-      return encode_half<half::to_f16>(source, target, n);
+      return run_kernel<encode_half<half::to_f16>>(best_isa(), source, target, n);
     case DType::kBF16:
-      return encode_half<half::to_bf16>(source, target, n);
-    default:
+      return run_kernel<encode_half<half::to_bf16>>(best_isa(), source, target, n);
+    case DType::kQ4_0:
+      return ggml::encode_q4_0(source, target, blocks);
+    case DType::kQ4_1:
+      return ggml::encode_q4_1(source, target, blocks);
+    case DType::kQ5_0:
+      return ggml::encode_q5_0(source, target, blocks);
+    case DType::kQ5_1:
+      return ggml::encode_q5_1(source, target, blocks);
+    case DType::kQ8_0:
       return ggml::encode_q8_0(source, target, blocks);
+    case DType::kQ4_K:
+      return ggml::encode_q4_k(source, target, blocks, importance);
+    case DType::kQ5_K:
+      return ggml::encode_q5_k(source, target, blocks, importance);
+    case DType::kQ6_K:
+      return ggml::encode_q6_k(source, target, blocks, importance);
   }
 }
 

@@ -36,10 +36,16 @@ uint64_t row_bytes(DType dtype, int64_t n_elements);
 /// results are the same floats.
 void decode_row(DType dtype, const std::byte* source, float* target, int64_t n);
 
-/// Encodes `n` elements; round to nearest even for f16 and bf16, ggml's reference rounding for q8_0.
-/// \throws Error  if there is no encoder for `dtype` (f32, f16, bf16 and q8_0 have one)
-void encode_row(DType dtype, const float* source, std::byte* target, int64_t n);
-bool has_encoder(DType dtype);
+/// Encodes `n` elements (a multiple of the block size): round to nearest even for f16 and bf16, the bytes of
+/// ggml's reference encoders for blocks of 32 (ggml_quantize.h), a search for K-quants (ggml_k_quantize.h).
+/// \param importance  [n], how much an element's error counts, >= 0; null: all the same. Only K-quants use it
+/// \throws Error  for what the type cannot hold: infinities and NaNs in a quantised type, too large a scale
+void encode_row(DType dtype, const float* source, std::byte* target, int64_t n,
+                const float* importance = nullptr);
+/// Whether encode_row() looks at the importance.
+inline bool uses_importance(DType dtype) {
+  return dtype >= DType::kQ4_K;
+}
 
 float f16_to_f32(uint16_t bits);
 uint16_t f32_to_f16(float value);

@@ -1,12 +1,9 @@
 #include "io/ggml_blocks.h"
 
-#include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
 #include <cstring>
 
-#include "base/error.h"
 #include "io/half.h"
 
 namespace elastify::ggml {
@@ -167,32 +164,6 @@ void decode_q6_k(const std::byte* __restrict source, float* __restrict target, i
         y[i] = scale * static_cast<float>(q - 32);
       }
     }
-  }
-}
-
-void encode_q8_0(const float* __restrict source, std::byte* __restrict target, int64_t n_blocks) {
-  for (int64_t b = 0; b < n_blocks; ++b, source += kSmall, target += 34) {
-    // The bits of positive floats are ordered like the floats, with infinities and NaNs on top.
-    int32_t largest = 0;
-    for (int i = 0; i < kSmall; ++i)
-      largest = std::max(largest, std::bit_cast<int32_t>(source[i]) & 0x7fffffff);
-    if (largest >= 0x7f800000) fail("q8_0: found a value that is not finite");
-    const float d = std::bit_cast<float>(largest) / 127.0f;
-    const uint16_t stored = half::to_f16(d);
-    if (stored >= 0x7c00)
-      fail("q8_0: the largest value is {}, above what an f16 scale can hold", std::bit_cast<float>(largest));
-    float inverse = d != 0 ? 1.0f / d : 0.0f;
-    if (std::isinf(inverse)) inverse = 0;  // d is subnormal and its f16 is zero, as is every decoded value
-    int8_t q[kSmall];
-    for (int i = 0; i < kSmall; ++i) {
-      const float x = source[i] * inverse;
-      // roundf, in operations that vectorise: |x| <= 127, so the truncation and the remainder are exact.
-      const auto whole = static_cast<int32_t>(x);
-      const float rest = x - static_cast<float>(whole);
-      q[i] = static_cast<int8_t>(whole + static_cast<int32_t>(rest + rest));
-    }
-    std::memcpy(target, &stored, 2);
-    std::memcpy(target + 2, q, kSmall);
   }
 }
 

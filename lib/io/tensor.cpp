@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <limits>
 #include <new>
@@ -37,16 +38,24 @@ int64_t product(std::span<const int64_t> dims, const Shape& shape) {
   return result;
 }
 
-void convert_chunk(const HostTensor& from, HostTensor& to, std::byte* target, int64_t begin, int64_t n) {
+/// Elements begin .. begin + n - 1 of the tensor as one long row.
+void convert_chunk(const HostTensor& from, DType dtype, std::byte* target, int64_t begin, int64_t n,
+                   const float* importance) {
   const std::byte* source = from.bytes.data() + row_bytes(from.dtype, begin);
-  target += row_bytes(to.dtype, begin);
-  if (to.dtype == DType::kF32) {
+  if (dtype == DType::kF32) {
     decode_row(from.dtype, source, reinterpret_cast<float*>(target), n);
     return;
   }
   std::array<float, kChunk> values;
   decode_row(from.dtype, source, values.data(), n);
-  encode_row(to.dtype, values.data(), target, n);
+  encode_row(dtype, values.data(), target, n, importance);
+}
+
+void require_whole(const HostTensor& tensor) {
+  const uint64_t expected = n_bytes(tensor.dtype, tensor.shape);
+  if (tensor.bytes.size() != expected)
+    fail("a {} tensor of shape {} has {} bytes, got {}", info(tensor.dtype).name, to_string(tensor.shape),
+         expected, tensor.bytes.size());
 }
 
 }  // namespace
@@ -91,25 +100,25 @@ std::span<std::byte> HostTensor::writable() {
   return {const_cast<std::byte*>(bytes.data()), bytes.size()};
 }
 
-HostTensor convert(const HostTensor& tensor, DType dtype) {
+HostTensor convert(const HostTensor& tensor, DType dtype, const float* importance) {
   if (tensor.dtype == dtype) return tensor;
-  if (!has_encoder(dtype)) encode_row(dtype, nullptr, nullptr, 0);  // throws, saying what can be written
-  const uint64_t expected = n_bytes(tensor.dtype, tensor.shape);
-  if (tensor.bytes.size() != expected)
-    fail("a {} tensor of shape {} has {} bytes, got {}", info(tensor.dtype).name, to_string(tensor.shape),
-         expected, tensor.bytes.size());
-
+  require_whole(tensor);
   HostTensor result = HostTensor::allocate(dtype, tensor.shape);
   std::byte* target = result.writable().data();
   // Rows are whole numbers of blocks of both types and lie one after the other, so that all of them are one
-  // long row; cutting that row evenly serves one long row as well as many short ones.
-  const int64_t n = n_elements(tensor.shape);
-  const int64_t n_chunks = n / kChunk + (n % kChunk != 0 ? 1 : 0);
+  // long row; cutting that row evenly serves one long row as well as many short ones. Importance starts over
+  // with every row, so that then chunks are cut inside rows.
+  const bool weighed = importance != nullptr && uses_importance(dtype);
+  const int64_t n = n_elements(tensor.shape), row = weighed ? tensor.shape.back() : n;
+  const int64_t per_row = row / kChunk + (row % kChunk != 0 ? 1 : 0);
+  const int64_t n_chunks = n == 0 ? 0 : n / row * per_row;
   std::exception_ptr failure;
-#pragma omp parallel for schedule(static) if (n_chunks > 16)
+#pragma omp parallel for schedule(static) if (n > 16 * kChunk)
   for (int64_t chunk = 0; chunk < n_chunks; ++chunk) {
     try {
-      convert_chunk(tensor, result, target, chunk * kChunk, std::min(kChunk, n - chunk * kChunk));
+      const int64_t column = chunk % per_row * kChunk, begin = chunk / per_row * row + column;
+      convert_chunk(tensor, dtype, target + row_bytes(dtype, begin), begin, std::min(kChunk, row - column),
+                    weighed ? importance + column : nullptr);
     } catch (...) {
 #pragma omp critical(elastify_convert)
       if (!failure) failure = std::current_exception();
@@ -117,6 +126,25 @@ HostTensor convert(const HostTensor& tensor, DType dtype) {
   }
   if (failure) std::rethrow_exception(failure);
   return result;
+}
+
+void convert_rows(const HostTensor& tensor, int64_t first, int64_t n, DType dtype, std::byte* target,
+                  const float* importance) {
+  require_whole(tensor);
+  const int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();
+  if (tensor.dtype == dtype) {
+    const uint64_t bytes = row_bytes(dtype, row);
+    if (n > 0)
+      std::memcpy(target, tensor.bytes.data() + static_cast<uint64_t>(first) * bytes,
+                  static_cast<uint64_t>(n) * bytes);
+    return;
+  }
+  const bool weighed = importance != nullptr && uses_importance(dtype);
+  const int64_t run = weighed ? row : n * row;  // elements in one piece
+  for (int64_t done = 0; done < n * row; done += run)
+    for (int64_t at = 0; at < run; at += kChunk)
+      convert_chunk(tensor, dtype, target + row_bytes(dtype, done + at), first * row + done + at,
+                    std::min(kChunk, run - at), weighed ? importance + at : nullptr);
 }
 
 }  // namespace elastify

@@ -40,8 +40,12 @@ struct HostTensor {
   std::span<std::byte> writable();  ///< only for tensors made by allocate()
 };
 
-/// The tensor in another float type (decoded if quantised); the tensor itself if it is already in it.
-/// Rows are converted in parallel. \throws Error if `dtype` has no encoder
-HostTensor convert(const HostTensor& tensor, DType dtype);
+/// The tensor in another type (decoded if quantised); the tensor itself if it is already in it. Rows are
+/// converted in parallel. \param importance  [columns], see encode_row(); null: none
+HostTensor convert(const HostTensor& tensor, DType dtype, const float* importance = nullptr);
+
+/// The same for rows `first` to `first + n - 1`, by the calling thread, into the `n` rows at `target`.
+void convert_rows(const HostTensor& tensor, int64_t first, int64_t n, DType dtype, std::byte* target,
+                  const float* importance = nullptr);
 
 }  // namespace elastify

@@ -1,15 +1,23 @@
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
+
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
-#include "base/file.h"
+#include "export/export_model.h"
+
+// The step from a reordered directory to an artifact, and artifacts in all their layouts; free of LibTorch.
 
 namespace elastify::pipeline {
 
 /// True for a directory with an artifact's manifest.json, and for a packed file.
 bool is_artifact(const fs::path& path);
+/// Of a directory that `elastify export` wrote in several types: the folder of each, which is an artifact of
+/// its own. Empty for an artifact of one type.
+std::vector<std::string> artifact_folders(const fs::path& path);
 /// The packed file of an artifact, or the path itself if it is one; none for other layouts.
 std::optional<fs::path> packed_file(const fs::path& path);
 
@@ -37,5 +45,13 @@ class PlainFiles {
 
 /// Share of the decoder weights that an artifact's level keeps, as it states it. \throws UsageError
 double stated_ratio(const fs::path& artifact, double level);
+
+/// Exports a reordered directory.
+/// \param imatrix  importance matrix or profile of the source model, to be written along; empty: none
+std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
+                                                   const exporter::ExportOptions& options,
+                                                   const nlohmann::ordered_json& configuration,
+                                                   const fs::path& output, bool replace,
+                                                   const fs::path& imatrix = {});
 
 }  // namespace elastify::pipeline

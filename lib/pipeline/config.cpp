@@ -55,7 +55,7 @@ void fields(V& visit, ReorderSection& o) {
 
 template <typename V>
 void fields(V& visit, exporter::ExportOptions& o) {
-  visit("type", o.type);
+  visit("type", o.types);
   visit("levels", o.levels);
   visit("adapter_type", o.adapter_type);
   visit("packed", o.packed);
@@ -102,6 +102,7 @@ class JsonWriter {
     fields(inner, options);
     json_[key] = inner.json_;
   }
+  void section(const char* key, exporter::ExportOptions& options) { json_[key] = exporter::to_json(options); }
   ordered_json json_ = ordered_json::object();
 
  private:
@@ -293,14 +294,24 @@ class YamlReader {
   void read(const YAML::Node& node, const std::string& key, DType& value) const {
     named(node, key, [&](const std::string& text) { value = dtype_from_name(text); });
   }
+  void read(const YAML::Node& node, const std::string& key, std::vector<exporter::WeightType>& value) const {
+    std::vector<std::string> names;
+    read(node, key, names);
+    named(node, key, fmt::format("{}", fmt::join(names, ",")),
+          [&](const std::string& text) { value = exporter::weight_types_named(text); });
+  }
   template <typename Parse>
-  void named(const YAML::Node& node, const std::string& key, Parse parse) const {
-    if (!node.IsScalar()) reject(node, key, "a name");
+  void named(const YAML::Node& node, const std::string& key, const std::string& text, Parse parse) const {
     try {
-      parse(node.Scalar());
+      parse(text);
     } catch (const Error& error) {
       throw UsageError(fmt::format("{}: {}: {}", place(node), key, error.what()), error.hint());
     }
+  }
+  template <typename Parse>
+  void named(const YAML::Node& node, const std::string& key, Parse parse) const {
+    if (!node.IsScalar()) reject(node, key, "a name");
+    named(node, key, node.Scalar(), parse);
   }
 
   std::string file_, path_;
@@ -588,9 +599,6 @@ ordered_json to_json(const profile::ProfileOptions& options) {
   return json_of(options);
 }
 ordered_json to_json(const ReorderSection& options) {
-  return json_of(options);
-}
-ordered_json to_json(const exporter::ExportOptions& options) {
   return json_of(options);
 }
 ordered_json to_json(const EvalOptions& options) {

@@ -86,7 +86,6 @@ nlohmann::ordered_json to_json(const RunConfig& config);
 nlohmann::ordered_json to_json(const SweepConfig& config);
 nlohmann::ordered_json to_json(const profile::ProfileOptions& options);
 nlohmann::ordered_json to_json(const ReorderSection& options);
-nlohmann::ordered_json to_json(const exporter::ExportOptions& options);
 nlohmann::ordered_json to_json(const EvalOptions& options);
 /// The value of an option, as in value_of(config, "reorder.metric"); null where there is no such option.
 nlohmann::ordered_json value_of(const RunConfig& config, const std::string& key);

@@ -93,7 +93,7 @@ ordered_json make_report(const RunConfig& config, const ElasticPlan& plan, const
                       {"model", config.model},
                       {"metric", name_of(config.reorder.metric)},
                       {"plan", plan.method},
-                      {"type", info(config.export_.type).name},
+                      {"type", exporter::to_text(config.export_.types)},
                       {"notes", plan.notes},
                       {"levels", ordered_json::array()}};
   for (size_t i = 0; i < plan.levels.size(); ++i) {
@@ -192,8 +192,11 @@ ordered_json run(const RunConfig& config, bool force) {
                     evaluate_levels(config.model, config.tokenizer, reordered, config).dump(2) + "\n");
        });
 
+  // With several types the report's sizes are the first one's.
+  const auto folders = artifact_folders(artifact);
+  const fs::path measured = folders.empty() ? artifact : artifact / folders[0];
   const ordered_json report = make_report(config, load_plan(reordered / "plan.json", spec), spec,
-                                          ordered_json::parse(read_text(artifact / "manifest.json")),
+                                          ordered_json::parse(read_text(measured / "manifest.json")),
                                           ordered_json::parse(read_text(output / "eval.json")));
   write_text(output / "report.json", report.dump(2) + "\n");
   write_text(output / "report.svg", chart(report));

@@ -10,7 +10,6 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
-#include "export/pack.h"
 #include "pipeline/repairs.h"
 #include "pipeline/widths.h"
 #include "profile/memory.h"
@@ -155,44 +154,6 @@ ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, cons
   if (repaired) write_repairs(model, plan, options.repair, *calibration, seed, directory.path());
   directory.commit();
   return plan;
-}
-
-std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
-                                                   const exporter::ExportOptions& options,
-                                                   const nlohmann::ordered_json& configuration,
-                                                   const fs::path& output, bool replace,
-                                                   const fs::path& imatrix) {
-  require_absent(output, replace);
-  if (options.packed && options.shared_common)
-    throw UsageError("packed and shared_common are two layouts of the same files", "choose one of them");
-  if (!reorder::is_reordered(reordered))
-    throw UsageError(fmt::format("{}: not a reordered directory (no permutation.h5 and plan.json in it)",
-                                 reordered.string()),
-                     "run `elastify reorder` first and give the directory that it writes");
-  const OpenModel model = open_model(reordered, {});
-  const Permutation permutation = load_permutation(reordered / "permutation.h5", model.checkpoint.spec());
-  nlohmann::ordered_json resolved = configuration;
-  resolved["storage"] = info(model.checkpoint.lossless_dtype()).name;
-  std::optional<Imatrix> measured;
-  if (!imatrix.empty()) {
-    measured = open_imatrix(imatrix, model.checkpoint.spec());
-    resolved["imatrix"] = imatrix.string();
-  }
-  std::vector<LevelRepairs> repairs;
-  for (const Level& level : model.plan->levels)
-    if (auto found = find_repairs(reordered, model.checkpoint.spec(), level))
-      repairs.push_back(std::move(*found));
-  AtomicDirectory directory(output, replace);
-  auto files = exporter::export_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr,
-                                      permutation, *model.plan, options, resolved, directory.path(),
-                                      measured ? &*measured : nullptr, repairs);
-  // With these two the artifact can be verified against the source alone.
-  for (const char* name : {"permutation.h5", "plan.json"})
-    fs::copy_file(reordered / name, directory.path() / name);
-  if (options.packed) exporter::pack(directory.path());
-  if (options.shared_common) exporter::share_common(directory.path());
-  directory.commit();
-  return files;
 }
 
 double true_ratio(const fs::path& path, std::optional<double> level) {

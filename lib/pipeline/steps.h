@@ -77,14 +77,6 @@ ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, cons
                             const ReorderSection& options, int64_t seed, const fs::path& output, bool replace,
                             const Calibration* calibration = nullptr, const ElasticPlan* given = nullptr);
 
-/// Exports a reordered directory.
-/// \param imatrix  importance matrix or profile of the source model, to be written along; empty: none
-std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
-                                                   const exporter::ExportOptions& options,
-                                                   const nlohmann::ordered_json& configuration,
-                                                   const fs::path& output, bool replace,
-                                                   const fs::path& imatrix = {});
-
 /// Share of the decoder weights that a level keeps, from the plan beside it; 1 where there are no levels.
 double true_ratio(const fs::path& path, std::optional<double> level);
 

@@ -9,6 +9,9 @@
 #include "base/hash.h"
 #include "base/progress.h"
 #include "eval/evaluate.h"
+#include "export/export_model.h"
+#include "export/write_tensors.h"
+#include "model/imatrix.h"
 #include "model/permutation.h"
 #include "model/plan.h"
 #include "pipeline/steps.h"
@@ -129,9 +132,7 @@ class Verifier {
  private:
   fs::path model_file(double level) const { return PlainFiles::of(files_, std::nullopt)->file(level); }
 
-  bool undoable() const {
-    return !artifact_ || is_float(dtype_from_name(manifest().at("type").get<std::string>()));
-  }
+  bool undoable() const { return !artifact_ || type().is_float(); }
 
   json manifest() const {
     const fs::path file = output_ / "manifest.json";
@@ -151,6 +152,19 @@ class Verifier {
     }
     files_ = unpacked_->directory();
     return fmt::format("{} files", std::distance(fs::directory_iterator(files_), fs::directory_iterator()));
+  }
+
+  exporter::WeightType type() const {
+    return exporter::weight_type_named(manifest().at("type").get<std::string>());
+  }
+
+  /// What K-quants were encoded by: it lies in the artifact, in the order of the full model's file.
+  std::optional<Imatrix> imatrix() const {
+    const fs::path file = files_ / "imatrix.gguf";
+    if (!artifact_ || !fs::exists(file)) return std::nullopt;
+    Imatrix loaded = load_imatrix(file);
+    check(loaded, spec_);
+    return loaded;
   }
 
   void check_hash(const json& listed, const fs::path& directory) const {
@@ -202,6 +216,8 @@ class Verifier {
         artifact_ ? dtype_from_name(manifest().at("configuration").at("storage").get<std::string>())
                   : full_->lossless_dtype();
     const Permutation undo = inverse(permutation_);
+    const exporter::ColumnImportance importance =
+        artifact_ ? exporter::column_importance(imatrix(), spec_) : exporter::ColumnImportance{};
     Progress progress("verify tensors", static_cast<int64_t>(spec_.tensors.size()), "tensors");
     for (size_t i = 0; i < spec_.tensors.size(); ++i) {
       const TensorSpec& tensor = spec_.tensors[i];
@@ -210,7 +226,11 @@ class Verifier {
       if (is_float(found.dtype)) {
         require_equal(tensor.name, convert(source, found.dtype), permute(found, tensor, undo));
       } else {
-        require_equal(tensor.name, convert(permute(source, tensor, permutation_), found.dtype), found);
+        const auto weights = importance.find(tensor.name);
+        require_equal(tensor.name,
+                      convert(permute(source, tensor, permutation_), found.dtype,
+                              weights == importance.end() ? nullptr : weights->second.data()),
+                      found);
       }
       progress.advance(1);
     }
@@ -341,7 +361,24 @@ std::vector<Finding> verify(const fs::path& output, const fs::path& model, const
   if (!is_artifact(output) && !reorder::is_reordered(output))
     throw UsageError(fmt::format("{}: neither a reordered directory nor an artifact", output.string()),
                      "give what `elastify reorder` or `elastify export` wrote");
-  return Verifier(output, model, options, compute).run();
+  const auto folders = artifact_folders(output);
+  if (folders.empty()) return Verifier(output, model, options, compute).run();
+  std::vector<Finding> findings;
+  const auto manifest = json::parse(read_text(output / "manifest.json"));
+  for (const auto& folder : manifest.at("folders")) {
+    const auto name = folder.at("name").get<std::string>();
+    const std::string found = sha256_file(output / name / "manifest.json");
+    const bool same = found == folder.at("manifest_sha256").get<std::string>();
+    findings.push_back(
+        {fmt::format("{}: its manifest has the hash that is stated", name), same, found.substr(0, 12)});
+    if (!same) return findings;
+    for (Finding& finding : Verifier(output / name, model, options, compute).run()) {
+      finding.claim = fmt::format("{}: {}", name, finding.claim);
+      findings.push_back(std::move(finding));
+      if (!findings.back().holds) return findings;
+    }
+  }
+  return findings;
 }
 
 }  // namespace elastify::pipeline

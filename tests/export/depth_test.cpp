@@ -22,7 +22,7 @@ std::vector<exporter::ArtifactFile> write(const Checkpoint& source, const fs::pa
   fs::create_directories(target);
   const ModelSpec& spec = source.spec();
   return exporter::export_model(source, nullptr, identity_permutation(spec), test::shallow_plan(spec, grid),
-                                {.type = type, .levels = {}}, Json::object(), target, imatrix);
+                                {.types = {type}, .levels = {}}, Json::object(), target, imatrix);
 }
 
 ModelSpec spec_of(const std::string& family) {

@@ -187,7 +187,7 @@ TEST_CASE("export: read back, every level of every family is the slice of the fu
         const Checkpoint source = model.open();
         const ElasticPlan plan = uneven ? uneven_plan(source.spec(), 8) : uniform_plan(source.spec(), 8);
         const fs::path target = model.make("artifact");
-        const auto files = model.to(target, plan, {.type = type, .levels = {}});
+        const auto files = model.to(target, plan, {.types = {type}, .levels = {}});
         CHECK(files.size() == 3);
         check_levels(source, plan, target, type, files);
         ++n_exported;
@@ -204,7 +204,7 @@ TEST_CASE("export: q8_0 is encoded once, and every level holds whole blocks of t
     const Model model(spec, DType::kBF16);
     const ElasticPlan plan = uneven_plan(spec, 32);
     const fs::path target = model.make("artifact");
-    const auto files = model.to(target, plan, {.type = DType::kQ8_0, .levels = {}});
+    const auto files = model.to(target, plan, {.types = {DType::kQ8_0}, .levels = {}});
     check_levels(model.open(), plan, target, DType::kQ8_0, files);
   }
 }
@@ -216,7 +216,7 @@ TEST_CASE(
     const ModelSpec spec = wide_spec("llama");
     const Model model(spec);
     const fs::path target = model.make("artifact");
-    const auto files = model.to(target, uneven_plan(spec, 32), {.type = type, .levels = {}});
+    const auto files = model.to(target, uneven_plan(spec, 32), {.types = {type}, .levels = {}});
     REQUIRE(files.size() == 3);
     CHECK(files[0].architecture == "llama");
     CHECK(files[1].architecture == "deci");
@@ -228,7 +228,7 @@ TEST_CASE("export: openelm fuses the rows of q, k and v, each a prefix of its ow
   const ModelSpec spec = test::make_tiny_spec("qwen3", {.head_dim = 16, .tied = true});
   const Model model(spec);
   const fs::path target = model.make("artifact");
-  const auto files = model.to(target, uneven_plan(spec, 8), {.type = DType::kF32, .levels = {}});
+  const auto files = model.to(target, uneven_plan(spec, 8), {.types = {DType::kF32}, .levels = {}});
   CHECK(files[0].architecture == "qwen3");
   CHECK(files[2].architecture == "openelm");
   const GgufFile narrow = GgufFile::open(target / files[2].name), full = GgufFile::open(target / "full.gguf");
@@ -251,7 +251,7 @@ TEST_CASE("export: q and k rows are interleaved for llama and deci alone, head b
   const Model model(spec);
   const Checkpoint source = model.open();
   const fs::path target = model.make("artifact");
-  model.to(target, uneven_plan(spec, 8), {.type = DType::kF32, .levels = {}});
+  model.to(target, uneven_plan(spec, 8), {.types = {DType::kF32}, .levels = {}});
   const GgufFile full = GgufFile::open(target / "full.gguf"),
                  deci = GgufFile::open(target / "level-050.gguf");
   for (const Role role :
@@ -276,7 +276,7 @@ TEST_CASE("export: metadata has the types that stock llama.cpp insists on") {
   const Vocabulary vocabulary = tiny_vocabulary(spec.n_vocab);
   const fs::path target = model.make("artifact");
   const ElasticPlan plan = uneven_plan(spec, 8);
-  model.to(target, plan, {.type = DType::kF16, .levels = {}}, &vocabulary);
+  model.to(target, plan, {.types = {DType::kF16}, .levels = {}}, &vocabulary);
 
   const GgufFile file = GgufFile::open(target / "level-050.gguf");
   const GgufMetadata& keys = file.metadata();
@@ -338,7 +338,7 @@ TEST_CASE("export: linear rope scaling is said in keys, a sliding window bounds 
   complete_spec(spec);
   const Model model(spec);
   const fs::path target = model.make("artifact");
-  model.to(target, uniform_plan(spec, 8), {.type = DType::kF32, .levels = {}});
+  model.to(target, uniform_plan(spec, 8), {.types = {DType::kF32}, .levels = {}});
   const GgufFile file = GgufFile::open(target / "full.gguf");
   CHECK(file.metadata().require_string("llama.rope.scaling.type") == "linear");
   CHECK(std::get<float>(*file.metadata().find("llama.rope.scaling.factor")) == 4);
@@ -350,7 +350,7 @@ TEST_CASE("export: quantised files say so") {
   const ModelSpec spec = wide_spec("llama");
   const Model model(spec);
   const fs::path target = model.make("artifact");
-  model.to(target, uniform_plan(spec, 32, {0.8}), {.type = DType::kQ8_0, .levels = {}});
+  model.to(target, uniform_plan(spec, 32, {0.8}), {.types = {DType::kQ8_0}, .levels = {}});
   const GgufFile file = GgufFile::open(target / "full.gguf");
   CHECK(std::get<uint32_t>(*file.metadata().find("general.quantization_version")) == 2);
   CHECK(std::get<uint32_t>(*file.metadata().find("general.file_type")) == 7);
@@ -361,13 +361,13 @@ TEST_CASE("export: without a vocabulary the files say no_vocab; a small one is p
   const Model model(spec);
   const ElasticPlan plan = uniform_plan(spec, 8);
   const fs::path none = model.make("none"), padded = model.make("padded"), refused = model.make("refused");
-  model.to(none, plan, {.type = DType::kF32, .levels = {}});
+  model.to(none, plan, {.types = {DType::kF32}, .levels = {}});
   const GgufFile silent = GgufFile::open(none / "full.gguf");
   CHECK(silent.metadata().require_string("tokenizer.ggml.model") == "no_vocab");
   CHECK(std::get<uint32_t>(*silent.metadata().find("llama.vocab_size")) == 96);
 
   const Vocabulary small = tiny_vocabulary(90);
-  model.to(padded, plan, {.type = DType::kF32, .levels = {}}, &small);
+  model.to(padded, plan, {.types = {DType::kF32}, .levels = {}}, &small);
   const Vocabulary read = load_vocabulary(padded / "full.gguf");
   REQUIRE(read.size() == 96);
   CHECK(read.tokens[89] == "t89");
@@ -375,7 +375,7 @@ TEST_CASE("export: without a vocabulary the files say no_vocab; a small one is p
   CHECK(read.types[95] == TokenType::kUnused);
 
   const Vocabulary large = tiny_vocabulary(97);
-  CHECK(test::message_of([&] { model.to(refused, plan, {.type = DType::kF32, .levels = {}}, &large); }) ==
+  CHECK(test::message_of([&] { model.to(refused, plan, {.types = {DType::kF32}, .levels = {}}, &large); }) ==
         "the tokenizer has 97 tokens, the embedding only 96 rows");
   CHECK(fs::is_empty(refused));
 }
@@ -395,7 +395,7 @@ TEST_CASE(
 
   const Vocabulary other = tiny_vocabulary(50);
   const fs::path target = model.make("artifact");
-  model.to(target, uniform_plan(spec, 8), {.type = DType::kF32, .levels = {}}, &other);
+  model.to(target, uniform_plan(spec, 8), {.types = {DType::kF32}, .levels = {}}, &other);
   for (const char* name : {"full.gguf", "level-060.gguf"}) {
     const GgufFile file = GgufFile::open(target / name);
     CHECK(file.metadata().strings("tokenizer.ggml.tokens")->at(60) == "t60");
@@ -409,7 +409,7 @@ TEST_CASE(
   GgufWriter(model.path / "tokenizer.gguf", kept, {}).finish();
   const fs::path refused = model.make("refused");
   CHECK(test::message_of([&] {
-          model.to(refused, uniform_plan(spec, 8), {.type = DType::kF32, .levels = {}});
+          model.to(refused, uniform_plan(spec, 8), {.types = {DType::kF32}, .levels = {}});
         }).find("expected one token for each of the 96 rows of the embedding, got 95") != std::string::npos);
 }
 
@@ -420,7 +420,7 @@ TEST_CASE("export: the manifest lists every file with its size and hash") {
   const Permutation permutation = shuffled(spec);
   const ElasticPlan plan = uniform_plan(spec, 8);
   const fs::path target = model.make("artifact");
-  const auto files = export_model(source, nullptr, permutation, plan, {.type = DType::kF16, .levels = {}},
+  const auto files = export_model(source, nullptr, permutation, plan, {.types = {DType::kF16}, .levels = {}},
                                   {{"type", "f16"}}, target);
   const Json manifest = Json::parse(read_text(target / "manifest.json"));
   std::vector<std::string> keys;
@@ -474,8 +474,8 @@ TEST_CASE("export: every file gets an importance matrix with its own tensor name
         for (int64_t j = 0; j < tensor.shape.back(); ++j) entry.sum_squares.push_back(static_cast<float>(j));
       }
     const fs::path target = model.make("artifact");
-    const auto files = export_model(source, nullptr, permutation, plan, {.type = DType::kF32, .levels = {}},
-                                    Json::object(), target, &imatrix);
+    const auto files = export_model(source, nullptr, permutation, plan,
+                                    {.types = {DType::kF32}, .levels = {}}, Json::object(), target, &imatrix);
     REQUIRE(files.size() == 3);
     CHECK(files.back().architecture == made.narrow_architecture);
     const Json manifest = Json::parse(read_text(target / "manifest.json"));
@@ -514,7 +514,7 @@ TEST_CASE("export: every file gets an importance matrix with its own tensor name
     imatrix.entries.at("blk.1.ffn_up.weight").sum_squares.pop_back();
     const fs::path refused = model.make("refused");
     CHECK(test::message_of([&] {
-            export_model(source, nullptr, permutation, plan, {.type = DType::kF32, .levels = {}},
+            export_model(source, nullptr, permutation, plan, {.types = {DType::kF32}, .levels = {}},
                          Json::object(), refused, &imatrix);
           }) == "blk.1.ffn_up.weight: expected 32 columns, got 31");
     CHECK(fs::is_empty(refused));
@@ -526,14 +526,14 @@ TEST_CASE("export: only the levels asked for are written, and always the full mo
   const Model model(spec);
   const ElasticPlan plan = uniform_plan(spec, 8);
   const fs::path target = model.make("artifact");
-  const auto files = model.to(target, plan, {.type = DType::kF32, .levels = {0.6}});
+  const auto files = model.to(target, plan, {.types = {DType::kF32}, .levels = {0.6}});
   REQUIRE(files.size() == 2);
   CHECK(files[1].name == "level-060.gguf");
   CHECK_FALSE(fs::exists(target / "level-080.gguf"));
   CHECK(*GgufFile::open(target / "full.gguf").metadata().floats("elastify.levels") ==
         std::vector<float>{0.6F, 1});
   const fs::path other = model.make("other");
-  CHECK_THROWS_AS(model.to(other, plan, {.type = DType::kF32, .levels = {0.55}}), UsageError);
+  CHECK_THROWS_AS(model.to(other, plan, {.types = {DType::kF32}, .levels = {0.55}}), UsageError);
   CHECK(fs::is_empty(other));
 }
 
@@ -543,7 +543,7 @@ TEST_CASE("export: two runs write the same bytes") {
   const Vocabulary vocabulary = tiny_vocabulary(40);
   const fs::path one = model.make("one"), two = model.make("two");
   for (const fs::path& target : {one, two})
-    model.to(target, uneven_plan(spec, 32), {.type = DType::kQ8_0, .levels = {}}, &vocabulary);
+    model.to(target, uneven_plan(spec, 32), {.types = {DType::kQ8_0}, .levels = {}}, &vocabulary);
   for (const auto& entry : fs::directory_iterator(one))
     CHECK(sha256_file(entry.path()) == sha256_file(two / entry.path().filename()));
 }
@@ -590,7 +590,7 @@ TEST_CASE("export: values that the type cannot hold are refused by name, and not
   });
   const auto export_it = [&] {
     export_model(infinite, nullptr, identity_permutation(spec), uniform_plan(spec, 32, {0.8}),
-                 {.type = DType::kQ8_0, .levels = {}}, Json::object(), target);
+                 {.types = {DType::kQ8_0}, .levels = {}}, Json::object(), target);
   };
   CHECK(test::message_of(export_it).starts_with(spec.tensors[index].name + ": "));
   CHECK(fs::is_empty(target));
@@ -601,7 +601,7 @@ TEST_CASE("export: q8_0 is refused before anything is written where rows are not
   const auto refusal = [](const ModelSpec& of, const ElasticPlan& plan) {
     const Model model(of);
     const fs::path target = model.make("artifact");
-    const auto export_it = [&] { model.to(target, plan, {.type = DType::kQ8_0, .levels = {}}); };
+    const auto export_it = [&] { model.to(target, plan, {.types = {DType::kQ8_0}, .levels = {}}); };
     const auto result = std::pair(test::message_of(export_it), test::hint_of(export_it));
     CHECK(fs::is_empty(target));
     return result;
@@ -631,13 +631,10 @@ TEST_CASE("export: q8_0 is refused before anything is written where rows are not
   CHECK(hint == "the nearest width is 2; export with --type f16, which takes any width");
 }
 
-TEST_CASE("export: types without an encoder, foreign plans and permutations are refused") {
+TEST_CASE("export: foreign plans and permutations are refused") {
   const ModelSpec spec = test::make_tiny_spec("llama"), other = test::make_tiny_spec("llama", {.d_ff = 80});
   const Model model(spec);
   const fs::path target = model.make("artifact");
-  CHECK(test::message_of([&] {
-          model.to(target, uniform_plan(spec, 8), {.type = DType::kQ4_K, .levels = {}});
-        }) == "type: q4_k can be read but not written");
   CHECK(test::message_of([&] { model.to(target, uniform_plan(other, 8), {}); }) ==
         "the plan belongs to another model");
   const auto foreign = [&] {
@@ -650,6 +647,111 @@ TEST_CASE("export: types without an encoder, foreign plans and permutations are 
   CHECK(test::message_of([&] {
           qwen.to(target, uneven_plan(untied, 8), {});
         }).starts_with("level-075: stock llama.cpp runs qwen3"));
+  CHECK(fs::is_empty(target));
+}
+
+namespace {
+
+/// Three layers whose rows are whole blocks of 256 at every level of uneven_plan(spec, 256).
+ModelSpec blocks_spec() {
+  return test::make_tiny_spec(
+      "llama",
+      {.n_layers = 3, .d_model = 256, .head_dim = 64, .n_kv_heads = 2, .heads_per_group = 4, .d_ff = 512});
+}
+
+}  // namespace
+
+TEST_CASE("export: in every type, and in mixtures, levels are byte prefixes of the full file's rows") {
+  const ModelSpec spec = blocks_spec();
+  const Model model(spec);
+  for (const exporter::WeightType& type : exporter::all_weight_types()) {
+    CAPTURE(type.name());
+    const fs::path target = model.make(std::string(type.name()));
+    const auto files = model.to(target, uneven_plan(spec, 256), {.types = {type}, .levels = {}});
+    for (const auto& file : files) check_file_prefixes(target / file.name, target / "full.gguf");
+    const GgufFile full = GgufFile::open(target / "full.gguf");
+    CHECK(full.metadata().require_integer("general.file_type") == type.file_type());
+    CHECK(full.metadata().contains("general.quantization_version") != type.is_float());
+    double bits = 0;
+    for (const TensorInfo& tensor : full.tensors())
+      bits += 8 * static_cast<double>(n_bytes(tensor.dtype, tensor.shape));
+    CHECK(files[0].bits_per_weight == doctest::Approx(bits / static_cast<double>(files[0].n_params)));
+  }
+}
+
+TEST_CASE("export: mixtures give the output, and attn_v and ffn_down of some layers, more bits") {
+  ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 16});
+  const exporter::WeightType mixture = exporter::weight_type_named("q4_k_m");
+  const auto type = [&](Role role, int64_t layer, bool fused = false) {
+    return mixture.of(spec.tensors[static_cast<size_t>(spec.find(role, layer))], spec, fused);
+  };
+  std::vector<int64_t> more;
+  for (int64_t layer = 0; layer < 16; ++layer) {
+    if (type(Role::kDown, layer) == DType::kQ6_K) more.push_back(layer);
+    CHECK((type(Role::kValue, layer) == type(Role::kDown, layer)));
+    CHECK((type(Role::kValue, layer, true) == DType::kQ4_K));
+    for (const Role role : {Role::kQuery, Role::kKey, Role::kAttnOut, Role::kGate, Role::kUp})
+      CHECK((type(role, layer) == DType::kQ4_K));
+    CHECK((type(Role::kAttnNorm, layer) == DType::kF32));
+  }
+  CHECK(more == std::vector<int64_t>{0, 1, 4, 7, 10, 13, 14, 15});
+  CHECK((type(Role::kOutput, -1) == DType::kQ6_K));
+  CHECK((type(Role::kTokenEmbedding, -1) == DType::kQ4_K));
+  spec = test::make_tiny_spec("llama", {.tied = true});
+  CHECK((type(Role::kTokenEmbedding, -1) == DType::kQ6_K));
+}
+
+TEST_CASE("export: several types are written in one pass, each as the artifact that it would be alone") {
+  const ModelSpec spec = blocks_spec();
+  const Model model(spec);
+  const fs::path both = model.make("both");
+  const auto types = exporter::weight_types_named("q8_0,q4_k_m");
+  const auto files = model.to(both, uneven_plan(spec, 256), {.types = types, .levels = {}});
+  CHECK(files.size() == 6);
+  const Json manifest = Json::parse(read_text(both / "manifest.json"));
+  REQUIRE(manifest.at("folders").size() == 2);
+  for (size_t i = 0; i < types.size(); ++i) {
+    const std::string name(types[i].name());
+    CAPTURE(name);
+    const fs::path alone = model.make("alone " + name);
+    model.to(alone, uneven_plan(spec, 256), {.types = {types[i]}, .levels = {}});
+    CHECK(manifest.at("folders")[i].at("name") == name);
+    CHECK(manifest.at("folders")[i].at("manifest_sha256") == sha256_file(both / name / "manifest.json"));
+    for (const auto& entry : fs::directory_iterator(alone))
+      CHECK(sha256_file(entry.path()) == sha256_file(both / name / entry.path().filename()));
+  }
+  CHECK(test::message_of([] { exporter::weight_types_named("q8_0,q8_0"); }) ==
+        "type 'q8_0' stands there twice");
+  CHECK(test::message_of([] { exporter::weight_types_named("q8_0,q9"); }) == "unknown type 'q9'");
+}
+
+TEST_CASE("export: memory that is bounded gives the same bytes, and too little is refused") {
+  const ModelSpec spec = blocks_spec();
+  const Model model(spec);
+  const auto digest_with = [&](const std::string& name, int64_t max_ram) {
+    const fs::path target = model.make(name);
+    const auto files =
+        model.to(target, uneven_plan(spec, 256), {.types = {DType::kQ4_K}, .levels = {}, .max_ram = max_ram});
+    return files.back().sha256;
+  };
+  CHECK(digest_with("bounded", int64_t{1} << 30) == digest_with("unbounded", 0));
+  CHECK(test::message_of([&] { digest_with("refused", 1 << 20); }).starts_with("max-ram: "));
+  CHECK(fs::is_empty(model.directory / "refused"));
+}
+
+TEST_CASE("export: K-quants are refused by name where 256 does not divide a row, with what would do") {
+  const ModelSpec spec = blocks_spec();
+  const Model model(spec);
+  const fs::path target = model.make("artifact");
+  const auto export_it = [&] {
+    model.to(target, uneven_plan(spec, 32), {.types = exporter::weight_types_named("q4_k_m"), .levels = {}});
+  };
+  CHECK(test::message_of(export_it) ==
+        "level-075: blk.0.ffn_down.weight: rows of 480 elements are not whole blocks of 256, as q4_k needs");
+  CHECK(test::hint_of(export_it) ==
+        "the nearest widths are 256 and 512; plan with --grid 256, or export with --type q8_0, q5_1, q5_0, "
+        "q4_1 "
+        "or q4_0, whose blocks have 32");
   CHECK(fs::is_empty(target));
 }
 

@@ -65,7 +65,7 @@ TEST_SUITE("interop") {
       const fs::path measured = made.path() / "measured.gguf", artifact = made.path() / "with";
       save_imatrix(make_imatrix(spec), measured);
       exporter::ExportOptions options;
-      options.type = DType::kF32;
+      options.types = {DType::kF32};
       const auto files = pipeline::write_artifact(made.reordered(), options, nlohmann::ordered_json::object(),
                                                   artifact, false, measured);
       REQUIRE(files.size() > 1);
@@ -103,7 +103,7 @@ TEST_SUITE("interop") {
     const fs::path measured = made.path() / "measured.gguf", artifact = made.path() / "with";
     save_imatrix(make_imatrix(spec), measured);
     exporter::ExportOptions options;
-    options.type = DType::kF32;
+    options.types = {DType::kF32};
     for (const auto& file : pipeline::write_artifact(
              made.reordered(), options, nlohmann::ordered_json::object(), artifact, false, measured)) {
       CAPTURE(file.name);

@@ -120,7 +120,7 @@ TEST_SUITE("interop") {
       options.plan.levels = {0.4, 0.7, 1.0};
       pipeline::write_reordered(source, &profile, nullptr, options, 0, directory.path() / "reordered", false);
       exporter::ExportOptions export_options;
-      export_options.type = DType::kF32;
+      export_options.types = {DType::kF32};
       pipeline::write_artifact(directory.path() / "reordered", export_options,
                                nlohmann::ordered_json::object(), directory.path() / "artifact", false);
       check_artifact(directory.path() / "reordered", directory.path() / "artifact", ids);
@@ -148,7 +148,7 @@ TEST_SUITE("interop") {
       options.plan.method = method;
       pipeline::write_reordered(source, &profile, nullptr, options, 0, directory.path() / "reordered", false);
       exporter::ExportOptions export_options;
-      export_options.type = DType::kF32;
+      export_options.types = {DType::kF32};
       pipeline::write_artifact(directory.path() / "reordered", export_options,
                                nlohmann::ordered_json::object(), directory.path() / "artifact", false);
       check_artifact(directory.path() / "reordered", directory.path() / "artifact", ids);

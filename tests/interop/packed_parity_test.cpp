@@ -33,8 +33,8 @@ TEST_SUITE("interop") {
       const ModelSpec spec = test::make_tiny_spec(family, {.tied = std::string(family) == "qwen3"});
       const test::ElasticFixture made(spec, DType::kF32, method);
       const fs::path plain = made.artifact();
-      const ExportOptions packing{.type = DType::kF32, .levels = {}, .packed = true},
-          sharing{.type = DType::kF32, .levels = {}, .shared_common = true};
+      const ExportOptions packing{.types = {DType::kF32}, .levels = {}, .packed = true},
+          sharing{.types = {DType::kF32}, .levels = {}, .shared_common = true};
       const fs::path packed = exported(made.reordered(), made.path() / "packed", packing);
       const fs::path shared = exported(made.reordered(), made.path() / "shared", sharing);
       const std::vector<int32_t> ids = some_ids(24, spec.n_vocab);
@@ -61,7 +61,7 @@ TEST_SUITE("interop") {
       const test::TemporaryDirectory work;
       const fs::path packed =
           exported(made.reordered(), work / "packed",
-                   {.type = DType::kF32, .levels = {}, .adapter_type = DType::kF32, .packed = true});
+                   {.types = {DType::kF32}, .levels = {}, .adapter_type = DType::kF32, .packed = true});
       const PackedFile file = PackedFile::open(packed / "model.gguf");
       exporter::unpack(file, work.path());
       const std::vector<int32_t> ids = some_ids(24, spec.n_vocab);

@@ -24,7 +24,7 @@ TEST_SUITE("pipeline") {
     CHECK(config.profile.data == std::vector<std::string>{"self"});
     CHECK(config.profile.tokens == 6400);
     CHECK(config.reorder.plan.levels.size() == 9);
-    CHECK(config.export_.type == DType::kF16);
+    CHECK(exporter::to_text(config.export_.types) == "f16");
   }
 
   TEST_CASE("config: every option of the resolved form is read back to the same value") {

@@ -19,7 +19,7 @@ namespace elastify {
 namespace {
 
 fs::path pack(const fs::path& reordered, const fs::path& output, DType type) {
-  pipeline::write_artifact(reordered, {.type = type, .levels = {}, .packed = true},
+  pipeline::write_artifact(reordered, {.types = {type}, .levels = {}, .packed = true},
                            nlohmann::ordered_json::object(), output, true);
   return output / "model.gguf";
 }

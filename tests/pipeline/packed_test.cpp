@@ -38,8 +38,8 @@ std::set<std::string> names_in(const fs::path& directory, const std::string& ext
 
 /// Packs, takes every file out again and compares it with the plain export's. \returns how many there were
 size_t check_round_trip(const fs::path& reordered, DType type, const fs::path& work) {
-  const fs::path plain = exported(reordered, work / "plain", {.type = type, .levels = {}});
-  const fs::path packed = exported(reordered, work / "packed", {.type = type, .levels = {}, .packed = true});
+  const fs::path plain = exported(reordered, work / "plain", {.types = {type}, .levels = {}});
+  const fs::path packed = exported(reordered, work / "packed", {.types = {type}, .levels = {}, .packed = true});
   CHECK((names_in(packed) == std::set<std::string>{"model.gguf"}));
   CHECK((names_in(packed, ".json") == names_in(plain, ".json")));
   fs::remove_all(work / "out");
@@ -156,7 +156,7 @@ TEST_SUITE("pipeline") {
       const test::TemporaryDirectory work;
       const fs::path packed =
           exported(made.reordered(), work / "packed",
-                   {.type = DType::kF32, .levels = {}, .adapter_type = DType::kF32, .packed = true});
+                   {.types = {DType::kF32}, .levels = {}, .adapter_type = DType::kF32, .packed = true});
       const PackedFile file = PackedFile::open(packed / "model.gguf");
       for (const double level : {0.6, 0.8}) {
         CAPTURE(family);
@@ -178,7 +178,7 @@ TEST_SUITE("pipeline") {
       }
       const fs::path halves =
           exported(made.reordered(), work / "f16",
-                   {.type = DType::kF16, .levels = {}, .adapter_type = DType::kF32, .packed = true});
+                   {.types = {DType::kF16}, .levels = {}, .adapter_type = DType::kF32, .packed = true});
       exporter::slice_merged(PackedFile::open(halves / "model.gguf"),
                              PackedFile::open(halves / "model.gguf").level(0.6), work / "merged16.gguf");
       CHECK(GgufFile::open(work / "merged16.gguf").tensor("blk.1.ffn_down.weight").dtype == DType::kF16);
@@ -307,7 +307,7 @@ TEST_SUITE("pipeline") {
     const test::ElasticFixture made(test::make_tiny_spec("qwen2"), DType::kF32, plan::Method::kAnchors);
     const fs::path plain = made.artifact();
     const fs::path shared = exported(made.reordered(), made.path() / "s",
-                                     {.type = DType::kF32, .levels = {}, .shared_common = true});
+                                     {.types = {DType::kF32}, .levels = {}, .shared_common = true});
     CHECK((names_in(shared) ==
            std::set<std::string>{"common.gguf", "full-00001-of-00002.gguf", "full-00002-of-00002.gguf",
                                  "level-060-00001-of-00002.gguf", "level-060-00002-of-00002.gguf",

@@ -76,7 +76,7 @@ TEST_SUITE("pipeline") {
     expected.erase("artifact/manifest.json");
     CHECK(repeated == expected);
 
-    config.export_.type = DType::kF32;
+    config.export_.types = {DType::kF32};
     run(config, false);
     CHECK(hashes(directory.path() / "b").at("profile.h5") == before.at("profile.h5"));
     CHECK(hashes(directory.path() / "b").at("artifact/full.gguf") != before.at("artifact/full.gguf"));
@@ -86,7 +86,7 @@ TEST_SUITE("pipeline") {
     if (!test::has_shared_data("run: a step that fails")) return;
     const test::TemporaryDirectory directory;
     RunConfig config = short_run(directory.path() / "out");
-    config.export_.type = DType::kQ8_0;  // 172 columns do not fit blocks of 32
+    config.export_.types = {DType::kQ8_0};  // 172 columns do not fit blocks of 32
     CHECK_THROWS_AS(run(config, false), Error);
     CHECK(fs::exists(directory.path() / "out/reordered/permutation.h5"));
     for (const auto& entry : fs::directory_iterator(directory.path() / "out"))

@@ -38,7 +38,7 @@ ElasticFixture::ElasticFixture(const ModelSpec& spec, const ElasticPlan& plan, D
 
 void ElasticFixture::make_artifact(DType type) const {
   exporter::ExportOptions options;
-  options.type = type;
+  options.types = {type};
   pipeline::write_artifact(reordered(), options, nlohmann::ordered_json::object(), artifact(), false);
 }
 

@@ -60,7 +60,7 @@ class RepairedFixture {
   }
   void export_as(DType type, DType adapter_type = DType::kF32) const {
     exporter::ExportOptions options;
-    options.type = type;
+    options.types = {type};
     options.adapter_type = adapter_type;
     pipeline::write_artifact(reordered(), options, nlohmann::ordered_json::object(), artifact(), true);
   }

@@ -1,29 +1,33 @@
-#include "base/error.h"
+#include <omp.h>
+
 #include "cli/commands.h"
-#include "nn/decoder.h"
-#include "pipeline/steps.h"
+#include "pipeline/artifact.h"
 
 namespace elastify::cli {
 
 Report run_export(const Globals& globals, const ExportCommand& command) {
-  nn::set_threads(globals.threads);
+  if (globals.threads > 0) omp_set_num_threads(globals.threads);
   const auto files = pipeline::write_artifact(command.reordered, command.options,
-                                              {{"export", pipeline::to_json(command.options)}},
+                                              {{"export", exporter::to_json(command.options)}},
                                               command.output, globals.force, command.imatrix);
+  const bool several = command.options.types.size() > 1;
   Report report;
   report.json = {{"output", command.output.string()}, {"files", nlohmann::ordered_json::array()}};
   for (const auto& file : files) {
-    report.json["files"].push_back({{"name", file.name},
+    report.json["files"].push_back({{"name", several ? file.type + "/" + file.name : file.name},
                                     {"level", file.nominal},
+                                    {"type", file.type},
                                     {"architecture", file.architecture},
                                     {"n_params", file.n_params},
+                                    {"bits_per_weight", file.bits_per_weight},
                                     {"bytes", file.bytes},
                                     {"sha256", file.sha256}});
     if (file.adapter) report.json["files"].back()["adapter"] = file.adapter->name;
     if (file.imatrix) report.json["files"].back()["imatrix"] = file.imatrix->name;
     report.text +=
-        fmt::format("{:<16} {:>6.3g} {:<8} {:>12} parameters {:>9.1f} MB{}{}\n", file.name, file.nominal,
-                    file.architecture, file.n_params, static_cast<double>(file.bytes) / 1e6,
+        fmt::format("{:<24} {:>6.3g} {:<8} {:>12} parameters {:>6.3f} bits {:>9.1f} MB{}{}\n",
+                    several ? file.type + "/" + file.name : file.name, file.nominal, file.architecture,
+                    file.n_params, file.bits_per_weight, static_cast<double>(file.bytes) / 1e6,
                     file.adapter ? "  with " + file.adapter->name : "",
                     file.imatrix ? "  with " + file.imatrix->name : "");
   }
@@ -37,7 +41,7 @@ Report run_export(const Globals& globals, const ExportCommand& command) {
     report.text += fmt::format("embedding, output and norm of all of them in {}: {:.1f} MB\n",
                                common.string(), static_cast<double>(fs::file_size(common)) / 1e6);
   }
-  report.text += fmt::format("{} levels, {} -> {}\n", files.size(), info(command.options.type).name,
+  report.text += fmt::format("{} files, {} -> {}\n", files.size(), exporter::to_text(command.options.types),
                              command.output.string());
   return report;
 }

@@ -1,0 +1,288 @@
+#include "export/write_tensors.h"
+
+#include <omp.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <mutex>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "base/size.h"
+#include "export/level_repairs.h"
+#include "model/rope_order.h"
+
+namespace elastify::exporter {
+namespace {
+
+constexpr int64_t kSlabElements = int64_t{1} << 19;
+
+/// One way in which some files hold a tensor.
+struct Variant {
+  DType dtype;
+  RopeOrder order;
+  bool operator==(const Variant& other) const { return dtype == other.dtype && order == other.order; }
+};
+
+/// A tensor on its way.
+struct Work {
+  size_t index = 0;
+  HostTensor source;
+  const float* importance = nullptr;
+  std::vector<Variant> variants;
+  std::vector<int> variant_of;  ///< [sinks]; -1: the file does not have the tensor
+};
+
+/// Some rows of a tensor, encoded.
+struct Slab {
+  std::shared_ptr<const Work> work;
+  int64_t first = 0, n = 0;                     ///< rows
+  std::vector<std::vector<std::byte>> encoded;  ///< [variants]
+};
+
+bool is_rotary(Role role) {
+  return role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias || role == Role::kKeyBias;
+}
+
+/// A vector is one row.
+int64_t n_slab_rows(const Shape& shape) {
+  return shape.size() < 2 ? 1 : n_rows(shape);
+}
+
+class TensorWriter {
+ public:
+  TensorWriter(const Checkpoint& source, const std::vector<TensorSink>& sinks, bool fused_qkv,
+               const ColumnImportance& importance)
+      : source_(source),
+        spec_(source.spec()),
+        sinks_(sinks),
+        fused_qkv_(fused_qkv),
+        importance_(importance),
+        packed_(sinks.size()) {}
+
+  void run(int64_t max_ram) {
+    const int n_threads = omp_get_max_threads();
+    const auto n_slabs = static_cast<size_t>(2 * n_threads + 2);
+    const int64_t elements = slab_elements(static_cast<int64_t>(n_slabs), max_ram);
+    std::vector<Slab> ring(n_slabs);
+    Progress progress("export", static_cast<int64_t>(spec_.tensors.size()), "tensors");
+#pragma omp parallel num_threads(n_threads)
+#pragma omp single
+    {
+      size_t sequence = 0;
+      for (size_t i = 0; i < spec_.tensors.size() && !failed_; ++i) {
+        guarded(sequence, i, [&] {
+          check_interrupt();
+          const auto work = prepare(i);
+          const int64_t rows = n_slab_rows(spec_.tensors[i].shape), step = rows_per_slab(i, elements);
+          for (int64_t first = 0; first < rows && !failed_; first += step, ++sequence)
+            start(ring, sequence, work, first, std::min(step, rows - first));
+        });
+        progress.advance(1);
+      }
+    }
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  /// Elements of a slab, so that the slabs and what the process holds already stay within `max_ram`.
+  int64_t slab_elements(int64_t n_slabs, int64_t max_ram) const {
+    if (max_ram == 0) return kSlabElements;
+    struct rusage usage = {};
+    getrusage(RUSAGE_SELF, &usage);
+    const int64_t held = static_cast<int64_t>(usage.ru_maxrss) * 1024;
+    double per_element = 0;
+    int64_t smallest = 1;
+    for (size_t i = 0; i < spec_.tensors.size(); ++i) {
+      smallest = std::max(smallest, rows_per_slab(i, 1) * spec_.tensors[i].shape.back());
+      double bytes = 8;  // of the source and of a file's packed rows, at most
+      for (const Variant& variant : variants_of(i, nullptr))
+        bytes += static_cast<double>(info(variant.dtype).block_bytes) /
+                 static_cast<double>(info(variant.dtype).block_size);
+      per_element = std::max(per_element, bytes);
+    }
+    const double bytes_per_element = per_element * static_cast<double>(n_slabs);
+    const auto elements = static_cast<int64_t>(static_cast<double>(max_ram - held) / bytes_per_element);
+    if (elements < smallest)
+      throw UsageError(
+          fmt::format("max-ram: {} are too few: {} are held already, and the smallest slabs take {}",
+                      format_bytes(max_ram), format_bytes(held),
+                      format_bytes(static_cast<int64_t>(static_cast<double>(smallest) * bytes_per_element))),
+          "allow more, or use fewer --threads");
+    return std::min(elements, kSlabElements);
+  }
+
+  /// Whole heads where rows move inside heads.
+  int64_t rows_per_slab(size_t i, int64_t elements) const {
+    const TensorSpec& tensor = spec_.tensors[i];
+    const int64_t rows = std::max<int64_t>(1, elements / std::max<int64_t>(1, tensor.shape.back()));
+    if (!is_rotary(tensor.role)) return rows;
+    return std::max(spec_.head_dim, rows / spec_.head_dim * spec_.head_dim);
+  }
+
+  /// \param variant_of  receives each file's; may be null
+  std::vector<Variant> variants_of(size_t i, std::vector<int>* variant_of) const {
+    const TensorSpec& tensor = spec_.tensors[i];
+    std::vector<Variant> variants;
+    for (const TensorSink& sink : sinks_) {
+      int at = -1;
+      if (is_kept(spec_, tensor, sink.level->widths)) {
+        const Variant wanted{sink.type.of(tensor, spec_, fused_qkv_),
+                             is_rotary(tensor.role) ? sink.architecture->rope : RopeOrder::kHalves};
+        auto found = std::find(variants.begin(), variants.end(), wanted);
+        if (found == variants.end()) found = variants.insert(variants.end(), wanted);
+        at = static_cast<int>(found - variants.begin());
+      }
+      if (variant_of != nullptr) variant_of->push_back(at);
+    }
+    return variants;
+  }
+
+  std::shared_ptr<const Work> prepare(size_t i) const {
+    auto work = std::make_shared<Work>();
+    work->index = i;
+    work->source = source_.load(i);
+    const auto weights = importance_.find(spec_.tensors[i].name);
+    if (weights != importance_.end()) work->importance = weights->second.data();
+    work->variants = variants_of(i, &work->variant_of);
+    return work;
+  }
+
+  /// Runs `body` unless something failed before; of failures the first in order of the files is kept.
+  template <typename Body>
+  void guarded(size_t sequence, size_t tensor, Body&& body) {
+    try {
+      with_context(spec_.tensors[tensor].name, body);
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!failure_ || sequence < failed_at_) {
+        failure_ = std::current_exception();
+        failed_at_ = sequence;
+      }
+      failed_ = true;
+    }
+  }
+
+  /// Starts a slab's encoding and, after it and after the slab before it, each file's part.
+  void start(std::vector<Slab>& ring, size_t sequence, std::shared_ptr<const Work> work, int64_t first,
+             int64_t n) {
+    Slab* const slab = &ring[sequence % ring.size()];
+    // Waits, and helps, until the slab that was here is written, so that no more than the ring is under way.
+#pragma omp taskwait depend(inout : slab[0])
+    if (sequence % ring.size() == 0) source_.release_pages();
+    slab->work = std::move(work);
+    slab->first = first;
+    slab->n = n;
+#pragma omp task depend(inout : slab[0]) firstprivate(slab, sequence)
+    if (!failed_) guarded(sequence, slab->work->index, [&] { encode(*slab); });
+    for (size_t k = 0; k < sinks_.size(); ++k) {
+      if (slab->work->variant_of[k] < 0) continue;
+      [[maybe_unused]] std::vector<std::byte>* const turn = &packed_[k];  // one slab after the other
+#pragma omp task depend(in : slab[0]) depend(inout : turn[0]) firstprivate(slab, sequence, k)
+      if (!failed_) guarded(sequence, slab->work->index, [&] { write(*slab, k); });
+    }
+  }
+
+  void encode(Slab& slab) const {
+    const Work& work = *slab.work;
+    const TensorSpec& tensor = spec_.tensors[work.index];
+    const bool is_vector = tensor.shape.size() < 2;
+    const Shape shape = is_vector ? tensor.shape : Shape{slab.n, tensor.shape.back()};
+    if (slab.encoded.size() < work.variants.size()) slab.encoded.resize(work.variants.size());
+    for (size_t v = 0; v < work.variants.size(); ++v) {
+      const Variant& variant = work.variants[v];
+      std::vector<std::byte>& target = slab.encoded[v];
+      target.resize(n_bytes(variant.dtype, shape));
+      // Rows move inside heads, and slabs and levels are whole heads: a prefix of this is the order of the
+      // prefix.
+      const auto begin = work.variants.begin(), own = begin + static_cast<long>(v);
+      const auto same =
+          std::find_if(begin, own, [&](const Variant& other) { return other.dtype == variant.dtype; });
+      const bool is_new = same == own;
+      if (is_new)
+        convert_rows(work.source, slab.first, slab.n, variant.dtype, target.data(), work.importance);
+      const RopeOrder from = is_new ? RopeOrder::kHalves : same->order;
+      if (from == variant.order) continue;
+      const HostTensor there{variant.dtype, shape, slab.encoded[static_cast<size_t>(same - begin)], nullptr};
+      const HostTensor moved = reorder_rope_rows(there, spec_.head_dim, from, variant.order);
+      std::copy(moved.bytes.begin(), moved.bytes.end(), target.begin());
+    }
+  }
+
+  void write(const Slab& slab, size_t k) {
+    const TensorSink& sink = sinks_[k];
+    const Work& work = *slab.work;
+    const TensorSpec& tensor = spec_.tensors[work.index];
+    const auto variant = static_cast<size_t>(work.variant_of[k]);
+    const DType dtype = work.variants[variant].dtype;
+    const std::span<const std::byte> encoded = slab.encoded[variant];
+    const bool is_first = slab.first == 0;
+    const bool is_last = slab.first + slab.n >= n_slab_rows(tensor.shape);
+
+    bool own = false;
+    if (sink.repairs != nullptr) {
+      const HostTensor whole{dtype, tensor.shape, encoded, nullptr};  // looked at if it is a vector
+      own = is_replaced(tensor, *sink.repairs);
+      if (own && is_first)
+        sink.writer->write(replaced(tensor, whole, *sink.repairs, dtype, work.importance)->bytes);
+    }
+    if (!own) write_prefix(slab, sink, tensor, dtype, encoded, packed_[k]);
+    if (sink.repairs != nullptr && is_last)
+      if (const auto bias = added_bias(spec_, tensor, *sink.repairs)) sink.writer->write(bias->bytes);
+  }
+
+  static void write_prefix(const Slab& slab, const TensorSink& sink, const TensorSpec& tensor, DType dtype,
+                           std::span<const std::byte> encoded, std::vector<std::byte>& packed) {
+    const Shape shape = shape_at(tensor, sink.level->widths);
+    const uint64_t kept_row = row_bytes(dtype, shape.back()),
+                   full_row = row_bytes(dtype, tensor.shape.back());
+    const int64_t rows = std::min(slab.n, n_slab_rows(shape) - slab.first);
+    if (rows <= 0) return;
+    const auto n = static_cast<uint64_t>(rows);
+    if (kept_row == full_row) {
+      sink.writer->write(encoded.first(n * full_row));
+      return;
+    }
+    packed.resize(n * kept_row);
+    for (uint64_t i = 0; i < n; ++i)
+      std::memcpy(packed.data() + i * kept_row, encoded.data() + i * full_row, kept_row);
+    sink.writer->write(packed);
+  }
+
+  const Checkpoint& source_;
+  const ModelSpec& spec_;
+  const std::vector<TensorSink>& sinks_;
+  bool fused_qkv_;
+  const ColumnImportance& importance_;
+  std::vector<std::vector<std::byte>> packed_;  ///< [sinks], rows cut to a level's width
+  std::mutex mutex_;
+  std::atomic<bool> failed_ = false;
+  std::exception_ptr failure_;
+  size_t failed_at_ = 0;
+};
+
+}  // namespace
+
+ColumnImportance column_importance(const std::optional<Imatrix>& imatrix, const ModelSpec& spec) {
+  ColumnImportance importance;
+  if (!imatrix) return importance;
+  for (const TensorSpec& tensor : spec.tensors) {
+    const auto entry = imatrix->entries.find(tensor.gguf_name);
+    if (entry == imatrix->entries.end()) continue;
+    std::vector<float>& means = importance[tensor.name];
+    for (const float sum : entry->second.sum_squares)
+      means.push_back(static_cast<float>(double{sum} / entry->second.count));
+  }
+  return importance;
+}
+
+void write_tensors(const Checkpoint& source, const std::vector<TensorSink>& sinks, bool fused_qkv,
+                   const ColumnImportance& importance, int64_t max_ram) {
+  TensorWriter(source, sinks, fused_qkv, importance).run(max_ram);
+}
+
+}  // namespace elastify::exporter
