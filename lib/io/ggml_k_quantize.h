@@ -11,8 +11,8 @@
 // |x_j|, r the root mean square of the run, so that large weights count more. Per run (16 or 32 elements with
 // a scale, and in q4_K and q5_K a minimum), from a row of step widths: round, fit scale and minimum to the
 // rounded numbers in closed form, and keep the best; the best is rounded and fitted again until nothing
-// improves or twice. Then scales and minima are rounded to multiples of the block's d and m, these are fitted
-// to all of the block, and elements rounded a last time.
+// improves or twice. Then, three times over, scales and minima are rounded to multiples of the block's d and
+// m, these are fitted to all of the block, and elements are rounded again.
 //
 // \param importance  [256 n_blocks], of each element's column, finite and >= 0; null: all 1
 // \throws Error  for infinities, NaNs and values whose scale or minimum does not fit f16

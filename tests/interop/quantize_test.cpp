@@ -193,8 +193,8 @@ TEST_SUITE("interop") {
         const auto input = at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong).unsqueeze(0);
         const auto expected = decoder.logits(decoder.hidden(input, {})).squeeze(0);
         const auto found = stock_logits(file, ids, spec.n_vocab);
-        // Stock llama.cpp also rounds the activations that meet quantised weights to 8 bits, which is about 0.03
-        // here for every type; wrong weights are off by 1 and more.
+        // Stock llama.cpp also rounds the activations that meet quantised weights to 8 bits, which is about
+        // 0.03 here for every type; wrong weights are off by 1 and more.
         const double rms =
             (expected - found).square().mean().sqrt().item<double>() / expected.std().item<double>();
         CAPTURE(rms);

@@ -39,7 +39,8 @@ std::set<std::string> names_in(const fs::path& directory, const std::string& ext
 /// Packs, takes every file out again and compares it with the plain export's. \returns how many there were
 size_t check_round_trip(const fs::path& reordered, DType type, const fs::path& work) {
   const fs::path plain = exported(reordered, work / "plain", {.types = {type}, .levels = {}});
-  const fs::path packed = exported(reordered, work / "packed", {.types = {type}, .levels = {}, .packed = true});
+  const fs::path packed =
+      exported(reordered, work / "packed", {.types = {type}, .levels = {}, .packed = true});
   CHECK((names_in(packed) == std::set<std::string>{"model.gguf"}));
   CHECK((names_in(packed, ".json") == names_in(plain, ".json")));
   fs::remove_all(work / "out");
