@@ -79,6 +79,7 @@ void measure(int64_t n, int64_t d, int64_t block) {
   // Inverse, Gram matrix, updates of both by products of which half is redundant.
   const auto order =
       timed("obs_order", nn * nn * nn * 3 + 2 * nn * nn * dd, [&] { return solve::obs_order(p); });
+  timed("gram_order", nn * nn * dd, [&] { return solve::gram_order(p); });
   timed("forward_order", nn * nn * nn * 2 + 4 * nn * nn * dd, [&] { return solve::forward_order(p); });
   const auto fit =
       timed("PrefixFit", nn * nn * nn / 3 + nn * nn * dd, [&] { return solve::PrefixFit(p, order); });
