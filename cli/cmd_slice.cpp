@@ -20,6 +20,13 @@ exporter::PackedFile open_packed(const fs::path& path) {
   return exporter::PackedFile::open(fs::is_directory(path) ? path / "model.gguf" : path);
 }
 
+/// --force must not replace what is being read.
+void require_other(const fs::path& output, const fs::path& packed) {
+  std::error_code ignored;
+  if (fs::equivalent(output, packed, ignored))
+    throw UsageError(fmt::format("{}: is the packed file itself", output.string()), "choose another -o");
+}
+
 Report run_slice(const Globals& globals, const SliceCommand& command) {
   const exporter::PackedFile packed = open_packed(command.packed);
   const exporter::PackedLevel& level = packed.level(command.level);
@@ -29,12 +36,15 @@ Report run_slice(const Globals& globals, const SliceCommand& command) {
       if (index)
         beside.emplace_back(&packed.embedded()[*index],
                             command.output.parent_path() / packed.embedded()[*index].name);
+  require_other(command.output, packed.path());
   require_absent(command.output, globals.force);
   for (const auto& [file, path] : beside) {
+    require_other(path, packed.path());
     if (path == command.output)
       throw UsageError(fmt::format("{}: the level's {} goes under this name", path.string(), file->name),
                        "choose another -o");
     require_absent(path, globals.force);
+    packed.check_hash(*file);  // before anything is written
   }
   const auto start = std::chrono::steady_clock::now();
   const std::string sha256 = command.merge_adapter ? exporter::slice_merged(packed, level, command.output)

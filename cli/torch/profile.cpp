@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "cli/commands.h"
 #include "nn/decoder.h"
 #include "pipeline/steps.h"
@@ -41,11 +42,11 @@ Report profile_with(const Communicator& processes, const Globals& globals, const
   if (!processes.is_root()) return report;
   const auto tokens = measured.profile.n_tokens;
   const double rate = measured.pass_seconds > 0 ? static_cast<double>(tokens) / measured.pass_seconds : 0;
-  const double mebibytes = static_cast<double>(pipeline::peak_rss_bytes()) / (1 << 20);
+  const double mebibytes = static_cast<double>(peak_resident_bytes()) / (1 << 20);
   report.json = {{"tokens", tokens},
                  {"tokens_per_second", rate},
                  {"seconds", measured.seconds},
-                 {"peak_rss_bytes", pipeline::peak_rss_bytes()},
+                 {"peak_rss_bytes", peak_resident_bytes()},
                  {"base_loss", measured.profile.base_loss},
                  {"streamed", measured.streamed},
                  {"processes", processes.size()},

@@ -40,6 +40,12 @@ class Interrupted : public Error {
       : Error(std::move(message), std::move(hint)) {}
 };
 
+/// The operating system refused (disk full, no permission, no memory), which says nothing about the data.
+class SystemError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Throws Error with a formatted message.
 template <typename... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
@@ -55,6 +61,8 @@ decltype(auto) with_context(std::string_view place, Body&& body) {
     throw UsageError(fmt::format("{}: {}", place, error.what()), error.hint());
   } catch (const Interrupted&) {
     throw;
+  } catch (const SystemError& error) {
+    throw SystemError(fmt::format("{}: {}", place, error.what()), error.hint());
   } catch (const Error& error) {
     throw error.within(place);
   }

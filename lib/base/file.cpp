@@ -22,7 +22,9 @@ namespace {
   if (code == ENOSPC) hint = "free some space or choose another output directory";
   if (code == EACCES || code == EROFS || code == EPERM)
     hint = "choose an output directory that you may write to";
-  throw Error(fmt::format("{}: cannot {}: {}", path.string(), action, std::strerror(code)), hint);
+  const std::string message = fmt::format("{}: cannot {}: {}", path.string(), action, std::strerror(code));
+  if (code == ENOENT) throw Error(message, hint);
+  throw SystemError(message, hint);
 }
 
 fs::path beside(const fs::path& path) {

@@ -303,7 +303,9 @@ void remove_contents(const fs::path& directory) {
 Json to_json(const ExportOptions& options) {
   return {{"type", to_text(options.types)},
           {"levels", options.levels},
-          {"adapter_type", info(options.adapter_type).name}};
+          {"adapter_type", info(options.adapter_type).name},
+          {"packed", options.packed},
+          {"shared_common", options.shared_common}};
 }
 
 std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary,

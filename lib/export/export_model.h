@@ -25,7 +25,7 @@ struct ExportOptions {
   int64_t max_ram = 0;         ///< of this process, bytes; 0: not bounded
 };
 
-/// As resolved options are written down: "type", "levels", "adapter_type". `max_ram` changes no result.
+/// As resolved options are written down. `max_ram` changes no result.
 nlohmann::ordered_json to_json(const ExportOptions& options);
 
 /// An importance matrix beside a model's file, for quantising that file further.

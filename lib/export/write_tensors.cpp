@@ -1,7 +1,6 @@
 #include "export/write_tensors.h"
 
 #include <omp.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
@@ -11,6 +10,7 @@
 #include <mutex>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "base/progress.h"
 #include "base/size.h"
 #include "export/level_repairs.h"
@@ -81,8 +81,8 @@ class TensorWriter {
           const int64_t rows = n_slab_rows(spec_.tensors[i].shape), step = rows_per_slab(i, elements);
           for (int64_t first = 0; first < rows && !failed_; first += step, ++sequence)
             start(ring, sequence, work, first, std::min(step, rows - first));
+          progress.advance(1);
         });
-        progress.advance(1);
       }
     }
     if (failure_) std::rethrow_exception(failure_);
@@ -92,26 +92,28 @@ class TensorWriter {
   /// Elements of a slab, so that the slabs and what the process holds already stay within `max_ram`.
   int64_t slab_elements(int64_t n_slabs, int64_t max_ram) const {
     if (max_ram == 0) return kSlabElements;
-    struct rusage usage = {};
-    getrusage(RUSAGE_SELF, &usage);
-    const int64_t held = static_cast<int64_t>(usage.ru_maxrss) * 1024;
+    const int64_t held = resident_bytes();
     double per_element = 0;
     int64_t smallest = 1;
     for (size_t i = 0; i < spec_.tensors.size(); ++i) {
       smallest = std::max(smallest, rows_per_slab(i, 1) * spec_.tensors[i].shape.back());
-      double bytes = 8;  // of the source and of a file's packed rows, at most
-      for (const Variant& variant : variants_of(i, nullptr))
-        bytes += static_cast<double>(info(variant.dtype).block_bytes) /
-                 static_cast<double>(info(variant.dtype).block_size);
-      per_element = std::max(per_element, bytes);
+      const auto bytes_of = [](DType type) {
+        return static_cast<double>(info(type).block_bytes) / static_cast<double>(info(type).block_size);
+      };
+      double in_slab = 4, packed = 0;  // in_slab: the source's, at most, and what is encoded
+      std::vector<int> variant_of;
+      const std::vector<Variant> variants = variants_of(i, &variant_of);
+      for (const Variant& variant : variants) in_slab += bytes_of(variant.dtype);
+      for (const int at : variant_of)
+        if (at >= 0) packed += bytes_of(variants[static_cast<size_t>(at)].dtype);
+      per_element = std::max(per_element, in_slab * static_cast<double>(n_slabs) + packed);
     }
-    const double bytes_per_element = per_element * static_cast<double>(n_slabs);
-    const auto elements = static_cast<int64_t>(static_cast<double>(max_ram - held) / bytes_per_element);
+    const auto elements = static_cast<int64_t>(static_cast<double>(max_ram - held) / per_element);
     if (elements < smallest)
       throw UsageError(
           fmt::format("max-ram: {} are too few: {} are held already, and the smallest slabs take {}",
                       format_bytes(max_ram), format_bytes(held),
-                      format_bytes(static_cast<int64_t>(static_cast<double>(smallest) * bytes_per_element))),
+                      format_bytes(static_cast<int64_t>(static_cast<double>(smallest) * per_element))),
           "allow more, or use fewer --threads");
     return std::min(elements, kSlabElements);
   }

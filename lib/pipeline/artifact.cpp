@@ -25,11 +25,14 @@ std::string stem_of(double level) {
 }
 
 fs::path make_temporary_directory() {
-  std::string name = (fs::temp_directory_path() / "elastify-XXXXXX").string();
+  constexpr const char* kHint = "TMPDIR says where levels are unpacked";
+  std::error_code error;
+  const fs::path parent = fs::temp_directory_path(error);
+  if (error) throw SystemError(fmt::format("no directory for temporary files: {}", error.message()), kHint);
+  std::string name = (parent / "elastify-XXXXXX").string();
   if (::mkdtemp(name.data()) == nullptr)
-    throw Error(fmt::format("{}: cannot make a directory: {}", fs::temp_directory_path().string(),
-                            std::strerror(errno)),
-                "TMPDIR says where levels are unpacked");
+    throw SystemError(fmt::format("{}: cannot make a directory: {}", parent.string(), std::strerror(errno)),
+                      kHint);
   return name;
 }
 

@@ -88,7 +88,14 @@ ordered_json evaluate_levels(const fs::path& model_path, const fs::path& tokeniz
 }
 
 ordered_json make_report(const RunConfig& config, const ElasticPlan& plan, const ModelSpec& spec,
-                         const ordered_json& artifact, const ordered_json& evaluated) {
+                         const fs::path& artifact, const ordered_json& evaluated) {
+  const auto folders = artifact_folders(artifact);
+  std::vector<std::pair<std::string, ordered_json>> manifests;
+  const auto read = [&](const std::string& folder) {
+    manifests.emplace_back(folder, ordered_json::parse(read_text(artifact / folder / "manifest.json")));
+  };
+  for (const std::string& folder : folders) read(folder + "/");
+  if (folders.empty()) read("");
   ordered_json report{{"tool", {{"name", "elastify"}, {"version", kVersion}}},
                       {"model", config.model},
                       {"metric", name_of(config.reorder.metric)},
@@ -102,11 +109,21 @@ ordered_json make_report(const RunConfig& config, const ElasticPlan& plan, const
                      {"true_ratio", level.decoder_ratio},
                      {"total_ratio", level.total_ratio},
                      {"n_params", n_params(spec, level.widths)}};
-    for (const auto& file : artifact.at("files"))
-      if (file.at("level") == level.nominal) {
-        row["file"] = file.at("name");
-        row["architecture"] = file.at("architecture");
-        row["bytes"] = file.at("bytes");
+    row["files"] = ordered_json::array();
+    for (const auto& [folder, manifest] : manifests)
+      for (const auto& file : manifest.at("files")) {
+        if (file.at("level") != level.nominal) continue;
+        ordered_json each{{"name", folder + file.at("name").get<std::string>()},
+                          {"type", manifest.at("type")},
+                          {"architecture", file.at("architecture")},
+                          {"bytes", file.at("bytes")}};
+        for (const char* holder : {"packed", "common"})
+          if (manifest.contains(holder))
+            each[holder] = folder + manifest.at(holder).at("name").get<std::string>();
+        if (manifest.contains("common"))
+          each["bytes"] =
+              file.at("bytes").get<uint64_t>() + manifest.at("common").at("bytes").get<uint64_t>();
+        row["files"].push_back(std::move(each));
       }
     for (const auto& [key, value] : evaluated.at(i).items())
       if (key != "level") row[key] = value;
@@ -119,8 +136,8 @@ std::string chart(const ordered_json& report) {
   ChartSeries ordered{"reordered by " + report.at("metric").get<std::string>(), {}, {}};
   ChartSeries random{"random order", {}, {}};
   for (const auto& level : report.at("levels")) {
-    if (!level.contains("bytes")) continue;
-    const double megabytes = level.at("bytes").get<double>() / 1e6;
+    if (level.at("files").empty()) continue;
+    const double megabytes = level.at("files").at(0).at("bytes").get<double>() / 1e6;
     ordered.x.push_back(megabytes);
     ordered.y.push_back(level.at("perplexity"));
     if (!level.contains("perplexity_random_order")) continue;
@@ -173,7 +190,9 @@ ordered_json run(const RunConfig& config, bool force) {
                         reordered, true, &calibration);
       });
   const std::string exported = step("export", artifact, {arranged, to_json(config.export_)}, [&] {
-    write_artifact(reordered, config.export_, to_json(config), artifact, true);
+    exporter::ExportOptions options = config.export_;
+    if (!config.max_ram.empty()) options.max_ram = parse_bytes(config.max_ram);
+    write_artifact(reordered, options, to_json(config), artifact, true);
   });
   step("verify", output / "verify.json", {exported, compute}, [&] {
     ordered_json findings = ordered_json::array();
@@ -192,11 +211,7 @@ ordered_json run(const RunConfig& config, bool force) {
                     evaluate_levels(config.model, config.tokenizer, reordered, config).dump(2) + "\n");
        });
 
-  // With several types the report's sizes are the first one's.
-  const auto folders = artifact_folders(artifact);
-  const fs::path measured = folders.empty() ? artifact : artifact / folders[0];
-  const ordered_json report = make_report(config, load_plan(reordered / "plan.json", spec), spec,
-                                          ordered_json::parse(read_text(measured / "manifest.json")),
+  const ordered_json report = make_report(config, load_plan(reordered / "plan.json", spec), spec, artifact,
                                           ordered_json::parse(read_text(output / "eval.json")));
   write_text(output / "report.json", report.dump(2) + "\n");
   write_text(output / "report.svg", chart(report));
@@ -209,14 +224,21 @@ std::string table(const ordered_json& report) {
                                  "true ratio", "all ratio", "parameters", "file MB", "perplexity",
                                  baseline ? "random order" : "", "tokens/s", "file");
   for (const auto& level : report.at("levels")) {
-    text += fmt::format(
-        "{:>6.2f} {:>10.4f} {:>10.4f} {:>12} {:>10} {:>11.2f} {:>12} {:>9.0f}  {}\n",
-        level.at("level").get<double>(), level.at("true_ratio").get<double>(),
-        level.at("total_ratio").get<double>(), level.at("n_params").get<int64_t>(),
-        level.contains("bytes") ? fmt::format("{:.1f}", level.at("bytes").get<double>() / 1e6) : "-",
-        level.at("perplexity").get<double>(),
-        baseline ? fmt::format("{:.2f}", level.at("perplexity_random_order").get<double>()) : "",
-        level.at("tokens_per_second").get<double>(), level.value("file", "-"));
+    const ordered_json file = level.at("files").empty() ? ordered_json() : level.at("files").at(0);
+    std::string name = "-";
+    if (!file.is_null()) {
+      name = file.at("name").get<std::string>();
+      if (file.contains("packed")) name += " in " + file.at("packed").get<std::string>();
+      if (file.contains("common")) name += " and " + file.at("common").get<std::string>();
+    }
+    text +=
+        fmt::format("{:>6.2f} {:>10.4f} {:>10.4f} {:>12} {:>10} {:>11.2f} {:>12} {:>9.0f}  {}\n",
+                    level.at("level").get<double>(), level.at("true_ratio").get<double>(),
+                    level.at("total_ratio").get<double>(), level.at("n_params").get<int64_t>(),
+                    file.is_null() ? "-" : fmt::format("{:.1f}", file.at("bytes").get<double>() / 1e6),
+                    level.at("perplexity").get<double>(),
+                    baseline ? fmt::format("{:.2f}", level.at("perplexity_random_order").get<double>()) : "",
+                    level.at("tokens_per_second").get<double>(), name);
   }
   return text;
 }

@@ -1,8 +1,6 @@
 #include "pipeline/steps.h"
 
 #include <fmt/ranges.h>
-#include <sys/resource.h>
-
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -17,6 +15,7 @@
 #include "solve/rank_by_moments.h"
 
 namespace elastify::pipeline {
+
 OpenModel open_model(const fs::path& path, const fs::path& tokenizer, std::optional<double> level) {
   if (!fs::exists(path))
     throw UsageError(fmt::format("{}: there is no such file or directory", path.string()));
@@ -185,12 +184,6 @@ nlohmann::ordered_json identity(const OpenModel& model) {
 
 nlohmann::ordered_json compute_key(const RunConfig& config) {
   return {{"device", config.compute.device}, {"dtype", config.compute.dtype}, {"threads", config.threads}};
-}
-
-int64_t peak_rss_bytes() {
-  struct rusage usage = {};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
 }
 
 }  // namespace elastify::pipeline

@@ -89,7 +89,4 @@ nlohmann::ordered_json identity(const OpenModel& model);
 /// Device, compute type and threads.
 nlohmann::ordered_json compute_key(const RunConfig& config);
 
-/// The largest resident set of this process so far, bytes.
-int64_t peak_rss_bytes();
-
 }  // namespace elastify::pipeline

@@ -141,6 +141,20 @@ Profile obtain_profile(const OpenModel& model, const nn::DecoderOptions& compute
   return profile;
 }
 
+/// What results of a task go under.
+std::string task_name(const std::string& file) {
+  return fs::path(file).stem().string();
+}
+
+void require_distinct_tasks(const EvalOptions& options) {
+  std::map<std::string, std::string> files;
+  for (const std::string& file : options.tasks)
+    if (const auto [known, is_new] = files.emplace(task_name(file), file); !is_new)
+      throw UsageError(
+          fmt::format("eval.tasks: {} and {} are both called '{}'", known->second, file, known->first),
+          "rename one of the files");
+}
+
 /// What a model is measured by: a text and multiple-choice items.
 struct Examination {
   TokenBatches batches;
@@ -156,7 +170,7 @@ struct Examination {
       std::vector<TaskItem> items = load_task(file);
       if (options.items > 0 && static_cast<int64_t>(items.size()) > options.items)
         items.resize(static_cast<size_t>(options.items));
-      tasks.emplace_back(fs::path(file).stem().string(), std::move(items));
+      tasks.emplace_back(task_name(file), std::move(items));
     }
   }
 };
@@ -541,6 +555,7 @@ ordered_json sweep(const SweepConfig& config, bool force) {
   const fs::path output = base.output, profiles = output / ".profiles", kept = output / ".points";
   const OpenModel model = open_model(base.model, base.tokenizer);
   const ModelSpec& spec = model.checkpoint.spec();
+  require_distinct_tasks(base.eval);
   std::vector<Candidate> candidates(config.points.size());
   for (size_t i = 0; i < candidates.size(); ++i) {
     candidates[i].name = point_name(config.points[i], config.grid);
@@ -558,7 +573,11 @@ ordered_json sweep(const SweepConfig& config, bool force) {
   const ordered_json source = identity(model);
   ordered_json eval_options = to_json(base.eval);
   for (const char* name : {"data", "baseline"}) eval_options.erase(name);
-  if (!base.eval.tasks.empty()) eval_options["tasks"] = text_hash(base.eval.tasks);
+  if (!base.eval.tasks.empty()) {
+    std::vector<std::string> names;
+    for (const std::string& file : base.eval.tasks) names.push_back(task_name(file));
+    eval_options["tasks"] = {names, text_hash(base.eval.tasks)};
+  }
   Evaluations evaluations(kept, {source, eval_options, text_hash(base.eval.data), compute_key(base)});
 
   std::map<std::string, Permutation> orders;

@@ -84,11 +84,25 @@ void require_same_numbers(const ModelSpec& expected, const ModelSpec& found, con
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) near("rotary frequency divisor", a[i], b[i]);
 }
 
+/// What `body` finds wrong with the data refutes; what keeps it from looking does not.
+template <typename Body>
+decltype(auto) refuting(std::string_view place, Body&& body) {
+  try {
+    return std::forward<Body>(body)();
+  } catch (const Interrupted&) {
+    throw;
+  } catch (const SystemError&) {
+    throw;
+  } catch (const Error& error) {
+    refute("{}{}", place, error.what());
+  }
+}
+
 class Verifier {
  public:
   Verifier(fs::path output, const fs::path& model, const VerifyOptions& options,
            const nn::DecoderOptions& compute)
-      : output_(fs::is_regular_file(output) ? fs::absolute(output).parent_path() : std::move(output)),
+      : output_(std::move(output)),
         artifact_(is_artifact(output_)),
         files_(output_),
         source_(Checkpoint::open(model)),
@@ -145,11 +159,7 @@ class Verifier {
 
   /// Everything else is checked on the files that come out.
   std::string unpack() {
-    try {
-      unpacked_ = PlainFiles::of(output_, std::nullopt);
-    } catch (const Error& error) {
-      refute("{}", error.what());
-    }
+    refuting("", [&] { unpacked_ = PlainFiles::of(output_, std::nullopt); });
     files_ = unpacked_->directory();
     return fmt::format("{} files", std::distance(fs::directory_iterator(files_), fs::directory_iterator()));
   }
@@ -194,12 +204,10 @@ class Verifier {
     if (artifact_ && manifest().at("spec_hash").get<std::string>() != hash)
       refute("manifest.json: made from a model with spec hash {}, the source has {}",
              manifest().at("spec_hash").get<std::string>().substr(0, 12), hash.substr(0, 12));
-    try {
+    refuting("", [&] {
       permutation_ = load_permutation(output_ / "permutation.h5", spec_);
       plan_ = load_plan(output_ / "plan.json", spec_);
-    } catch (const Error& error) {
-      refute("{}", error.what());
-    }
+    });
     full_ = std::make_unique<Checkpoint>(Checkpoint::open(artifact_ ? model_file(1) : output_));
     require_same_tensors(spec_, full_widths(spec_), full_->spec(), full_->path().filename().string());
     require_same_numbers(spec_, full_->spec(), full_->path().filename().string());
@@ -241,19 +249,11 @@ class Verifier {
   }
 
   std::string check_repairs() const {
-    try {
-      return pipeline::check_repairs(files_, artifact_, spec_, plan_);
-    } catch (const Error& error) {
-      refute("{}", error.what());
-    }
+    return refuting("", [&] { return pipeline::check_repairs(files_, artifact_, spec_, plan_); });
   }
 
   std::string check_levels() {
-    try {
-      check(plan_, spec_);
-    } catch (const Error& error) {
-      refute("plan.json: {}", error.what());
-    }
+    refuting("plan.json: ", [&] { check(plan_, spec_); });
     if (!artifact_) return fmt::format("{} nested levels", plan_.levels.size());
     const json listed = manifest();
     size_t n = 0;
@@ -292,11 +292,7 @@ class Verifier {
     for (size_t i = 0; i < sub.spec().tensors.size(); ++i) {
       const TensorSpec& tensor = sub.spec().tensors[i];
       if (!own.may_replace(tensor) && (spec_.find(tensor.name) >= 0 || !own.may_add(tensor))) continue;
-      try {
-        check_own_tensor(tensor, sub.load(i));
-      } catch (const Error& error) {
-        refute("{}: {}", name, error.what());
-      }
+      refuting(name + ": ", [&] { check_own_tensor(tensor, sub.load(i)); });
       (tensor.shape.size() > 1 ? n_weights : n_biases) +=
           tensor.role == Role::kGateBias || tensor.role == Role::kUpBias ? 0 : 1;
     }
@@ -356,8 +352,17 @@ class Verifier {
 
 }  // namespace
 
-std::vector<Finding> verify(const fs::path& output, const fs::path& model, const VerifyOptions& options,
+std::vector<Finding> verify(const fs::path& path, const fs::path& model, const VerifyOptions& options,
                             const nn::DecoderOptions& compute) {
+  fs::path output = path;
+  if (fs::is_regular_file(path)) {
+    output = fs::absolute(path).parent_path();
+    if (path.filename() != "model.gguf" || packed_file(output) != output / "model.gguf")
+      throw UsageError(
+          fmt::format("{}: only an artifact's directory can be verified, or the model.gguf in it",
+                      path.string()),
+          "a claim about it needs the manifest.json, permutation.h5 and plan.json that lie there");
+  }
   if (!is_artifact(output) && !reorder::is_reordered(output))
     throw UsageError(fmt::format("{}: neither a reordered directory nor an artifact", output.string()),
                      "give what `elastify reorder` or `elastify export` wrote");

@@ -37,10 +37,11 @@ void check_options(const PlanOptions& options) {
 
 const Profile& require_scores(const Profile* profile, const PlanOptions& options) {
   if (profile != nullptr) return *profile;
-  throw Error(options.method == Method::kShortGpt
-                  ? "the plan `shortgpt` needs a profile with the influence of every layer"
-                  : fmt::format("the plan `{}` needs a profile with {} importance", name_of(options.method),
-                                name_of(options.metric)),
+  if (options.method == Method::kShortGpt)
+    throw Error("the plan `shortgpt` needs a profile with the influence of every layer",
+                "measure one on this model with `elastify profile --second-moments`");
+  throw Error(fmt::format("the plan `{}` needs a profile with {} importance", name_of(options.method),
+                          name_of(options.metric)),
               "measure one on this model with `elastify profile`, or plan `uniform`");
 }
 

@@ -3,12 +3,15 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <csignal>
+#include <cstdlib>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <tuple>
 
 #include "base/hash.h"
+#include "base/progress.h"
 #include "base/version.h"
 #include "io/gguf.h"
 #include "model/families/families.h"
@@ -576,6 +579,27 @@ TEST_CASE("export: an interrupt leaves nothing behind") {
                                Json::object(), target),
                   Interrupted);
   CHECK(fs::is_empty(target));
+}
+
+TEST_CASE("export: in a process of its own, a signal amid the tensors" * doctest::skip()) {
+  install_interrupt_handler();
+  const ModelSpec spec = test::make_tiny_spec("llama");
+  const Model model(spec);
+  const fs::path target = model.make("artifact");
+  const Checkpoint interrupted = model.open().transformed([](size_t index, HostTensor tensor) {
+    if (index == 9) std::raise(SIGINT);
+    return tensor;
+  });
+  CHECK_THROWS_AS(export_model(interrupted, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {},
+                               Json::object(), target),
+                  Interrupted);
+  CHECK(fs::is_empty(target));
+}
+
+TEST_CASE("export: so does a signal, wherever it comes") {
+  const std::string self = fs::read_symlink("/proc/self/exe").string();
+  CHECK(std::system((self + " --no-skip -tc='export: in a process of its own*' >/dev/null 2>&1").c_str()) ==
+        0);
 }
 
 TEST_CASE("export: values that the type cannot hold are refused by name, and nothing is left behind") {

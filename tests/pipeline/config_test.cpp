@@ -28,9 +28,11 @@ TEST_SUITE("pipeline") {
   }
 
   TEST_CASE("config: every option of the resolved form is read back to the same value") {
-    const RunConfig config = parse(
-        kMinimal, {"profile.tokens=77", "reorder.plan=anchors", "reorder.levels=0.5,0.7", "export.type=q8_0",
-                   "profile.metrics=[taylor, magnitude]", "eval.baseline=false", "seed=3"});
+    const RunConfig config =
+        parse(kMinimal,
+              {"profile.tokens=77", "reorder.plan=anchors", "reorder.levels=0.5,0.7", "export.type=q8_0",
+               "profile.metrics=[taylor, magnitude]", "eval.baseline=false", "seed=3", "export.packed=true"});
+    CHECK(to_json(config).at("export").at("packed") == true);
     // JSON is YAML: the resolved configuration is itself a configuration.
     const std::string resolved = to_json(config).dump(2);
     CHECK(to_json(parse(resolved)).dump(2) == resolved);

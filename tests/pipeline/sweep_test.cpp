@@ -229,6 +229,10 @@ TEST_SUITE("pipeline") {
     SweepConfig config = tiny.config("out", grid);
     config.base.eval.tasks = {write_task(tiny.path("task.jsonl"))};
     CHECK(test::message_of([&] { sweep(config, false); }) == "eval.tasks: the model carries no tokenizer");
+    fs::create_directories(tiny.path("other"));
+    config.base.eval.tasks.push_back(write_task(tiny.path("other/task.jsonl")));
+    CHECK(test::message_of([&] { sweep(config, false); }).find("are both called 'task'") !=
+          std::string::npos);
     write_text(tiny.path("run.yaml"), "model: m\noutput: out\neval: {data: a.txt, tasks: [b.jsonl]}\n");
     CHECK(test::message_of([&] { load_config(tiny.path("run.yaml")); }) ==
           fmt::format("{}: eval.tasks: a run is measured on text alone", tiny.path("run.yaml").string()));

@@ -9,7 +9,9 @@
 #include "base/hash.h"
 #include "io/gguf.h"
 #include "model/checkpoint.h"
+#include "model/imatrix.h"
 #include "model/permutation.h"
+#include "pipeline/artifact.h"
 #include "support/elastic_fixture.h"
 #include "support/tiny_model.h"
 
@@ -192,6 +194,51 @@ TEST_SUITE("pipeline") {
           claim +
               "level-060.gguf: tensor model.layers.2.post_attention_layernorm.weight of the source is "
               "missing");
+  }
+
+  TEST_CASE("verify: K-quants encoded by an importance matrix are proved, and refuted without it") {
+    const ModelSpec spec = test::make_tiny_spec(
+        "llama", {.d_model = 256, .head_dim = 64, .n_kv_heads = 4, .heads_per_group = 1, .d_ff = 512});
+    const ElasticFixture made(spec, DType::kF32, plan::Method::kUniform);
+    Imatrix imatrix;
+    imatrix.datasets = {"text"};
+    imatrix.chunk_count = 4;
+    imatrix.chunk_size = 16;
+    for (const TensorSpec& tensor : spec.tensors) {
+      if (!site_of(tensor.role)) continue;
+      ImatrixEntry& entry = imatrix.entries[tensor.gguf_name];
+      entry.count = 64;
+      for (int64_t j = 0; j < tensor.shape.back(); ++j)
+        entry.sum_squares.push_back(j % 5 == 0 ? 6400.0F : 0.064F);
+    }
+    const fs::path measured = made.path() / "measured.gguf", artifact = made.path() / "weighted";
+    save_imatrix(imatrix, measured);
+    write_artifact(made.reordered(), {.types = {DType::kQ4_K}, .levels = {1.0}},
+                   nlohmann::ordered_json::object(), artifact, false, measured);
+    CHECK(refutation(artifact, made.model()) == "");
+    auto manifest = nlohmann::ordered_json::parse(read_text(artifact / "manifest.json"));
+    manifest.erase("imatrices");
+    write_text(artifact / "manifest.json", manifest.dump(2));
+    fs::remove(artifact / "imatrix.gguf");
+    CHECK(refutation(artifact, made.model()).find("reordering and encoding the source again") == 0);
+  }
+
+  TEST_CASE(
+      "verify: of files only the packed one in its directory is taken, and a full disk refutes nothing") {
+    const ElasticFixture made(test::make_tiny_spec("llama"));
+    const fs::path packed = made.path() / "packed";
+    write_artifact(made.reordered(), {.levels = {}, .packed = true}, nlohmann::ordered_json::object(), packed,
+                   false);
+    CHECK(refutation(packed / "model.gguf", made.model()) == "");
+    fs::copy_file(packed / "model.gguf", made.path() / "model.gguf");
+    for (const fs::path& file : {made.artifact() / "level-060.gguf", made.artifact() / "full.gguf",
+                                 made.path() / "model.gguf", packed / "plan.json"})
+      CHECK_THROWS_WITH_AS(verify(file, made.model(), {}, {}),
+                           doctest::Contains("only an artifact's directory can be verified"), UsageError);
+
+    ::setenv("TMPDIR", (made.path() / "model.gguf").c_str(), 1);
+    CHECK_THROWS_AS(verify(packed, made.model(), {}, {}), SystemError);
+    ::unsetenv("TMPDIR");
   }
 
   TEST_CASE("verify: what is neither reordered nor an artifact is refused") {
