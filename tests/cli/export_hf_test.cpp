@@ -59,7 +59,7 @@ TEST_SUITE("cli") {
       CHECK(run_elastify(common + other).err.find("excludes") != std::string::npos);
     const Outcome uneven = run_elastify(common);
     CHECK(uneven.status == 1);
-    CHECK(uneven.err.find("level-060: widths differ by layer") != std::string::npos);
+    CHECK(uneven.err.find("level-080: widths differ by layer") != std::string::npos);
     CHECK(uneven.err.find("plan with `uniform`") != std::string::npos);
     CHECK_FALSE(fs::exists(work / "x"));
   }
