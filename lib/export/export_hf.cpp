@@ -206,8 +206,8 @@ void write_weights(const Checkpoint& source, std::vector<LevelDirectory>& direct
         }
       }
       if (failure) std::rethrow_exception(failure);
+      source.release_pages();
     }
-    source.release_pages();
     progress.advance(1);
   }
 }

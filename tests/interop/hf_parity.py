@@ -7,7 +7,7 @@
 
 OUT is the reordered directory that ART was exported from. Every level is loaded by AutoModelForCausalLM, its adapter by
 PeftModel, and its logits are compared with those of OUT's full model with the inputs of o_proj and down_proj that the level leaves
-out set to zero and the level's repairs applied by hand: that is what a level means. With a text, the tokenizer is loaded as well and
+out set to zero and the level's repairs applied by hand, all in float64: that is what a level means. With a text, the tokenizer is loaded as well and
 the mean negative log-likelihood is compared with `elastify eval ART --level L`. Exit status 1 if anything differs.
 """
 
@@ -31,7 +31,11 @@ def load(directory):
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(kind):
             sys.exit(f"{directory}: {kind}: {report[kind]}")
-    return model.eval()
+    return model.double().eval()  # closed-form repairs can be ill-conditioned: float32 blurs them to 1e-2
+
+
+def load_double(path):
+    return {name: tensor.double() for name, tensor in load_file(path).items()}
 
 
 def mean_nll(model, rows):
@@ -49,9 +53,9 @@ class Masked:
         group = config.num_attention_heads // config.num_key_value_heads * head_dim
         own, lora, scale = {}, {}, {}
         if (repairs / "weights.safetensors").exists():
-            own = load_file(repairs / "weights.safetensors")
+            own = load_double(repairs / "weights.safetensors")
         if (repairs / "adapter_model.safetensors").exists():
-            lora = load_file(repairs / "adapter_model.safetensors")
+            lora = load_double(repairs / "adapter_model.safetensors")
             scale = json.loads((repairs / "adapter_config.json").read_text())
         for index, layer in enumerate(model.model.layers):
             for name, module, kept in (
@@ -103,7 +107,7 @@ def main():
     adapters = {entry["level"]: entry["name"] for entry in manifest.get("adapters", [])}
     whole = load(args.out)
     for parameter in whole.parameters():  # and no buffers: the rotary frequencies stay as they are
-        parameter.copy_(parameter.to(DTYPES[manifest["type"]]).float())
+        parameter.copy_(parameter.to(DTYPES[manifest["type"]]).double())
     n_vocab = whole.config.vocab_size
     rows = torch.randint(n_vocab, (2, 64))
     jsonl = None
@@ -124,7 +128,8 @@ def main():
         assert model.num_parameters() == entry["n_params"], (model.num_parameters(), entry["n_params"])
         if entry["level"] in adapters:
             from peft import PeftModel
-            model = PeftModel.from_pretrained(model, args.art / adapters[entry["level"]]).eval()
+            adapter = args.art / adapters[entry["level"]]
+            model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).double().eval()
         with Masked(whole, levels[entry["level"]], args.out / "repairs" / entry["name"]):
             expected = whole(rows[:2]).logits.double()
         found = model(rows[:2]).logits.double()
