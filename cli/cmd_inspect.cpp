@@ -58,9 +58,9 @@ ordered_json params_by_part(const ModelSpec& spec) {
   return parts;
 }
 
-/// The full model's file of an artifact in any of its layouts.
+/// The full model of an artifact in any of its layouts.
 fs::path full_model(const fs::path& artifact) {
-  for (const char* name : {"full.gguf", "model.gguf"})
+  for (const char* name : {"full.gguf", "model.gguf", "full"})
     if (fs::exists(artifact / name)) return artifact / name;
   return artifact / "full-00001-of-00002.gguf";
 }

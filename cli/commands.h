@@ -72,6 +72,7 @@ struct PlanCommand {
 struct ExportCommand {
   fs::path reordered, output, imatrix;
   exporter::ExportOptions options;
+  bool hf = false;  ///< Hugging Face directories; no options.types: as the model is stored
 };
 struct VerifyCommand {
   fs::path path, against;
@@ -102,8 +103,9 @@ Report run_eval(const Globals& globals, const EvalCommand& command);
 Report run_run(const Globals& globals, const RunCommand& command);
 Report run_sweep(const Globals& globals, const SweepCommand& command);
 
-/// Needs no LibTorch. (export.cpp)
+// Need no LibTorch. (export.cpp, export_hf.cpp)
 Report run_export(const Globals& globals, const ExportCommand& command);
+Report run_export_hf(const Globals& globals, const ExportCommand& command);
 
 /// Writes a plan, its plot if one is asked for, and says what it is. \param profile, curves  for --explain;
 /// may be null

@@ -233,4 +233,26 @@ std::string hf_config_json(const ModelSpec& spec, DType dtype) {
   return config.dump(2) + "\n";
 }
 
+std::string hf_config_json(const ModelSpec& spec, DType dtype, const std::string& source_config) {
+  using Ordered = nlohmann::ordered_json;
+  const auto made = Ordered::parse(hf_config_json(spec, dtype));
+  auto config = parse_json<Ordered>(source_config);
+  if (config.value("model_type", "") != spec.family) {
+    // What the source leaves to its family's defaults may have others here.
+    const bool has_rope = config.contains("rope_parameters");
+    for (const auto& [key, value] : made.items())
+      if (!config.contains(key) && !(has_rope && key.starts_with("rope_"))) config[key] = value;
+    for (const char* key : {"architectures", "model_type"}) config[key] = made.at(key);
+  }
+  for (const char* key : {"intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"})
+    config[key] = made.at(key);
+  for (const char* key : {"attention_bias", "mlp_bias"})
+    if (made.value(key, false)) config[key] = true;
+  for (const char* key : {"dtype", "torch_dtype"})
+    if (config.contains(key)) config[key] = made.at("torch_dtype");
+  if (!config.contains("dtype") && !config.contains("torch_dtype"))
+    config["torch_dtype"] = made.at("torch_dtype");
+  return config.dump(2) + "\n";
+}
+
 }  // namespace elastify

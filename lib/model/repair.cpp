@@ -104,20 +104,22 @@ std::vector<std::string> target_modules(const std::vector<ConstRepairPlace>& pla
   return targets;
 }
 
-Json adapter_config(const std::vector<ConstRepairPlace>& places) {
+Json adapter_config(const std::vector<ConstRepairPlace>& places, const std::string& base_model) {
   int64_t rank = 0;
   for (const ConstRepairPlace& place : places) rank = std::max(rank, place.repair->rank());
   Json ranks = Json::object();
   for (const ConstRepairPlace& place : places)
     if (place.repair->a && place.repair->rank() != rank)
       ranks[module_name(*place.tensor)] = place.repair->rank();
-  return {{"peft_type", "LORA"},     {"task_type", "CAUSAL_LM"},
-          {"inference_mode", true},  {"r", rank},
-          {"lora_alpha", rank},      {"rank_pattern", ranks},
-          {"alpha_pattern", ranks},  {"target_modules", target_modules(places)},
-          {"bias", "none"},          {"lora_dropout", 0.0},
-          {"fan_in_fan_out", false}, {"use_rslora", false},
-          {"use_dora", false}};
+  Json config = {{"peft_type", "LORA"},     {"task_type", "CAUSAL_LM"},
+                 {"inference_mode", true},  {"r", rank},
+                 {"lora_alpha", rank},      {"rank_pattern", ranks},
+                 {"alpha_pattern", ranks},  {"target_modules", target_modules(places)},
+                 {"bias", "none"},          {"lora_dropout", 0.0},
+                 {"fan_in_fan_out", false}, {"use_rslora", false},
+                 {"use_dora", false}};
+  if (!base_model.empty()) config["base_model_name_or_path"] = base_model;
+  return config;
 }
 
 Json read_json(const fs::path& file) {
@@ -198,7 +200,7 @@ class Tensors {
   std::set<std::string> left_;
 };
 
-void load_adapters(const fs::path& directory, const std::vector<RepairPlace>& places) {
+void read_adapters(const fs::path& directory, const std::vector<RepairPlace>& places) {
   const Json json = read_json(directory / kAdapterConfig);
   with_context((directory / kAdapters).string(), [&] {
     Tensors tensors(directory / kAdapters);
@@ -277,19 +279,36 @@ void check(const LevelRepairs& repairs, const ModelSpec& spec, const Level& leve
   }
 }
 
+void save_adapters(const LevelRepairs& repairs, const ModelSpec& spec, const Level& level,
+                   const std::string& base_model, const fs::path& directory) {
+  check(repairs, spec, level);
+  const std::vector<ConstRepairPlace> places = repair_places(repairs, spec, level.widths);
+  std::vector<NamedTensor> adapters;
+  for (const ConstRepairPlace& place : places) {
+    if (!place.repair->a) continue;
+    adapters.push_back({peft_name(*place.tensor, "A"), &*place.repair->a});
+    adapters.push_back({peft_name(*place.tensor, "B"), &*place.repair->b});
+  }
+  fs::create_directories(directory);
+  write_text(directory / kAdapterConfig, adapter_config(places, base_model).dump(2) + "\n");
+  write_tensors(directory / kAdapters, adapters);
+}
+
+LevelRepairs load_adapters(const fs::path& directory, const ModelSpec& spec, const Level& level) {
+  LevelRepairs repairs{.nominal = level.nominal, .compensation = "adapter", .layers = {}};
+  repairs.layers.resize(static_cast<size_t>(spec.n_layers));
+  read_adapters(directory, repair_places(repairs, spec, level.widths));
+  with_context((directory / kAdapters).string(), [&] { check(repairs, spec, level); });
+  return repairs;
+}
+
 void save_repairs(const LevelRepairs& repairs, const ModelSpec& spec, const Level& level,
                   const fs::path& directory) {
   check(repairs, spec, level);
-  const std::vector<ConstRepairPlace> places = repair_places(repairs, spec, level.widths);
-  std::vector<NamedTensor> adapters, weights;
-  for (const ConstRepairPlace& place : places) {
-    const MatrixRepair& repair = *place.repair;
-    if (repair.a) {
-      adapters.push_back({peft_name(*place.tensor, "A"), &*repair.a});
-      adapters.push_back({peft_name(*place.tensor, "B"), &*repair.b});
-    }
-    if (repair.weight) weights.push_back({place.tensor->name, &*repair.weight});
-    if (repair.bias) weights.push_back({bias_name(*place.tensor), &*repair.bias});
+  std::vector<NamedTensor> weights;
+  for (const ConstRepairPlace& place : repair_places(repairs, spec, level.widths)) {
+    if (place.repair->weight) weights.push_back({place.tensor->name, &*place.repair->weight});
+    if (place.repair->bias) weights.push_back({bias_name(*place.tensor), &*place.repair->bias});
   }
   fs::create_directories(directory);
   const Json description = {{"format", kFormat},
@@ -297,13 +316,10 @@ void save_repairs(const LevelRepairs& repairs, const ModelSpec& spec, const Leve
                             {"spec_hash", spec_hash(spec)},
                             {"level", repairs.nominal},
                             {"compensation", repairs.compensation},
-                            {"adapters", !adapters.empty()},
+                            {"adapters", repairs.has_adapters()},
                             {"weights", !weights.empty()}};
   write_text(directory / kDescription, description.dump(2) + "\n");
-  if (!adapters.empty()) {
-    write_text(directory / kAdapterConfig, adapter_config(places).dump(2) + "\n");
-    write_tensors(directory / kAdapters, adapters);
-  }
+  if (repairs.has_adapters()) save_adapters(repairs, spec, level, "", directory);
   if (!weights.empty()) write_tensors(directory / kWeights, weights);
 }
 
@@ -330,7 +346,7 @@ LevelRepairs load_repairs(const fs::path& directory, const ModelSpec& spec, cons
     has_weights = fields.boolean("weights").value_or(false);
   });
   const std::vector<RepairPlace> places = repair_places(repairs, spec, level.widths);
-  if (has_adapters) load_adapters(directory, places);
+  if (has_adapters) read_adapters(directory, places);
   if (has_weights)
     with_context((directory / kWeights).string(), [&] {
       Tensors tensors(directory / kWeights);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "export/lora_gguf.h"
 #include "export/slice.h"
 #include "model/imatrix.h"
 #include "model/permutation.h"
@@ -94,12 +95,13 @@ fs::path PlainFiles::file(double level) const {
   if (level >= 1 && !packed_.empty()) return packed_;  // as it is, it is the full model
   for (const char* suffix : {".gguf", "-00001-of-00002.gguf"})
     if (fs::path file = directory_ / (stem + suffix); fs::exists(file)) return file;
+  if (fs::exists(directory_ / stem / "config.json")) return directory_ / stem;
   std::vector<std::string> present;
   for (const auto& entry : fs::directory_iterator(directory_)) {
     const std::string name = entry.path().filename().string();
     const bool second = name.ends_with("-00002-of-00002.gguf");
-    if ((name.starts_with("level-") || name.starts_with("full")) && name.ends_with(".gguf") && !second)
-      present.push_back(name);
+    const bool model = (name.ends_with(".gguf") && !second) || fs::exists(entry.path() / "config.json");
+    if ((name.starts_with("level-") || name.starts_with("full")) && model) present.push_back(name);
   }
   std::sort(present.begin(), present.end());
   throw UsageError(fmt::format("{}: no level {}", artifact_.string(), level),
@@ -116,20 +118,66 @@ double stated_ratio(const fs::path& artifact, double level) {
   throw UsageError(fmt::format("{}: no level {} in manifest.json", artifact.string(), level));
 }
 
+std::string held_repairs(const fs::path& model) {
+  if (fs::is_directory(model)) return exporter::held_in_directory(model);
+  return GgufFile::open(model).metadata().string("elastify.repairs").value_or("");
+}
+
+std::optional<LevelRepairs> find_adapter(const fs::path& directory, const Checkpoint& model, double level) {
+  if (level >= 1) return std::nullopt;
+  const ModelSpec& spec = model.spec();
+  if (model.format() == SourceFormat::kHuggingFace) {
+    const fs::path adapter = directory / exporter::hf_adapter_name(level);
+    if (!fs::exists(adapter)) return std::nullopt;
+    return load_adapters(adapter, spec, make_level(spec, level, full_widths(spec)));
+  }
+  const fs::path adapter = directory / exporter::lora_name(level);
+  if (!fs::exists(adapter)) return std::nullopt;
+  return exporter::read_lora(
+      adapter, spec, GgufFile::open(model.path()).metadata().require_string("general.architecture"), level);
+}
+
+namespace {
+
+/// A reordered directory, read.
+struct Reordered {
+  Checkpoint model;
+  ElasticPlan plan;
+  Permutation permutation;
+  std::vector<LevelRepairs> repairs;
+};
+
+Reordered open_reordered(const fs::path& directory) {
+  if (!reorder::is_reordered(directory))
+    throw UsageError(fmt::format("{}: not a reordered directory (no permutation.h5 and plan.json in it)",
+                                 directory.string()),
+                     "run `elastify reorder` first and give the directory that it writes");
+  Checkpoint model = Checkpoint::open(directory);
+  const ModelSpec& spec = model.spec();
+  Reordered reordered{model,
+                      load_plan(directory / "plan.json", spec),
+                      load_permutation(directory / "permutation.h5", spec),
+                      {}};
+  for (const Level& level : reordered.plan.levels)
+    if (auto found = find_repairs(directory, spec, level)) reordered.repairs.push_back(std::move(*found));
+  return reordered;
+}
+
+/// With these two an artifact can be verified against the source alone.
+void copy_provenance(const fs::path& reordered, const fs::path& artifact) {
+  for (const char* name : {"permutation.h5", "plan.json"}) fs::copy_file(reordered / name, artifact / name);
+}
+
+}  // namespace
+
 std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
                                                    const exporter::ExportOptions& options,
                                                    const nlohmann::ordered_json& configuration,
                                                    const fs::path& output, bool replace,
                                                    const fs::path& imatrix) {
   require_absent(output, replace);
-  if (!reorder::is_reordered(reordered))
-    throw UsageError(fmt::format("{}: not a reordered directory (no permutation.h5 and plan.json in it)",
-                                 reordered.string()),
-                     "run `elastify reorder` first and give the directory that it writes");
-  const Checkpoint model = Checkpoint::open(reordered);
+  const auto [model, plan, permutation, repairs] = open_reordered(reordered);
   const auto vocabulary = find_vocabulary(reordered, {});
-  const ElasticPlan plan = load_plan(reordered / "plan.json", model.spec());
-  const Permutation permutation = load_permutation(reordered / "permutation.h5", model.spec());
   nlohmann::ordered_json resolved = configuration;
   resolved["storage"] = info(model.lossless_dtype()).name;
   std::optional<Imatrix> measured;
@@ -137,22 +185,29 @@ std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
     measured = open_imatrix(imatrix, model.spec());
     resolved["imatrix"] = imatrix.string();
   }
-  std::vector<LevelRepairs> repairs;
-  for (const Level& level : plan.levels)
-    if (auto found = find_repairs(reordered, model.spec(), level)) repairs.push_back(std::move(*found));
   AtomicDirectory directory(output, replace);
   auto files = exporter::export_model(model, vocabulary ? &*vocabulary : nullptr, permutation, plan, options,
                                       resolved, directory.path(), measured ? &*measured : nullptr, repairs);
-  // With these two an artifact can be verified against the source alone.
-  std::vector<fs::path> folders = {directory.path()};
-  if (options.types.size() > 1) {
-    folders.clear();
-    for (const auto& type : options.types) folders.push_back(directory.path() / type.name());
-  }
-  for (const fs::path& folder : folders)
-    for (const char* name : {"permutation.h5", "plan.json"}) fs::copy_file(reordered / name, folder / name);
+  if (options.types.size() == 1)
+    copy_provenance(reordered, directory.path());
+  else
+    for (const auto& type : options.types) copy_provenance(reordered, directory.path() / type.name());
   directory.commit();
   return files;
+}
+
+std::vector<exporter::HfLevel> write_hf_artifact(const fs::path& reordered,
+                                                 const exporter::HfExportOptions& options,
+                                                 const fs::path& output, bool replace) {
+  require_absent(output, replace);
+  const auto [model, plan, permutation, repairs] = open_reordered(reordered);
+  AtomicDirectory directory(output, replace);
+  auto levels = exporter::export_hf(
+      model, permutation, plan, options, repairs,
+      {{"export", to_json(options)}, {"storage", info(model.lossless_dtype()).name}}, directory.path());
+  copy_provenance(reordered, directory.path());
+  directory.commit();
+  return levels;
 }
 
 }  // namespace elastify::pipeline

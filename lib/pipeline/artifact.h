@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "export/export_hf.h"
 #include "export/export_model.h"
 
 // The step from a reordered directory to an artifact, and artifacts in all their layouts; free of LibTorch.
@@ -33,8 +34,8 @@ class PlainFiles {
   PlainFiles& operator=(const PlainFiles&) = delete;
 
   const fs::path& directory() const { return directory_; }
-  /// The model's file at this level: level-050.gguf, or the first part of its split.
-  /// \throws UsageError  listing the levels there are
+  /// The model at this level: level-050.gguf, the first part of its split, or the Hugging Face directory
+  /// level-050. \throws UsageError  listing the levels there are
   fs::path file(double level) const;
 
  private:
@@ -46,6 +47,13 @@ class PlainFiles {
 /// Share of the decoder weights that an artifact's level keeps, as it states it. \throws UsageError
 double stated_ratio(const fs::path& artifact, double level);
 
+/// Which repairs a level's GGUF file or Hugging Face directory itself holds, as it states it: "bias",
+/// "baked", "baked+bias" or empty.
+std::string held_repairs(const fs::path& model);
+/// The adapter of a level's model that lies in the same directory; none if there is none.
+/// \throws Error  naming file, tensor and both values
+std::optional<LevelRepairs> find_adapter(const fs::path& directory, const Checkpoint& model, double level);
+
 /// Exports a reordered directory.
 /// \param imatrix  importance matrix or profile of the source model, to be written along; empty: none
 std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
@@ -53,5 +61,9 @@ std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
                                                    const nlohmann::ordered_json& configuration,
                                                    const fs::path& output, bool replace,
                                                    const fs::path& imatrix = {});
+/// The same as Hugging Face directories.
+std::vector<exporter::HfLevel> write_hf_artifact(const fs::path& reordered,
+                                                 const exporter::HfExportOptions& options,
+                                                 const fs::path& output, bool replace);
 
 }  // namespace elastify::pipeline

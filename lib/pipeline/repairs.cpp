@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/size.h"
-#include "export/lora_gguf.h"
 #include "nn/host_tensor.h"
 #include "nn/token_ids.h"
 #include "profile/memory.h"
@@ -106,19 +105,17 @@ namespace {
 
 AppliedRepairs of_artifact(double level, const OpenModel& model, const nn::Decoder& decoder, bool wanted) {
   const fs::path& file = model.checkpoint.path();
-  const GgufFile opened = GgufFile::open(file);
-  const std::string held = opened.metadata().string("elastify.repairs").value_or("");
+  const std::string held = held_repairs(file);
   AppliedRepairs repairs;
   if (!held.empty()) repairs.name = held;
   if (!wanted && !held.empty())
     log::warn("{}: its own {} cannot be left off; evaluate the reordered directory to do without",
               file.string(), held == "bias" ? "biases" : "weights");
-  const fs::path adapter = model.files->directory() / exporter::lora_name(level);
-  if (!wanted || !fs::exists(adapter)) return repairs;
-  const LevelRepairs found = exporter::read_lora(
-      adapter, model.checkpoint.spec(), opened.metadata().require_string("general.architecture"), level);
+  if (!wanted) return repairs;
+  const auto adapter = find_adapter(model.files->directory(), model.checkpoint, level);
+  if (!adapter) return repairs;
   repairs.name = held.empty() ? "adapter" : "adapter+" + held;
-  repairs.layers = to_layer_repairs(found, decoder);
+  repairs.layers = to_layer_repairs(*adapter, decoder);
   return repairs;
 }
 

@@ -178,6 +178,10 @@ class Verifier {
   }
 
   void check_hash(const json& listed, const fs::path& directory) const {
+    if (listed.contains("parts")) {
+      for (const auto& part : listed.at("parts")) check_hash(part, directory);
+      return;
+    }
     const auto name = listed.at("name").get<std::string>();
     const fs::path path = directory / name;
     if (!fs::exists(path)) refute("{}: listed in manifest.json, but not there", name);
@@ -195,7 +199,8 @@ class Verifier {
     for (const char* kind : {"packed", "common"})
       if (listed.contains(kind)) check_hash(listed.at(kind), output_), ++n;
     for (const char* kind : {"files", "adapters", "imatrices"})
-      for (const auto& file : listed.value(kind, json::array())) check_hash(file, files_), ++n;
+      for (const auto& file : listed.value(kind, json::array()))
+        check_hash(file, files_), n += file.contains("parts") ? file.at("parts").size() : 1;
     return fmt::format("{} files", n);
   }
 
@@ -261,7 +266,7 @@ class Verifier {
     for (const auto& file : listed.at("files")) {
       const auto name = file.at("name").get<std::string>();
       const auto nominal = file.at("level").get<double>();
-      if (fs::path(name).extension() != ".gguf" || nominal >= 1) continue;
+      if ((fs::path(name).extension() != ".gguf" && !file.contains("parts")) || nominal >= 1) continue;
       const Level& level = find_level(plan_, nominal);
       const Checkpoint sub = Checkpoint::open(files_ / name);
       const OwnTensors own = own_tensors(files_ / name);
@@ -293,8 +298,7 @@ class Verifier {
       const TensorSpec& tensor = sub.spec().tensors[i];
       if (!own.may_replace(tensor) && (spec_.find(tensor.name) >= 0 || !own.may_add(tensor))) continue;
       refuting(name + ": ", [&] { check_own_tensor(tensor, sub.load(i)); });
-      (tensor.shape.size() > 1 ? n_weights : n_biases) +=
-          tensor.role == Role::kGateBias || tensor.role == Role::kUpBias ? 0 : 1;
+      (tensor.shape.size() > 1 ? n_weights : n_biases) += is_filler(tensor) ? 0 : 1;
     }
     return (n_weights > 0
                 ? fmt::format("; {}: own weights: {} tensors, checked by hash only", name, n_weights)

@@ -63,15 +63,12 @@ std::string check_reordered(const fs::path& output, const ModelSpec& spec, const
 
 std::string check_artifact(const fs::path& output, const ElasticPlan& plan) {
   std::vector<std::string> found;
+  const std::string suffix = fs::exists(output / "full") ? "" : ".gguf";
   for (const Level& level : plan.levels) {
-    const fs::path adapter = output / exporter::lora_name(level.nominal);
-    if (level.nominal >= 1 || !fs::exists(adapter)) continue;
-    const fs::path file = PlainFiles::of(output, std::nullopt)->file(level.nominal);
-    const Checkpoint model = Checkpoint::open(file);
-    const LevelRepairs repairs = exporter::read_lora(
-        adapter, model.spec(), GgufFile::open(file).metadata().require_string("general.architecture"),
-        level.nominal);
-    found.push_back(adapter.filename().string() + ": " + describe(repairs));
+    const std::string name = fs::path(exporter::lora_name(level.nominal)).stem().string() + suffix;
+    if (level.nominal >= 1 || !fs::exists(output / name)) continue;
+    const Checkpoint model = Checkpoint::open(PlainFiles::of(output, std::nullopt)->file(level.nominal));
+    found.push_back(name + ": " + describe(*find_adapter(output, model, level.nominal)));
   }
   return fmt::format("{}", fmt::join(found, "; "));
 }
@@ -83,18 +80,22 @@ bool OwnTensors::may_replace(const TensorSpec& tensor) const {
          (biases && (tensor.role == Role::kAttnOutBias || tensor.role == Role::kDownBias));
 }
 bool OwnTensors::may_add(const TensorSpec& tensor) const {
-  return biases && (tensor.role == Role::kAttnOutBias || tensor.role == Role::kDownBias ||
-                    tensor.role == Role::kGateBias || tensor.role == Role::kUpBias);
+  return biases && (tensor.role == Role::kAttnOutBias || tensor.role == Role::kDownBias || is_filler(tensor));
+}
+
+bool is_filler(const TensorSpec& tensor) {
+  return tensor.role == Role::kGateBias || tensor.role == Role::kUpBias || tensor.role == Role::kQueryBias ||
+         tensor.role == Role::kKeyBias || tensor.role == Role::kValueBias;
 }
 
 OwnTensors own_tensors(const fs::path& level_file) {
-  const std::string held = GgufFile::open(level_file).metadata().string("elastify.repairs").value_or("");
+  const std::string held = held_repairs(level_file);
   return {.weights = held.find("baked") != std::string::npos,
           .biases = held.find("bias") != std::string::npos};
 }
 
 void check_own_tensor(const TensorSpec& tensor, const HostTensor& found) {
-  const bool zero = tensor.role == Role::kGateBias || tensor.role == Role::kUpBias;
+  const bool zero = is_filler(tensor);
   int64_t element = 0;
   float value = 0;
   if (!is_zero_or_finite(found, zero, element, value))

@@ -21,13 +21,16 @@ struct OwnTensors {
   bool any() const { return weights || biases; }
   /// Whether this tensor may differ from the prefix.
   bool may_replace(const TensorSpec& tensor) const;
-  /// Whether the source may lack this tensor: biases; those of gate and up are zeros.
+  /// Whether the source may lack this tensor: biases.
   bool may_add(const TensorSpec& tensor) const;
 };
-/// As the file states it; nothing for files without repairs.
+/// Biases of q, k, v, gate and up: where the source lacks them they are zeros, there because o or down has
+/// one.
+bool is_filler(const TensorSpec& tensor);
+/// As the file or Hugging Face directory states it; nothing for files without repairs.
 OwnTensors own_tensors(const fs::path& level_file);
 
-/// A tensor of the level's own: finite numbers, and zeros where only down has a bias. \throws Error
+/// A tensor of the level's own: finite numbers, and zeros in a filler. \throws Error
 void check_own_tensor(const TensorSpec& tensor, const HostTensor& found);
 
 bool has_repairs(const fs::path& output, bool artifact);

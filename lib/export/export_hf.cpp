@@ -1,0 +1,353 @@
+#include "export/export_hf.h"
+
+#include <fmt/ranges.h>
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/progress.h"
+#include "base/version.h"
+#include "data/companions.h"
+#include "export/level_repairs.h"
+#include "export/lora_gguf.h"
+#include "model/families/families.h"
+
+namespace elastify::exporter {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kConfig = "config.json";
+constexpr const char* kRepairsKey = "elastify.repairs";
+constexpr int64_t kSlabElements = int64_t{1} << 20;
+
+/// One level's directory on its way.
+class LevelDirectory {
+ public:
+  LevelDirectory(Level level, ModelSpec model, const LevelRepairs* repairs, DType type)
+      : level_(std::move(level)), model_(std::move(model)), repairs_(repairs), type_(type) {
+    listed_.name = level_.nominal >= 1 ? "full" : level_name(level_.nominal);
+    listed_.nominal = level_.nominal;
+    listed_.n_params = n_params(model_, full_widths(model_));
+    listed_.decoder_ratio = level_.decoder_ratio;
+    listed_.total_ratio = level_.total_ratio;
+    listed_.architecture = family_named(model_.family).hf_architecture;
+    if (repairs_ != nullptr) listed_.compensation = repairs_->compensation;
+  }
+
+  /// Everything but the weights, whose files are opened.
+  void open(const Checkpoint& source, const Permutation& permutation, uint64_t shard_bytes,
+            const fs::path& artifact) {
+    path_ = artifact / listed_.name;
+    fs::create_directory(path_);
+    put(kConfig, hf_config_json(model_, type_, read_text(source.path() / kConfig)));
+    const Companions companions = find_companions(source.path());
+    listed_.has_tokenizer = companions.has_tokenizer;
+    for (const auto* names : {&companions.model, &companions.tokenizer})
+      for (const std::string& name : *names) put(name, read_text(source.path() / name));
+    if (repairs_ != nullptr && repairs_->has_adapters()) write_adapter(source.spec(), artifact);
+
+    std::map<std::string, std::string> about = {{"format", "pt"},
+                                                {"elastify.version", std::string(kVersion)},
+                                                {"elastify.level", fmt::format("{}", level_.nominal)},
+                                                {"elastify.spec_hash", spec_hash(source.spec())},
+                                                {"elastify.permutation_digest", digest(permutation)}};
+    if (repairs_ != nullptr)
+      if (std::string held = held_in_file(*repairs_); !held.empty()) about[kRepairsKey] = std::move(held);
+    std::vector<TensorInfo> tensors;
+    for (const TensorSpec& tensor : model_.tensors) tensors.push_back({tensor.name, type_, tensor.shape});
+    weights_ = std::make_unique<ShardedSafetensorsWriter>(path_, tensors, std::move(about), shard_bytes);
+  }
+
+  /// Takes what the level keeps of some rows. \param rows  in the directory's type \param first  of them
+  void write(const TensorSpec& tensor, const HostTensor& rows, int64_t first) {
+    if (first == 0) {
+      write_added_before(tensor.name);
+      ++next_;
+    }
+    if (repairs_ != nullptr && is_replaced(tensor, *repairs_)) {
+      if (first > 0) return;
+      const bool is_vector = tensor.shape.size() < 2;
+      const HostTensor own =
+          *replaced(tensor, is_vector ? convert(rows, DType::kF32) : HostTensor{}, *repairs_, type_);
+      weights_->write(convert(own, type_).bytes);
+      return;
+    }
+    const Shape shape = shape_at(tensor, level_.widths);
+    const bool is_vector = shape.size() < 2;
+    const int64_t n = std::min(is_vector ? 1 : rows.shape[0], (is_vector ? 1 : shape[0]) - first);
+    if (n <= 0) return;
+    const uint64_t kept = row_bytes(type_, shape.back()), full = row_bytes(type_, tensor.shape.back());
+    const auto n_rows = static_cast<uint64_t>(n);
+    if (kept == full) {
+      weights_->write(rows.bytes.first(n_rows * full));
+      return;
+    }
+    packed_.resize(n_rows * kept);
+    for (uint64_t i = 0; i < n_rows; ++i)
+      std::memcpy(packed_.data() + i * kept, rows.bytes.data() + i * full, kept);
+    weights_->write(packed_);
+  }
+
+  HfLevel finish() {
+    write_added_before("");
+    for (WrittenFile& file : weights_->finish()) listed_.files.push_back(std::move(file));
+    return std::move(listed_);
+  }
+
+ private:
+  void put(const std::string& name, const std::string& text) {
+    write_text(path_ / name, text);
+    listed_.files.push_back({name, text.size(), sha256_hex(text)});
+  }
+
+  void write_adapter(const ModelSpec& spec, const fs::path& artifact) {
+    HfDirectory adapter{.name = hf_adapter_name(level_.nominal),
+                        .nominal = level_.nominal,
+                        .n_params = n_lora_params(*repairs_),
+                        .files = {}};
+    const fs::path directory = artifact / adapter.name;
+    save_adapters(*repairs_, spec, level_, listed_.name, directory);
+    for (const char* name : {"adapter_config.json", "adapter_model.safetensors"})
+      adapter.files.push_back({name, fs::file_size(directory / name), sha256_file(directory / name)});
+    listed_.adapter = std::move(adapter);
+  }
+
+  /// Biases that the source lacks: the repairs', and zeros where config.json has them with these.
+  void write_added_before(const std::string& name) {
+    for (; next_ < model_.tensors.size() && model_.tensors[next_].name != name; ++next_) {
+      const TensorSpec& tensor = model_.tensors[next_];
+      const MatrixRepair* repair = nullptr;
+      const LayerRepairs& layer = repairs_->layers.at(static_cast<size_t>(tensor.layer));
+      if (tensor.role == Role::kAttnOutBias) repair = &layer.attention_out;
+      if (tensor.role == Role::kDownBias) repair = &layer.down;
+      const HostTensor bias =
+          repair != nullptr && repair->bias ? *repair->bias : HostTensor::allocate(type_, tensor.shape);
+      weights_->write(convert(bias, type_).bytes);
+    }
+  }
+
+  Level level_;
+  ModelSpec model_;
+  const LevelRepairs* repairs_;
+  DType type_;
+  HfLevel listed_;
+  fs::path path_;
+  std::unique_ptr<ShardedSafetensorsWriter> weights_;
+  size_t next_ = 0;  ///< of the model's tensors
+  std::vector<std::byte> packed_;
+};
+
+/// From wide to narrow.
+std::vector<Level> chosen_levels(const ElasticPlan& plan, const std::vector<double>& asked) {
+  std::vector<const Level*> wanted;
+  for (const double nominal : asked) wanted.push_back(&find_level(plan, nominal));
+  std::vector<Level> levels;
+  for (auto level = plan.levels.rbegin(); level != plan.levels.rend(); ++level)
+    if (asked.empty() || level->nominal >= 1 ||
+        std::find(wanted.begin(), wanted.end(), &*level) != wanted.end())
+      levels.push_back(*level);
+  return levels;
+}
+
+std::vector<LevelDirectory> plan_directories(const ModelSpec& spec, const ElasticPlan& plan,
+                                             const HfExportOptions& options, DType type,
+                                             const std::vector<LevelRepairs>& all_repairs) {
+  std::vector<LevelDirectory> directories;
+  std::vector<std::string> problems;
+  std::string hint;
+  for (Level& level : chosen_levels(plan, options.levels)) {
+    const LevelRepairs* repairs = nullptr;
+    for (const LevelRepairs& each : all_repairs)
+      if (level.nominal < 1 && level_name(each.nominal) == level_name(level.nominal)) repairs = &each;
+    try {
+      if (repairs != nullptr) check(*repairs, spec, level);
+      ModelSpec model = hf_level_model(spec, level, repairs);
+      directories.emplace_back(std::move(level), std::move(model), repairs, type);
+    } catch (const Error& error) {
+      problems.push_back(
+          fmt::format("{}: {}", level.nominal >= 1 ? "full" : level_name(level.nominal), error.what()));
+      hint = error.hint();
+    }
+  }
+  if (!problems.empty()) throw Error(fmt::format("{}", fmt::join(problems, "; ")), hint);
+  return directories;
+}
+
+void write_weights(const Checkpoint& source, std::vector<LevelDirectory>& directories, DType type) {
+  const ModelSpec& spec = source.spec();
+  Progress progress("export", static_cast<int64_t>(spec.tensors.size()), "tensors");
+  for (size_t i = 0; i < spec.tensors.size(); ++i) {
+    const TensorSpec& tensor = spec.tensors[i];
+    check_interrupt();
+    const HostTensor whole = source.load(i);
+    const int64_t columns = tensor.shape.back(), n_rows = tensor.shape.size() < 2 ? 1 : tensor.shape[0];
+    const int64_t step = std::max<int64_t>(1, kSlabElements / columns);
+    for (int64_t first = 0; first < n_rows; first += step) {
+      const int64_t n = std::min(step, n_rows - first);
+      const uint64_t row = row_bytes(whole.dtype, columns);
+      const HostTensor part{
+          whole.dtype, tensor.shape.size() < 2 ? tensor.shape : Shape{n, columns},
+          whole.bytes.subspan(static_cast<uint64_t>(first) * row, static_cast<uint64_t>(n) * row),
+          whole.owner};
+      const HostTensor rows = with_context(tensor.name, [&] { return convert(part, type); });
+      std::exception_ptr failure;
+#pragma omp parallel for schedule(dynamic)
+      for (size_t k = 0; k < directories.size(); ++k) {
+        try {
+          directories[k].write(tensor, rows, first);
+        } catch (...) {
+#pragma omp critical(elastify_export_hf)
+          if (!failure) failure = std::current_exception();
+        }
+      }
+      if (failure) std::rethrow_exception(failure);
+      source.release_pages();
+    }
+    progress.advance(1);
+  }
+}
+
+Json files_json(const std::string& directory, const std::vector<WrittenFile>& files) {
+  Json listed = Json::array();
+  for (const WrittenFile& file : files)
+    listed.push_back({{"name", directory + "/" + file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
+  return listed;
+}
+
+Json manifest_json(const std::vector<HfLevel>& levels, const ModelSpec& spec, const Permutation& permutation,
+                   DType type, const Json& configuration) {
+  Json listed = Json::array(), adapters = Json::array();
+  for (const HfLevel& level : levels) {
+    listed.push_back({{"name", level.name},
+                      {"level", level.nominal},
+                      {"architecture", level.architecture},
+                      {"decoder_ratio", level.decoder_ratio},
+                      {"total_ratio", level.total_ratio},
+                      {"n_params", level.n_params},
+                      {"bytes", level.bytes()},
+                      {"tokenizer", level.has_tokenizer},
+                      {"compensation", level.compensation},
+                      {"parts", files_json(level.name, level.files)}});
+    if (level.adapter)
+      adapters.push_back({{"name", level.adapter->name},
+                          {"level", level.nominal},
+                          {"n_params", level.adapter->n_params},
+                          {"bytes", level.adapter->bytes()},
+                          {"parts", files_json(level.adapter->name, level.adapter->files)}});
+  }
+  Json manifest{{"format", "elastify.artifact"},
+                {"version", 1},
+                {"tool", {{"name", "elastify"}, {"version", kVersion}}},
+                {"spec_hash", spec_hash(spec)},
+                {"permutation_digest", digest(permutation)},
+                {"layout", "huggingface"},
+                {"type", info(type).name},
+                {"configuration", configuration},
+                {"files", std::move(listed)}};
+  if (!adapters.empty()) manifest["adapters"] = std::move(adapters);
+  return manifest;
+}
+
+}  // namespace
+
+Json to_json(const HfExportOptions& options) {
+  return {{"hf", true},
+          {"type", options.type ? Json(info(*options.type).name) : Json()},
+          {"levels", options.levels}};
+}
+
+uint64_t HfDirectory::bytes() const {
+  uint64_t sum = 0;
+  for (const WrittenFile& file : files) sum += file.bytes;
+  return sum;
+}
+
+std::string hf_adapter_name(double nominal) {
+  return fs::path(lora_name(nominal)).stem().string();
+}
+
+std::string held_in_directory(const fs::path& directory) {
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with("model") || !name.ends_with(".safetensors")) continue;
+    const SafetensorsFile file = SafetensorsFile::open(entry.path());
+    const auto held = file.metadata().find(kRepairsKey);
+    return held == file.metadata().end() ? "" : held->second;
+  }
+  return "";
+}
+
+ModelSpec hf_level_model(const ModelSpec& spec, const Level& level, const LevelRepairs* repairs) {
+  ModelSpec model = narrowed(spec, level.widths);
+  if (!model.is_uniform())
+    throw Error("widths differ by layer, which no config.json of transformers can say",
+                "plan with `uniform`, choose other --levels, or leave out --hf: a GGUF can say it");
+  bool attention_bias = false;
+  if (repairs != nullptr)
+    for (const ConstRepairPlace& place : repair_places(*repairs, spec, level.widths))
+      if (place.repair->bias) (place.tensor->role == Role::kDown ? model.mlp_bias : attention_bias) = true;
+  model.attn_out_bias |= attention_bias;
+  if (family_named(spec.family).config.attention_bias_key) model.qkv_bias |= attention_bias;
+  if (repairs != nullptr && repairs->has_biases()) {
+    try {
+      hf_config_json(model, DType::kF32);
+    } catch (const Error& error) {
+      throw Error(fmt::format("compensation '{}': {}", repairs->compensation, error.what()),
+                  "reorder with --compensate adapter or baked, which need no biases, or leave out --hf");
+    }
+  }
+  if (model.family == "llama" && model.d_model % model.n_heads() != 0) {
+    if (model.attn_out_bias || model.mlp_bias)
+      throw Error(
+          fmt::format("{} heads beside a hidden_size of {}, which is no multiple: transformers refuses it in "
+                      "llama models, and mistral ones, which may have it, have no biases",
+                      model.n_heads(), model.d_model),
+          "reorder with --compensate adapter or baked, choose other --levels, or leave out --hf");
+    model.family = "mistral";
+  }
+  complete_spec(model);
+  hf_config_json(model, DType::kF32);  // throws for what it cannot say
+  return model;
+}
+
+std::vector<HfLevel> export_hf(const Checkpoint& source, const Permutation& permutation,
+                               const ElasticPlan& plan, const HfExportOptions& options,
+                               const std::vector<LevelRepairs>& repairs, const Json& configuration,
+                               const fs::path& directory) {
+  const ModelSpec& spec = source.spec();
+  check(permutation, spec);
+  check(plan, spec);
+  if (source.format() != SourceFormat::kHuggingFace)
+    fail("{}: expected a reordered Hugging Face directory", source.path().string());
+  const DType type = options.type.value_or(source.lossless_dtype());
+  if (!is_float(type))
+    throw UsageError(fmt::format("type: {} cannot be stored in a Hugging Face directory", info(type).name),
+                     "take f32, f16 or bf16, or leave out --hf: GGUF files hold quantised types");
+  std::vector<LevelDirectory> directories = plan_directories(spec, plan, options, type, repairs);
+  if (!fs::is_directory(directory) || !fs::is_empty(directory))
+    fail("{}: expected an empty directory", directory.string());
+
+  std::vector<HfLevel> listed;
+  try {
+    for (LevelDirectory& each : directories) each.open(source, permutation, options.shard_bytes, directory);
+    write_weights(source, directories, type);
+    for (LevelDirectory& each : directories) listed.push_back(each.finish());
+    const Json manifest = manifest_json(listed, spec, permutation, type, configuration);
+    write_text(directory / "manifest.json",
+               manifest.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  } catch (...) {
+    directories.clear();  // closes the writers, which removes what they have not finished
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(directory, ignored))
+      fs::remove_all(entry.path(), ignored);
+    throw;
+  }
+  return listed;
+}
+
+}  // namespace elastify::exporter
