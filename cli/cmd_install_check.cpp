@@ -46,6 +46,7 @@ Report run_install_check(const Globals& globals, const InstallCheckCommand& comm
   if (!command.latency_table.empty()) require_absent(command.latency_table, globals.force);
   pipeline::InstallOptions options = command.options;
   options.job.threads = globals.threads;
+  options.for_latency_table = !command.latency_table.empty();
   const pipeline::InstallReport checked = pipeline::check_install(command.path, options);
 
   Report report;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <set>
 
+#include <fmt/ranges.h>
+
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -97,8 +99,17 @@ std::vector<Subject> subjects_in(const fs::path& path) {
   return subjects;
 }
 
-std::string folder_of(const std::string& file) {
-  return fs::path(file).parent_path().string();
+/// Times of several runtimes, or of several types, do not compare.
+void require_one_series(const std::vector<Runtime>& runtimes, const fs::path& path) {
+  std::vector<std::string> names;
+  for (const Runtime& runtime : runtimes) names.push_back(name_of(runtime.kind));
+  if (names.size() > 1)
+    throw UsageError(fmt::format("a latency table is of one runtime, found are {}", fmt::join(names, ", ")),
+                     "choose one with --runtime");
+  if (const auto folders = artifact_folders(path); folders.size() > 1)
+    throw UsageError(
+        fmt::format("a latency table is of one type, {} has {}", path.string(), fmt::join(folders, ", ")),
+        fmt::format("give {}", (path / folders.front()).string()));
 }
 
 }  // namespace
@@ -110,6 +121,7 @@ bool InstallReport::all_load() const {
 
 InstallReport check_install(const fs::path& path, const InstallOptions& options) {
   InstallReport report{.runtimes = find_runtimes(options.runtimes), .rows = {}};
+  if (options.for_latency_table) require_one_series(report.runtimes, path);
   const std::vector<Subject> subjects = subjects_in(path);
   Progress progress("loading", static_cast<int64_t>(subjects.size() * report.runtimes.size()), "files");
   for (const Subject& subject : subjects)
@@ -128,20 +140,10 @@ InstallReport check_install(const fs::path& path, const InstallOptions& options)
 }
 
 nlohmann::ordered_json latency_rows(const InstallReport& report, const LoadJob& job) {
-  if (report.runtimes.size() != 1) {
-    std::string names;
-    for (const Runtime& runtime : report.runtimes)
-      names += (names.empty() ? "" : ", ") + name_of(runtime.kind);
-    throw UsageError(
-        fmt::format("a latency table is of one runtime, these are {}: {}", report.runtimes.size(), names),
-        "choose one with --runtime");
-  }
-  std::set<std::string> folders;
   std::set<int64_t> sizes;
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const InstallRow& row : report.rows) {
     if (!row.adapter.empty() || !row.outcome.loads.value_or(false) || row.n_params == 0) continue;
-    folders.insert(folder_of(row.file));
     sizes.insert(row.n_params);
     const auto add = [&](int64_t n_prompt, int64_t n_gen, double tokens_per_second) {
       nlohmann::ordered_json entry = {
@@ -156,9 +158,6 @@ nlohmann::ordered_json latency_rows(const InstallReport& report, const LoadJob& 
     add(job.n_prompt, 0, row.outcome.prompt_tokens_per_second);
     add(0, job.n_generate, row.outcome.generation_tokens_per_second);
   }
-  if (folders.size() > 1)
-    throw UsageError("a latency table is of one type, this artifact has several",
-                     fmt::format("give one of its folders, such as {}", *folders.begin()));
   if (sizes.size() < 2)
     throw Error(
         fmt::format("a latency table needs two models of different size that load, got {}", sizes.size()),

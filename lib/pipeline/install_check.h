@@ -12,6 +12,7 @@ namespace elastify::pipeline {
 struct InstallOptions {
   std::vector<std::string> runtimes;  ///< as find_runtimes() takes them; empty: all there are
   LoadJob job;                        ///< tokens, threads and time limit of every file
+  bool for_latency_table = false;  ///< refuse what latency_rows() cannot compare, before anything is loaded
 };
 
 /// One file in one runtime.
@@ -31,12 +32,12 @@ struct InstallReport {
 };
 
 /// Loads every model of an artifact, alone and with its level's adapter, in every runtime. Of a packed file
-/// the file itself (the full model) and every level sliced out of it. Takes a single GGUF file, too. \throws
-/// Error  if no runtime is found, or the path holds no models
+/// the file itself (the full model) and every level sliced out of it. Takes a single GGUF file, too.
+/// \throws Error  if no runtime is found, or the path holds no models
+/// \throws UsageError  for a latency table of several runtimes or types
 InstallReport check_install(const fs::path& path, const InstallOptions& options);
 
 /// Measured times as `llama-bench -o json` lists them, which LatencyTable reads: models without adapters.
-/// \throws UsageError  if the report has several runtimes, or several types: their times do not compare
 /// \throws Error  if fewer than two models load
 nlohmann::ordered_json latency_rows(const InstallReport& report, const LoadJob& job);
 
