@@ -99,7 +99,8 @@ void add_install_check(CLI::App& app, const Globals& globals, Action& action) {
       ->add_option("--runtime", args->options.runtimes,
                    "llama.cpp, node-llama-cpp or llama.node, as NAME or NAME=FOLDER; may be given several "
                    "times [all that are found]")
-      ->type_name("NAME[=FOLDER]");
+      ->type_name("NAME[=FOLDER]")
+      ->allow_extra_args(false);
   command->add_option("--prompt", job.n_prompt, "tokens of the prompt")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

@@ -16,54 +16,51 @@ using test::run_elastify;
 using Json = nlohmann::json;
 
 /// As fast as its file is small, to the byte.
-constexpr const char* kBench = R"(#!/bin/sh
+constexpr const char* kBench = R"sh(#!/bin/sh
 while [ $# -gt 0 ]; do
   case $1 in -m) model=$2;; -p) n_prompt=$2;; -n) n_gen=$2;; -t) threads=$2;; esac
   shift
 done
 echo "threads $threads" >> "$0.log"
 size=$(stat -Lc %s "$model")
-[ "$(head -c 4 "$model")" = GGUF ] || {
-  echo "llama_model_load: error loading model: invalid magic" > &2;
-  exit 1;
-}
+[ "$(head -c 4 "$model")" = GGUF ] || { echo "llama_model_load: error loading model: invalid magic" >&2; exit 1; }
 echo "[{\"n_prompt\": $n_prompt, \"n_gen\": 0, \"avg_ts\": $((1000000000 / size))},
-{\"n_prompt\": 0, \"n_gen\": $n_gen, \"avg_ts\": $((100000000 / size))}]"
-)";
+       {\"n_prompt\": 0, \"n_gen\": $n_gen, \"avg_ts\": $((100000000 / size))}]"
+)sh";
 
 void write_program(const fs::path& path, const std::string& text) {
-    fs::create_directories(path.parent_path());
-    write_text(path, text);
-    fs::permissions(path, fs::perms::owner_all);
+  fs::create_directories(path.parent_path());
+  write_text(path, text);
+  fs::permissions(path, fs::perms::owner_all);
+}
+
+struct Subject {
+  test::TemporaryDirectory work;
+  test::RepairedFixture made{test::make_tiny_spec("llama"), plan::Method::kUniform, true, true, false};
+  fs::path bench = work / "runtime/llama-bench";
+  Subject() { write_program(bench, kBench); }
+
+  std::string artifact(const std::string& name, const std::string& options) const {
+    const fs::path path = work / name;
+    const Outcome done =
+        run_elastify(fmt::format("export {} {} -o {}", made.reordered().string(), options, path.string()));
+    REQUIRE_MESSAGE(done.status == 0, done.err);
+    return path.string();
   }
-
-  struct Subject {
-    test::TemporaryDirectory work;
-    test::RepairedFixture made{test::make_tiny_spec("llama"), plan::Method::kUniform, true, true, false};
-    fs::path bench = work / "runtime/llama-bench";
-    Subject() { write_program(bench, kBench); }
-
-    std::string artifact(const std::string& name, const std::string& options) const {
-      const fs::path path = work / name;
-      const Outcome done =
-          run_elastify(fmt::format("export {} {} -o {}", made.reordered().string(), options, path.string()));
-      REQUIRE_MESSAGE(done.status == 0, done.err);
-      return path.string();
-    }
-    Outcome check(const std::string& args) const {
-      return run_elastify(
-          fmt::format("install-check --runtime llama.cpp={} {}", bench.parent_path().string(), args));
-    }
-  };
-
-  /// File and adapter -> what it says of loading.
-  std::map<std::string, std::string> rows_of(const std::string& text) {
-    std::map<std::string, std::string> rows;
-    const Json report = Json::parse(text);
-    for (const Json& row : report.at("files"))
-      rows[row.at("file").get<std::string>() + (row.contains("adapter") ? "+" : "")] = row.at("loads").dump();
-    return rows;
+  Outcome check(const std::string& args) const {
+    return run_elastify(
+        fmt::format("install-check --runtime llama.cpp={} {}", bench.parent_path().string(), args));
   }
+};
+
+/// File and adapter -> what it says of loading.
+std::map<std::string, std::string> rows_of(const std::string& text) {
+  std::map<std::string, std::string> rows;
+  const Json report = Json::parse(text);
+  for (const Json& row : report.at("files"))
+    rows[row.at("file").get<std::string>() + (row.contains("adapter") ? "+" : "")] = row.at("loads").dump();
+  return rows;
+}
 
 }  // namespace
 
@@ -90,7 +87,7 @@ TEST_SUITE("cli") {
         {"types", "--type f16,f32", types}};
     for (const auto& [name, options, expected] : layouts) {
       CAPTURE(name);
-      const Outcome checked = subject.check("--json " + subject.artifact(name, options));
+      const Outcome checked = subject.check(subject.artifact(name, options) + " --json");
       REQUIRE_MESSAGE(checked.status == 0, checked.err);
       CHECK((rows_of(checked.out) == expected));
     }

@@ -4,6 +4,7 @@
 // What a level may not be at all is refused earlier: tests/export/architecture_test.cpp.
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <map>
 #include <nlohmann/json.hpp>
@@ -235,7 +236,7 @@ TEST_SUITE("interop") {
         const Model full = check_keys(packed.metadata());
         check_widths(full);
         check_tensors(packed, full, variant.spec.n_vocab, false);
-        CHECK(full.d_ff.front() == variant.spec.d_ff);
+        CHECK(full.d_ff.front() == variant.spec.d_ff());
       }
     CHECK(n_models > 100);
   }
