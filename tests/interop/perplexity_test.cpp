@@ -53,22 +53,22 @@ TEST_SUITE("interop") {
     const test::Outcome reordered =
         test::run_elastify(fmt::format("reorder {0}/models/stories3M/stories3M-q80.bin --tokenizer "
                                        "{0}/models/stories3M/tok4096.model --data {1} "
-                                       "--tokens 2048 --plan uniform --levels 0.5,0.8 -o {2}/reordered",
+                                       "--tokens 2048 --plan uniform --levels 0.8 -o {2}/reordered",
                                        shared.string(), text, work.path().string()));
     REQUIRE_MESSAGE(reordered.status == 0, reordered.err);
-    const test::Outcome exported = test::run_elastify(fmt::format(
-        "export {0}/reordered --type f32,f16,q8_0,q5_1,q4_0 -o {0}/artifact", work.path().string()));
+    const test::Outcome exported = test::run_elastify(
+        fmt::format("export {0}/reordered --type f32,q8_0,q5_1,q4_0 -o {0}/artifact", work.path().string()));
     REQUIRE_MESSAGE(exported.status == 0, exported.err);
     const fs::path artifact = work / "artifact";
     const pipeline::OpenModel model = pipeline::open_model(artifact / "f32", {}, 1.0);
     const nn::Decoder decoder(model.checkpoint, {});
     const TokenBatches batches =
         pipeline::load_batches(model, decoder, {text}, kWindow, kTokens, std::nullopt);
-    for (const Case& each : std::initializer_list<Case>{
-             {"f32", 1e-3}, {"f16", 1e-3}, {"q8_0", 5e-3}, {"q5_1", 5e-3}, {"q4_0", 5e-3}})
-      for (const char* level : {"1", "0.8", "0.5"}) {
-        CAPTURE(each.type);
-        CAPTURE(level);
+    for (const Case& each :
+         std::initializer_list<Case>{{"f32", 1e-3}, {"q8_0", 5e-3}, {"q5_1", 5e-3}, {"q4_0", 5e-3}})
+      for (const char* level : {"1", "0.8"}) {
+        CAPTURE(std::string(each.type));
+        CAPTURE(std::string(level));
         const fs::path folder = artifact / each.type;
         const test::Outcome evaluated =
             test::run_elastify(fmt::format("eval {} --level {} --data {} --tokens {} --seq {} --json",
