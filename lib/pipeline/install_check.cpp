@@ -57,7 +57,10 @@ void add_artifact(const fs::path& artifact, const std::string& prefix, std::vect
   std::vector<fs::path> models;
   for (const auto& entry : fs::directory_iterator(files->directory()))
     if (is_model(entry.path())) models.push_back(entry.path());
-  std::sort(models.begin(), models.end());
+  // The full model first, then from the widest level down.
+  std::sort(models.rbegin(), models.rend());
+  std::stable_partition(models.begin(), models.end(),
+                        [](const fs::path& path) { return path.filename().string().starts_with("full"); });
   if (models.empty())
     throw UsageError(fmt::format("{}: no GGUF models in it", artifact.string()),
                      "give a directory that `elastify export` wrote");
@@ -78,6 +81,15 @@ void add_artifact(const fs::path& artifact, const std::string& prefix, std::vect
   }
 }
 
+/// A damaged file is none, and is for the runtime to refuse.
+bool is_packed(const fs::path& path) {
+  try {
+    return packed_file(path).has_value();
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 std::vector<Subject> subjects_in(const fs::path& path) {
   std::vector<Subject> subjects;
   if (!fs::exists(path))
@@ -85,7 +97,7 @@ std::vector<Subject> subjects_in(const fs::path& path) {
                      "give a directory that `elastify export` wrote, or a GGUF file");
   if (const auto folders = artifact_folders(path); !folders.empty()) {
     for (const std::string& folder : folders) add_artifact(path / folder, folder + "/", subjects);
-  } else if (is_artifact(path)) {
+  } else if (fs::is_regular_file(path) ? is_packed(path) : is_artifact(path)) {
     add_artifact(path, "", subjects);
   } else if (fs::is_regular_file(path)) {
     Subject subject{.model = fs::absolute(path), .adapter = {}, .row = {}, .n_vocab = 1};

@@ -94,6 +94,10 @@ TEST_SUITE("cli") {
     const Outcome file = subject.check("--json " + (subject.work / "plain/level-060.gguf").string());
     REQUIRE_MESSAGE(file.status == 0, file.err);
     CHECK((rows_of(file.out) == std::map<std::string, std::string>{{"level-060.gguf", "true"}}));
+    fs::resize_file(subject.work / "plain/level-060.gguf", 1000);  // that we cannot read it is no answer
+    const Outcome cut = subject.check("--json " + (subject.work / "plain/level-060.gguf").string());
+    REQUIRE_MESSAGE(cut.status == 0, cut.err);
+    CHECK((rows_of(cut.out) == std::map<std::string, std::string>{{"level-060.gguf", "true"}}));
   }
 
   TEST_CASE(
