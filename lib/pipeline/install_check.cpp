@@ -1,6 +1,7 @@
 #include "pipeline/install_check.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include <fmt/ranges.h>
@@ -30,7 +31,8 @@ void describe(Subject& subject) {
     const GgufFile file = GgufFile::open(subject.model);
     for (const TensorInfo& tensor : file.tensors()) subject.row.n_params += n_elements(tensor.shape);
     if (file.contains("token_embd.weight")) subject.n_vocab = file.tensor("token_embd.weight").shape.front();
-    if (const auto level = file.metadata().number("elastify.level")) subject.row.level = *level;
+    if (const auto level = file.metadata().number("elastify.level"))
+      subject.row.level = std::round(*level * 1e6) / 1e6;  // stored as f32
   } catch (const Error&) {
     subject.row.n_params = 0;
   }

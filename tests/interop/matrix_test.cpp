@@ -7,6 +7,7 @@
 #include "io/gguf.h"
 #include "support/elastic_fixture.h"
 #include "support/llama_oracle.h"
+#include "support/program.h"
 #include "support/repaired.h"
 
 namespace elastify {
@@ -104,6 +105,24 @@ void check_loads(const nlohmann::json& jobs, const std::string& runtime, const s
   CHECK(status == 0);
 }
 
+/// The program's own way into the same runtimes.
+void check_install(const fs::path& artifact) {
+  const std::string packages = std::string(ELASTIFY_SOURCE_DIR) + "/tests/interop";
+  const test::Outcome checked = test::run_elastify(
+      fmt::format("install-check {0} --prompt 8 --generate 2 --threads 1 --json --runtime llama.cpp={1} "
+                  "--runtime node-llama-cpp={2} --runtime llama.node={2}",
+                  artifact.string(), tool("").string(), packages));
+  CHECK_MESSAGE(checked.status == 0, checked.out);
+  const nlohmann::json report = nlohmann::json::parse(checked.out);
+  CHECK(report.at("files").size() == 15);
+  for (const auto& row : report.at("files")) {
+    CAPTURE(row.dump());
+    const bool asked = row.at("runtime") != "llama.cpp" || !row.contains("adapter");
+    CHECK(row.at("loads") == (asked ? nlohmann::json(true) : nlohmann::json(nullptr)));
+    if (asked) CHECK(row.at("generation_tokens_per_second") > 0);
+  }
+}
+
 void check_family(const std::string& family) {
   CAPTURE(family);
   const ModelSpec spec = spec_of(family);
@@ -157,6 +176,7 @@ void check_family(const std::string& family) {
       {{"file", (made.path() / "packed/model.gguf").string()}, {"lora", nullptr}, {"n_vocab", spec.n_vocab}});
   check_loads(jobs, "node-llama-cpp");
   if (has_llama_node()) check_loads(jobs, "llama.node");
+  if (family == "qwen2" && has_llama_node()) check_install(made.path() / "adapter/q8_0");
 }
 
 }  // namespace
