@@ -48,6 +48,7 @@ void add_export(CLI::App& app, const Globals& globals, Action& action);
 void add_slice(CLI::App& app, const Globals& globals, Action& action);
 void add_verify(CLI::App& app, const Globals& globals, Action& action);
 void add_eval(CLI::App& app, const Globals& globals, Action& action);
+void add_install_check(CLI::App& app, const Globals& globals, Action& action);
 void add_run(CLI::App& app, const Globals& globals, Action& action);
 void add_sweep(CLI::App& app, const Globals& globals, Action& action);
 

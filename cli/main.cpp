@@ -65,7 +65,7 @@ int run_main(int argc, char** argv) {
   Globals globals;
   Action action;
   for (auto* add : {add_inspect, add_profile, add_reorder, add_plan, add_export, add_slice, add_verify,
-                    add_eval, add_run, add_sweep})
+                    add_eval, add_install_check, add_run, add_sweep})
     add(app, globals, action);
   for (CLI::App* command : app.get_subcommands({})) add_globals(*command, globals);
 

@@ -3,21 +3,26 @@
 // against. Built by setup.sh.
 //
 //   llama_oracle MODEL.gguf [--lora F [--scale S]] [--generate N] IDS_FILE OUT.f32
+//   llama_oracle MODEL.gguf [--lora F [--scale S]] --nll WINDOW IDS_FILE
 //
 // IDS_FILE   int32 token ids, little endian, nothing else in the file
 // OUT.f32    receives float32 logits [n_tokens, n_vocab], row-major
 // --generate greedily continues the sequence by N tokens
+// --nll      the ids are sequences of WINDOW tokens, each on its own; the sum over them of -log p of every
+//            token given those before it in its sequence, in nats
 //
 // All positions go through one batch with a float32 KV cache and without flash attention. With
 // float32 weights the arithmetic is then float32 throughout; with other weights ggml also rounds
 // the activations that meet them (to F16, BF16 or 8 bits), which is part of what stock llama.cpp
 // computes but not of what the weights say.
-// stdout: "n_tokens T", "n_vocab V" and, with --generate, "generated ID ID ...", one per line.
-// stderr: llama.cpp's log. Exit codes: below, or a signal when llama.cpp aborts on an assertion.
+// stdout: with --nll "predicted N" and "nll SUM", else "n_tokens T", "n_vocab V" and, with --generate,
+// "generated ID ID ...", one per line. stderr: llama.cpp's log. Exit codes: below, or a signal when llama.cpp
+// aborts on an assertion.
 
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -43,12 +48,12 @@ enum ExitCode {
   kBadOutput = 8,   // OUT.f32 cannot be written
 };
 
-constexpr int kThreads = 2;
+constexpr int kThreads = 1;  // several would wait for each other on a busy machine
 
 struct Arguments {
   std::string model, lora, ids, out;
   float scale = 1.0f;
-  int n_generate = 0;
+  int n_generate = 0, window = 0;
 };
 
 [[noreturn]] void fail(ExitCode code, const std::string& message) {
@@ -76,6 +81,9 @@ Arguments parse(int argc, char** argv) {
       args.scale = std::strtof(value, &end);
     } else if (arg == "--generate") {
       args.n_generate = static_cast<int>(std::strtol(value, &end, 10));
+    } else if (arg == "--nll") {
+      args.window = static_cast<int>(std::strtol(value, &end, 10));
+      if (args.window < 2) fail(kUsage, "--nll: a sequence needs 2 tokens or more");
     } else {
       fail(kUsage, "unknown option " + arg);
     }
@@ -83,12 +91,15 @@ Arguments parse(int argc, char** argv) {
       fail(kUsage, arg + ": not a usable number: " + value);
     }
   }
-  if (files.size() != 3) {
-    fail(kUsage, "usage: llama_oracle MODEL.gguf [--lora F [--scale S]] [--generate N] IDS_FILE OUT.f32");
+  if (files.size() != (args.window > 0 ? 2 : 3)) {
+    fail(kUsage,
+         "usage: llama_oracle MODEL.gguf [--lora F [--scale S]] ([--generate N] IDS_FILE OUT.f32 | --nll "
+         "WINDOW "
+         "IDS_FILE)");
   }
   args.model = files[0];
   args.ids = files[1];
-  args.out = files[2];
+  if (args.window == 0) args.out = files[2];
   return args;
 }
 
@@ -151,12 +162,35 @@ void write_logits(llama_context* context, int n_tokens, int n_vocab, const std::
   if (!out) fail(kBadOutput, "cannot write " + path);
 }
 
+/// -log p of `target` under these logits.
+double nll(const float* logits, int n_vocab, llama_token target) {
+  const double largest = *std::max_element(logits, logits + n_vocab);
+  double sum = 0;
+  for (int i = 0; i < n_vocab; ++i) sum += std::exp(static_cast<double>(logits[i]) - largest);
+  return largest + std::log(sum) - static_cast<double>(logits[target]);
+}
+
+void print_nll(llama_context* context, const std::vector<llama_token>& ids, int window, int n_vocab) {
+  double sum = 0;
+  int predicted = 0;
+  for (auto first = ids.begin(); first != ids.end(); first += window) {
+    const std::vector<llama_token> sequence(first, first + window);
+    llama_memory_clear(llama_get_memory(context), true);
+    decode(context, sequence, 0);
+    for (int i = 0; i + 1 < window; ++i, ++predicted)
+      sum += nll(llama_get_logits_ith(context, i), n_vocab, sequence[static_cast<std::size_t>(i) + 1]);
+  }
+  std::printf("predicted %d\nnll %.17g\n", predicted, sum);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const Arguments args = parse(argc, argv);
   const std::vector<llama_token> ids = read_ids(args.ids);
-  const int n_tokens = static_cast<int>(ids.size());
+  if (args.window > 0 && ids.size() % static_cast<std::size_t>(args.window) != 0)
+    fail(kBadIds, args.ids + ": no whole sequences of " + std::to_string(args.window) + " tokens");
+  const int n_tokens = args.window > 0 ? args.window : static_cast<int>(ids.size());
   load_backends();
 
   llama_model_params model_params = llama_model_default_params();
@@ -194,6 +228,10 @@ int main(int argc, char** argv) {
     }
   }
 
+  if (args.window > 0) {
+    print_nll(context.get(), ids, args.window, n_vocab);
+    return kDone;
+  }
   decode(context.get(), ids, 0);
   write_logits(context.get(), n_tokens, n_vocab, args.out);
   std::printf("n_tokens %d\nn_vocab %d\n", n_tokens, n_vocab);

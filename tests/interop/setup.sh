@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs the stock runtimes of the interop tests and builds llama_oracle and llama_quantize against them.
+# Installs the stock runtimes of the interop tests and builds llama_oracle, llama_quantize and llama.cpp's own
+# llama-bench against them.
 #   tests/interop/setup.sh [OUTPUT_FOLDER]        default: build/interop
 # Needs node >= 18, npm, git, a C++20 compiler, linux-x64 with glibc. Does nothing when all is in
-# place; downloads about 90 MB otherwise. Exit code 77: this machine cannot run the prebuilt
+# place; downloads about 100 MB otherwise. Exit code 77: this machine cannot run the prebuilt
 # libraries, tests may skip.
 set -euo pipefail
 
@@ -45,7 +46,8 @@ libggml=$(find "$bins" -name 'libggml.v*.so' -print -quit)
 # The headers must be those of the libraries, so they come out of the bundle shipped with them.
 mkdir -p "$out"
 headers=$out/llama-headers
-if [[ ! -f $headers/imatrix-loader.h || $(< "$headers/.pins") != "$pins" ]]; then
+bench=$out/llama-bench
+if [[ ! -f $headers/imatrix-loader.h || ! -x $bench || $(< "$headers/.pins") != "$pins" ]]; then
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT
   git clone --quiet --bare "$bundle" "$scratch/llama.git"
@@ -55,6 +57,12 @@ if [[ ! -f $headers/imatrix-loader.h || $(< "$headers/.pins") != "$pins" ]]; the
     git -C "$scratch/llama.git" archive "HEAD:$folder" | tar -x -C "$headers"
   done
   git -C "$scratch/llama.git" archive HEAD:common imatrix-loader.h | tar -x -C "$headers"
+  git -C "$scratch/llama.git" archive HEAD include ggml/include common vendor tools/llama-bench |
+    tar -x -C "$scratch"
+  "${CXX:-g++}" -std=c++17 -O1 -I "$scratch/include" -I "$scratch/ggml/include" -I "$scratch/common" \
+    -I "$scratch/vendor" "$scratch"/tools/llama-bench/{llama-bench,main}.cpp -o "$bench" \
+    "$bins/libllama-common.so" "$libllama" "$libggml" "$bins/libggml-base.so" -ldl "-Wl,-rpath,$bins"
+  ln -sf "$bins"/libggml-cpu-*.so "$out" # it looks for backends beside itself
   echo "$pins" > "$headers/.pins"
 fi
 

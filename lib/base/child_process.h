@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace elastify {
+
+/// How another program ended.
+struct ChildOutcome {
+  int status = 0;          ///< exit status, if no signal ended it
+  int signal = 0;          ///< that ended it; 0: none
+  bool timed_out = false;  ///< it was killed at its time limit
+  std::string out, err;    ///< what it wrote, the last 4 MiB of each
+  int64_t peak_rss_bytes = 0;
+  double seconds = 0;
+
+  bool succeeded() const { return status == 0 && signal == 0; }
+  /// "was ended by signal 6 (Aborted)", "ended with exit status 1", "took longer than 300 s"
+  std::string how() const;
+};
+
+/// Runs a program to its end with nothing on its standard input. What it does to itself, crashes included, is
+/// an outcome and no error.
+/// \param arguments     the program, looked up in PATH, and what it is given
+/// \param limit_seconds then it is killed, with all the processes that it started
+/// \throws Error  if it cannot be started \throws Interrupted after SIGINT or SIGTERM; it is killed then
+ChildOutcome run_child(const std::vector<std::string>& arguments, double limit_seconds);
+
+}  // namespace elastify
