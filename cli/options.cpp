@@ -86,7 +86,8 @@ void add_plan_options(CLI::App& command, plan::PlanOptions& options) {
       .add_option_function<std::string>(
           "--budget", [&options](const std::string& text) { options.budget = plan::parse_budget(text); },
           "what levels are shares of: decoder (its weights), params (all weights), bytes:TYPE, "
-          "latency:FILE.json (`llama-bench -o json`; :prompt or :gen after it) [decoder]")
+          "latency:FILE.json (of `elastify install-check --latency-table`, or `llama-bench -o json`; :prompt "
+          "or :gen after it) [decoder]")
       ->type_name("BUDGET");
   command
       .add_option("--grid", options.grid,

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -18,9 +19,20 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 std::atomic<bool> interrupted{false};
+std::atomic<int64_t> first_signal_ms{0};
+
+/// What wraps a program may send one signal twice, to the process and to its group, as timeout(1) does.
+constexpr int64_t kSameSignalMs = 500;
 
 void on_signal(int signal) {
-  if (interrupted.exchange(true)) std::_Exit(128 + signal);
+  timespec now = {};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const int64_t ms = int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1000000;
+  if (!interrupted.exchange(true)) {
+    first_signal_ms = ms;
+  } else if (ms - first_signal_ms > kSameSignalMs) {
+    std::_Exit(128 + signal);
+  }
 }
 
 sigset_t interrupts() {

@@ -38,7 +38,7 @@ class Progress {
 std::string clock_text(double seconds);
 
 /// Makes SIGINT and SIGTERM set a flag instead of ending the process, so that work stops between steps and
-/// temporary files are removed. A second signal ends the process at once.
+/// temporary files are removed. A second signal, half a second later or more, ends the process at once.
 void install_interrupt_handler();
 /// Keeps both signals back until the next install_interrupt_handler(), across an exec() too: an interrupt
 /// that comes while a program is still loading its libraries then ends it as one that comes later does.
