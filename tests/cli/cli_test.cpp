@@ -39,8 +39,8 @@ struct TinyModel {
 
 TEST_SUITE("cli") {
   TEST_CASE("cli: every command has help with an example") {
-    for (const char* verb :
-         {"inspect", "profile", "reorder", "plan", "export", "verify", "eval", "run", "sweep"}) {
+    for (const char* verb : {"inspect", "profile", "reorder", "plan", "export", "slice", "verify", "eval",
+                             "install-check", "run", "sweep"}) {
       CAPTURE(verb);
       const Outcome help = elastify(fmt::format("{} --help", verb));
       CHECK(help.status == 0);
