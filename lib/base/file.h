@@ -57,6 +57,7 @@ class AtomicFile {
   fs::path temporary_;
   int fd_ = -1;
   uint64_t size_ = 0;
+  uint64_t started_ = 0;  ///< how much of it was given to the disk
 };
 
 void write_text(const fs::path& path, std::string_view text);

@@ -9,6 +9,7 @@
 #include "model/imatrix.h"
 #include "pipeline/steps.h"
 #include "support/elastic_fixture.h"
+#include "support/imatrices.h"
 #include "support/tiny_model.h"
 
 namespace elastify {
@@ -30,22 +31,6 @@ Quantized quantize(const std::string& imatrix, const fs::path& model, const fs::
   return {status == 0, read_text(log)};
 }
 
-/// Columns that differ by orders of magnitude, so that a quantiser that weighs by them rounds differently.
-Imatrix make_imatrix(const ModelSpec& spec) {
-  Imatrix imatrix;
-  imatrix.datasets = {"text"};
-  imatrix.chunk_count = 4;
-  imatrix.chunk_size = 16;
-  for (const TensorSpec& tensor : spec.tensors) {
-    if (!site_of(tensor.role)) continue;
-    ImatrixEntry& entry = imatrix.entries[tensor.gguf_name];
-    entry.count = 64;
-    for (int64_t j = 0; j < tensor.shape.back(); ++j)
-      entry.sum_squares.push_back(j % 5 == 0 ? 6400.0F : 0.064F);
-  }
-  return imatrix;
-}
-
 }  // namespace
 
 TEST_SUITE("interop") {
@@ -63,7 +48,7 @@ TEST_SUITE("interop") {
       const ModelSpec spec = test::make_tiny_spec(family, wide);
       const test::ElasticFixture made(spec, DType::kF32, method);
       const fs::path measured = made.path() / "measured.gguf", artifact = made.path() / "with";
-      save_imatrix(make_imatrix(spec), measured);
+      save_imatrix(test::uneven_imatrix(spec), measured);
       exporter::ExportOptions options;
       options.types = {DType::kF32};
       const auto files = pipeline::write_artifact(made.reordered(), options, nlohmann::ordered_json::object(),
@@ -101,7 +86,7 @@ TEST_SUITE("interop") {
         test::make_tiny_spec("llama", {.n_layers = 4, .d_model = 64, .head_dim = 32, .d_ff = 128});
     const test::ElasticFixture made(spec, test::shallow_plan(spec, 32));
     const fs::path measured = made.path() / "measured.gguf", artifact = made.path() / "with";
-    save_imatrix(make_imatrix(spec), measured);
+    save_imatrix(test::uneven_imatrix(spec), measured);
     exporter::ExportOptions options;
     options.types = {DType::kF32};
     for (const auto& file : pipeline::write_artifact(

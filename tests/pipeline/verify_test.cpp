@@ -9,10 +9,10 @@
 #include "base/hash.h"
 #include "io/gguf.h"
 #include "model/checkpoint.h"
-#include "model/imatrix.h"
 #include "model/permutation.h"
 #include "pipeline/artifact.h"
 #include "support/elastic_fixture.h"
+#include "support/imatrices.h"
 #include "support/tiny_model.h"
 
 namespace elastify::pipeline {
@@ -200,19 +200,8 @@ TEST_SUITE("pipeline") {
     const ModelSpec spec = test::make_tiny_spec(
         "llama", {.d_model = 256, .head_dim = 64, .n_kv_heads = 4, .heads_per_group = 1, .d_ff = 512});
     const ElasticFixture made(spec, DType::kF32, plan::Method::kUniform);
-    Imatrix imatrix;
-    imatrix.datasets = {"text"};
-    imatrix.chunk_count = 4;
-    imatrix.chunk_size = 16;
-    for (const TensorSpec& tensor : spec.tensors) {
-      if (!site_of(tensor.role)) continue;
-      ImatrixEntry& entry = imatrix.entries[tensor.gguf_name];
-      entry.count = 64;
-      for (int64_t j = 0; j < tensor.shape.back(); ++j)
-        entry.sum_squares.push_back(j % 5 == 0 ? 6400.0F : 0.064F);
-    }
     const fs::path measured = made.path() / "measured.gguf", artifact = made.path() / "weighted";
-    save_imatrix(imatrix, measured);
+    save_imatrix(test::uneven_imatrix(spec), measured);
     write_artifact(made.reordered(), {.types = {DType::kQ4_K}, .levels = {1.0}},
                    nlohmann::ordered_json::object(), artifact, false, measured);
     CHECK(refutation(artifact, made.model()) == "");
