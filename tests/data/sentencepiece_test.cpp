@@ -221,7 +221,8 @@ TEST_CASE("sentencepiece: a helper that cannot do its work is named, with what i
   CHECK(message() == script.string() + ": ended with exit status 3 while loading the model: the last words");
   write_script(script, "exec cat");
   CHECK(message().find(": sent a broken reply while loading the model") != std::string::npos);
-  write_script(script, "printf '\\001\\000\\000\\000\\000\\000\\000\\000\\000'");
+  // It takes the request, too: one that ended first would be found dead.
+  write_script(script, "printf '\\001\\000\\000\\000\\000\\000\\000\\000\\000'; exec cat >/dev/null");
   CHECK(message().find(": sent a broken reply while loading the model") != std::string::npos);
 }
 
