@@ -17,7 +17,8 @@ const Json* entry_of(const Json& manifest, const char* list, const Json& level) 
   return nullptr;
 }
 
-/// Adds what one manifest lists, as it lies there now. \param folder  "" or "q8_0/"
+/// Adds what one manifest lists, as it lies there now.
+/// \param folder  "" or "q8_0/"
 void report_files(const std::string& folder, const Json& manifest, Report& report) {
   for (const Json& file : manifest.at("files")) {
     Json row{{"name", folder + file.at("name").get<std::string>()}};

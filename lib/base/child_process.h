@@ -22,9 +22,10 @@ struct ChildOutcome {
 
 /// Runs a program to its end with nothing on its standard input. What it does to itself, crashes included, is
 /// an outcome and no error.
-/// \param arguments     the program, looked up in PATH, and what it is given
-/// \param limit_seconds then it is killed, with all the processes that it started
-/// \throws Error  if it cannot be started \throws Interrupted after SIGINT or SIGTERM; it is killed then
+/// \param arguments  the program, looked up in PATH, and what it is given
+/// \param limit_seconds  then it is killed, with all the processes that it started
+/// \throws Error  if it cannot be started
+/// \throws Interrupted  after SIGINT or SIGTERM; it is killed then
 ChildOutcome run_child(const std::vector<std::string>& arguments, double limit_seconds);
 
 }  // namespace elastify

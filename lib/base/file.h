@@ -32,7 +32,8 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
-/// The whole of a small text file. \throws Error if it cannot be read or is larger than `max_bytes`
+/// The whole of a small text file.
+/// \throws Error  if it cannot be read or is larger than `max_bytes`
 std::string read_text(const fs::path& path, uint64_t max_bytes = uint64_t{1} << 30);
 
 /// A file that appears under its name complete or not at all: written beside the target, synced, renamed.

@@ -5,7 +5,8 @@
 
 namespace elastify {
 
-/// "4GiB", "512MiB", "2GB", "1000000" as bytes. \throws UsageError
+/// "4GiB", "512MiB", "2GB", "1000000" as bytes.
+/// \throws UsageError
 int64_t parse_bytes(const std::string& text);
 std::string format_bytes(int64_t bytes);  ///< "1.50 GiB"
 

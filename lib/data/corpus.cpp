@@ -50,7 +50,8 @@ std::vector<std::string> split_plain(std::string_view text) {
   return documents;
 }
 
-/// The document that a JSON object holds. \throws Error without a place
+/// The document that a JSON object holds.
+/// \throws Error  without a place
 std::string document_of(const json& object) {
   if (!object.is_object()) fail("expected a JSON object, got {}", object.type_name());
   const auto text = [&](const char* key) -> const std::string* {

@@ -11,10 +11,10 @@
 namespace elastify {
 
 /// Documents of plain text. A .txt (or any other) file is one document, split at lines that hold only
-/// "<|endoftext|>"; a .jsonl file is one document a line (field `text`; else the fields of
-/// instruction data, each on a line of its own: instruction/input/output, prompt/response, question/answer).
-/// A .json file is an array of such objects. Line ends are "\n" whatever the file has, a byte order mark is
-/// dropped. \throws Error  naming file and line: unreadable, not UTF-8, no text field, empty
+/// "<|endoftext|>"; a .jsonl file is one document a line (field `text`; else the fields of instruction data,
+/// each on a line of its own: instruction/input/output, prompt/response, question/answer). A .json file is an
+/// array of such objects. Line ends are "\n" whatever the file has, a byte order mark is dropped.
+/// \throws Error  naming file and line: unreadable, not UTF-8, no text field, empty
 std::vector<std::string> load_documents(const std::vector<fs::path>& files);
 
 /// Token sequences of equal length, ready for a forward pass.
@@ -30,7 +30,8 @@ struct TokenBatches {
 /// joined as models see them in training: bos before each where the vocabulary adds bos; else
 /// "<|endoftext|>", or eos, between two, where the vocabulary has it. With `seed` the kept sequences are
 /// drawn at random over the whole text, in the order drawn; without, they are the first ones. What is left
-/// over at the end is dropped. \throws Error  if the text, or `max_tokens`, is shorter than one sequence
+/// over at the end is dropped.
+/// \throws Error  if the text, or `max_tokens`, is shorter than one sequence
 TokenBatches make_batches(const Tokenizer& tokenizer, const std::vector<std::string>& documents,
                           int64_t seq_len, int64_t max_tokens, std::optional<uint64_t> seed);
 

@@ -26,7 +26,8 @@ class PreTokenizer {
   std::vector<Step> steps_;
 };
 
-/// The patterns behind a value of GGUF's tokenizer.ggml.pre. \throws Error  naming the known ones
+/// The patterns behind a value of GGUF's tokenizer.ggml.pre.
+/// \throws Error  naming the known ones
 const std::vector<std::string>& pre_tokenizer_patterns(std::string_view pre);
 
 /// The tokenizer.ggml.pre whose patterns these are, or an empty string.

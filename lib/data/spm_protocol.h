@@ -63,7 +63,8 @@ class BrokenMessage : public std::runtime_error {
   BrokenMessage() : std::runtime_error("message too short") {}
 };
 
-/// Reads a message's parts in order. \throws BrokenMessage  past its end
+/// Reads a message's parts in order.
+/// \throws BrokenMessage  past its end
 class MessageReader {
  public:
   explicit MessageReader(std::string_view bytes) : bytes_(bytes) {}

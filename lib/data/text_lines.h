@@ -17,7 +17,8 @@ std::string read_utf8(const fs::path& file);
 nlohmann::json parse_json_text(const std::string& place, std::string_view text);
 
 /// Calls `use` with the value of every line that is not blank. An Error that `use` throws gets `file: line n:
-/// ` in front. \throws Error  naming file and line of what is not JSON
+/// ` in front.
+/// \throws Error  naming file and line of what is not JSON
 void for_each_json_line(const fs::path& file, std::string_view text,
                         const std::function<void(const nlohmann::json&)>& use);
 

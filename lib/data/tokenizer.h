@@ -22,7 +22,8 @@ class Tokenizer {
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
   /// The same for many texts at once (parallel, or one round trip to another process).
   virtual std::vector<std::vector<int32_t>> encode_all(const std::vector<std::string>& texts) const = 0;
-  /// Control tokens stand for no text. \throws Error  for an id that is not in the vocabulary
+  /// Control tokens stand for no text.
+  /// \throws Error  for an id that is not in the vocabulary
   virtual std::string decode(const std::vector<int32_t>& ids) const = 0;
 
   virtual const Vocabulary& vocabulary() const = 0;

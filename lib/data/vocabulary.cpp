@@ -32,7 +32,8 @@ void check_merges(const Vocabulary& vocabulary, const std::unordered_set<std::st
   }
 }
 
-/// The one file in `directory` that is named tok*<extension>, or none. \throws Error if there are several
+/// The one file in `directory` that is named tok*<extension>, or none.
+/// \throws Error  if there are several
 std::optional<fs::path> find_named_tok(const fs::path& directory, const char* extension) {
   std::vector<fs::path> found;
   std::error_code error;

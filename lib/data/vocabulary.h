@@ -39,17 +39,19 @@ struct Vocabulary {
 };
 
 /// The bytes of text that a token stands for: the space of a sentencepiece piece as a space, GPT-2 notation
-/// as bytes, nothing for control, unknown and unused tokens. \throws Error if `id` is not in the vocabulary
+/// as bytes, nothing for control, unknown and unused tokens.
+/// \throws Error  if `id` is not in the vocabulary
 std::string token_text(const Vocabulary& vocabulary, int64_t id);
 
 /// Appends unused tokens "[PAD<id>]" until there are `n_tokens`: GGUF wants one token per embedding row, and
-/// embeddings are often rounded up. \throws Error  if there are more tokens than that already
+/// embeddings are often rounded up.
+/// \throws Error  if there are more tokens than that already
 void pad_vocabulary(Vocabulary& vocabulary, int64_t n_tokens);
 
-/// Finds and reads the tokenizer of a model: `tokenizer` if given, else what lies in or beside `model`
-/// (a Hugging Face directory's files, a GGUF's metadata, tokenizer.bin / tok*.model / tok*.bin beside a
-/// llama2.c file). `tokenizer` may be a directory, tokenizer.json, *.model, *.bin or *.gguf. \throws Error if
-/// there is none (the hint names --tokenizer), or it is corrupt or of an unknown kind
+/// Finds and reads the tokenizer of a model: `tokenizer` if given, else what lies in or beside `model` (a
+/// Hugging Face directory's files, a GGUF's metadata, tokenizer.bin / tok*.model / tok*.bin beside a llama2.c
+/// file). `tokenizer` may be a directory, tokenizer.json, *.model, *.bin or *.gguf.
+/// \throws Error  if there is none (the hint names --tokenizer), or it is corrupt or of an unknown kind
 Vocabulary load_vocabulary(const fs::path& model, const fs::path& tokenizer = {});
 
 /// As `load_vocabulary`, or nothing where there is no tokenizer; corrupt ones still throw.
@@ -62,7 +64,8 @@ void write_gguf_keys(const Vocabulary& vocabulary, GgufMetadata& metadata);
 Vocabulary read_gguf_keys(const GgufMetadata& metadata);
 
 /// Writes what Hugging Face `transformers` reads: tokenizer.json (BPE) or tokenizer.model (SPM), with
-/// tokenizer_config.json and special_tokens_map.json. \throws Error  for a WordPiece vocabulary
+/// tokenizer_config.json and special_tokens_map.json.
+/// \throws Error  for a WordPiece vocabulary
 void write_hf_files(const Vocabulary& vocabulary, const fs::path& directory);
 
 }  // namespace elastify

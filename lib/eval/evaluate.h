@@ -40,7 +40,8 @@ TaskResult multiple_choice(const nn::Decoder& decoder, const Tokenizer& tokenize
                            const std::vector<nn::LayerRepair>* repairs = nullptr);
 
 /// Largest absolute difference of logits over the standard deviation of the first's, on fixed pseudo-random
-/// ids. \param options_of_a  widths and repairs of the first's pass
+/// ids.
+/// \param options_of_a  widths and repairs of the first's pass
 double logit_difference(const nn::Decoder& a, const nn::Decoder& b, int64_t n_tokens, uint64_t seed,
                         const nn::ForwardOptions& options_of_a = {});
 

@@ -63,7 +63,9 @@ class LevelDirectory {
     weights_ = std::make_unique<ShardedSafetensorsWriter>(path_, tensors, std::move(about), shard_bytes);
   }
 
-  /// Takes what the level keeps of some rows. \param rows  in the directory's type \param first  of them
+  /// Takes what the level keeps of some rows.
+  /// \param rows  in the directory's type
+  /// \param first  of them
   void write(const TensorSpec& tensor, const HostTensor& rows, int64_t first) {
     if (first == 0) {
       write_added_before(tensor.name);

@@ -44,17 +44,18 @@ struct HfLevel : HfDirectory {
 /// The model that a level's directory holds: its widths, with all the biases that config.json switches on
 /// where repairs add some; of the family whose code in `transformers` takes these widths. That is mistral for
 /// a llama whose number of heads does not divide d_model: with the window switched off both compute the same,
-/// and llama's configuration refuses such numbers. \throws Error  with the reason where no family's
-/// config.json can say it
+/// and llama's configuration refuses such numbers.
+/// \throws Error  with the reason where no family's config.json can say it
 ModelSpec hf_level_model(const ModelSpec& spec, const Level& level, const LevelRepairs* repairs);
 
 /// Writes full/ and level-NNN/ (config.json, model.safetensors or shards with an index, the source
 /// directory's tokenizer and generation_config.json), lora-NNN/ where a level has adapters, and
 /// manifest.json. Every level holds byte prefixes of the full model's tensors. All are written in one pass
-/// over the model; memory: a slab of rows per level. \param source     a reordered Hugging Face directory
+/// over the model; memory: a slab of rows per level.
+/// \param source  a reordered Hugging Face directory
 /// \param directory  an existing, empty directory; left empty on failure
-/// \returns          the full model first, then the levels from wide to narrow
-/// \throws Error     before anything is written, naming all levels that no config.json can say
+/// \returns the full model first, then the levels from wide to narrow
+/// \throws Error  before anything is written, naming all levels that no config.json can say
 /// \throws UsageError  for a level that the plan does not have or a type that is no float type
 std::vector<HfLevel> export_hf(const Checkpoint& source, const Permutation& permutation,
                                const ElasticPlan& plan, const HfExportOptions& options,

@@ -61,28 +61,30 @@ struct ArtifactFile {
 };
 
 /// The GGUF architecture whose graph in stock llama.cpp computes this sub-model. The family's own where all
-/// layers are equally wide and its loader takes the widths; deci otherwise; openelm for tied qwen3. \throws
-/// Error  with the reason where no stock architecture can
+/// layers are equally wide and its loader takes the widths; deci otherwise; openelm for tied qwen3.
+/// \throws Error  with the reason where no stock architecture can
 std::string gguf_architecture(const ModelSpec& spec, const Widths& widths);
 
 /// Writes full.gguf, level-NNN.gguf for every level below 1, and manifest.json. Matrices are encoded once for
 /// the full model; each level holds byte prefixes of the same rows and blocks. With several types, each has a
 /// folder that is such an artifact of its own, and the manifest at the top lists the folders. All files are
 /// written in one pass over the model, see write_tensors(). Only what the architecture asks for is written,
-/// since stock llama.cpp refuses extra tensors. \param source         a reordered model; a tokenizer.gguf
-/// beside it gives the tokenizer's keys verbatim \param vocabulary     null: the files say that they have no
-/// vocabulary \param permutation    provenance: its digest goes into every file \param configuration resolved
-/// options, for the manifest \param directory      an existing, empty directory; left empty on failure \param
-/// imatrix        measured on the model before it was reordered: K-quants are encoded by it, and
-///                       imatrix.gguf and one imatrix-NNN.gguf per level are written, with columns and tensor
-///                       names as the models' files have them; null: none
-/// \param repairs        of the reordered model's levels: biases and own weights go into the level's file, an
-///                       adapter into lora-NNN.gguf
-/// \returns              by type, full.gguf first, then the levels from wide to narrow
-/// \throws Error         before anything is written, if a level has no architecture or a width that a type
-///                       cannot carry, the vocabulary has more tokens than the model, `imatrix` is another
-///                       model's, or the graph of a level takes no biases and its repairs have some
-/// \throws UsageError    for a level that the plan does not have, or a `max_ram` that is too little
+/// since stock llama.cpp refuses extra tensors.
+/// \param source  a reordered model; a tokenizer.gguf beside it gives the tokenizer's keys verbatim
+/// \param vocabulary  null: the files say that they have no vocabulary
+/// \param permutation  provenance: its digest goes into every file
+/// \param configuration  resolved options, for the manifest
+/// \param directory  an existing, empty directory; left empty on failure
+/// \param imatrix  measured on the model before it was reordered: K-quants are encoded by it, and
+///   imatrix.gguf and one imatrix-NNN.gguf per level are written, with columns and tensor names as the
+///   models' files have them; null: none
+/// \param repairs  of the reordered model's levels: biases and own weights go into the level's file, an
+///   adapter into lora-NNN.gguf
+/// \returns by type, full.gguf first, then the levels from wide to narrow
+/// \throws Error  before anything is written, if a level has no architecture or a width that a type cannot
+///   carry, the vocabulary has more tokens than the model, `imatrix` is another model's, or the graph of a
+///   level takes no biases and its repairs have some
+/// \throws UsageError  for a level that the plan does not have, or a `max_ram` that is too little
 std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary,
                                        const Permutation& permutation, const ElasticPlan& plan,
                                        const ExportOptions& options,

@@ -12,7 +12,8 @@ namespace elastify::exporter {
 
 /// Keys that all files of an artifact share: name and licence of the model, and the tokenizer's (from
 /// tokenizer.gguf or a GGUF source verbatim, else from the vocabulary, padded to one token per row of the
-/// embedding). \throws Error  if there are more tokens than rows
+/// embedding).
+/// \throws Error  if there are more tokens than rows
 GgufMetadata shared_keys(const Checkpoint& source, const Vocabulary* vocabulary);
 
 /// general.* and {architecture}.* keys of a model of exactly these dimensions, in the types that llama.cpp
@@ -23,7 +24,8 @@ GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architec
 std::string name_in_file(const TensorSpec& tensor, const GgufArchitecture& architecture);
 
 /// The tensors of its file: rope_freqs.weight where the frequencies are scaled unevenly, then the spec's in
-/// order, with q, k and v as one where the architecture wants it. \param fused_qkv  see WeightType::of()
+/// order, with q, k and v as one where the architecture wants it.
+/// \param fused_qkv  see WeightType::of()
 std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitecture& architecture,
                                      const WeightType& type, bool fused_qkv);
 

@@ -26,7 +26,8 @@ std::optional<HostTensor> added_bias(const ModelSpec& spec, const TensorSpec& ma
 bool is_replaced(const TensorSpec& tensor, const LevelRepairs& repairs);
 
 /// What stands in the level's file instead of a tensor of the model: refitted weights in `type`, or the bias
-/// with the repair's added. None: the tensor's own prefix. \param bias  the tensor, f32, if it is a vector
+/// with the repair's added. None: the tensor's own prefix.
+/// \param bias  the tensor, f32, if it is a vector
 /// \param importance  of the columns, see encode_row(); null: none
 std::optional<HostTensor> replaced(const TensorSpec& tensor, const HostTensor& bias,
                                    const LevelRepairs& repairs, DType type,

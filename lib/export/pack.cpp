@@ -180,7 +180,8 @@ void write_manifest(const fs::path& directory, const Json& manifest) {
              manifest.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
-/// The full model's entry. \throws Error  unless there is one
+/// The full model's entry.
+/// \throws Error  unless there is one
 const Json& full_entry(const Json& manifest, const fs::path& directory) {
   const Json* found = nullptr;
   for (const Json& file : manifest.at("files")) {
@@ -205,7 +206,8 @@ std::vector<Json> files_by_level(const Json& manifest) {
   return files;
 }
 
-/// The keys elastify.packed.*. \param offset  of the first embedded file
+/// The keys elastify.packed.*.
+/// \param offset  of the first embedded file
 GgufMetadata packed_keys(const std::vector<Json>& levels, const fs::path& directory, RopeOrder rope,
                          const std::vector<ReadyFile>& embedded, uint64_t offset) {
   std::vector<double> nominal, decoder, total;

@@ -19,7 +19,8 @@ std::string packed_key(std::string_view name) {
   return fmt::format("{}{}", kPackedPrefix, name);
 }
 
-/// The array under elastify.packed.<name>. \throws Error unless it has `n` elements
+/// The array under elastify.packed.<name>.
+/// \throws Error  unless it has `n` elements
 template <typename T>
 std::vector<T> array(const GgufMetadata& keys, std::string_view name, size_t n) {
   const std::string key = packed_key(name);

@@ -94,7 +94,8 @@ class Adapter {
         left_.emplace(tensor.name.substr(0, dot), false);
   }
 
-  /// The tensor with its adapter in it; none where it has none. \throws Error naming both shapes
+  /// The tensor with its adapter in it; none where it has none.
+  /// \throws Error  naming both shapes
   std::optional<HostTensor> merged(const std::string& name, const HostTensor& tensor) {
     const auto found = left_.find(name);
     if (found == left_.end()) return std::nullopt;

@@ -42,7 +42,8 @@ class WeightType {
 const std::vector<WeightType>& all_weight_types();
 /// \throws UsageError  for an unknown name; lists the known ones
 WeightType weight_type_named(std::string_view name);
-/// One or several: "q8_0,q4_k_m". \throws UsageError  for unknown names and such as stand there twice
+/// One or several: "q8_0,q4_k_m".
+/// \throws UsageError  for unknown names and such as stand there twice
 std::vector<WeightType> weight_types_named(std::string_view names);
 std::string to_text(const std::vector<WeightType>& types);  ///< the inverse
 

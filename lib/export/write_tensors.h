@@ -34,9 +34,10 @@ struct TensorSink {
 /// Fills all files in one pass over the model. Tensors are cut into slabs of rows; each is decoded, encoded
 /// once per type and order of rows, and every file takes the prefix of rows and blocks that it keeps. Slabs
 /// are encoded, and files hashed and written, on all threads at once, each file in order. Pages of the source
-/// are let go as they are consumed. \param fused_qkv  see WeightType::of() \param max_ram    of this process,
-/// bytes; 0: slabs of at most 2^19 elements, two per thread and two more \throws Error     naming the
-/// tensor; UsageError if the smallest slabs need more than `max_ram`
+/// are let go as they are consumed.
+/// \param fused_qkv  see WeightType::of()
+/// \param max_ram  of this process, bytes; 0: slabs of at most 2^19 elements, two per thread and two more
+/// \throws Error  naming the tensor; UsageError if the smallest slabs need more than `max_ram`
 void write_tensors(const Checkpoint& source, const std::vector<TensorSink>& sinks, bool fused_qkv,
                    const ColumnImportance& importance, int64_t max_ram);
 

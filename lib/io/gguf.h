@@ -79,7 +79,8 @@ class GgufFile {
   /// \throws Error naming the file, the place in it, what was expected and what was found
   static GgufFile open(const fs::path& path);
   /// A complete file inside another: its bytes start at a multiple of 32 of the map. Errors name it
-  /// "model.gguf: lora-050.gguf". \throws Error as open()
+  /// "model.gguf: lora-050.gguf".
+  /// \throws Error  as open()
   static GgufFile open_embedded(std::shared_ptr<const MappedFile> file, uint64_t offset, uint64_t size,
                                 const std::string& name);
   static bool has_magic(const fs::path& path);
@@ -88,7 +89,8 @@ class GgufFile {
   const GgufMetadata& metadata() const { return metadata_; }
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  ///< shapes outermost first
   bool contains(std::string_view name) const;
-  /// A view into the map. \throws Error if there is no such tensor
+  /// A view into the map.
+  /// \throws Error  if there is no such tensor
   HostTensor tensor(std::string_view name) const;
   const fs::path& path() const { return file_->path(); }
   const std::shared_ptr<const MappedFile>& file() const { return file_; }
@@ -129,8 +131,9 @@ class GgufWriter {
   void write(std::span<const std::byte> bytes);
   /// Bytes behind the last tensor, which readers of GGUF pass by.
   void append(std::span<const std::byte> bytes);
-  /// \param expected  the SHA-256 that the file must have; empty: any. \throws Error if bytes are missing, or
-  /// it has another: nothing is left then. \returns the file's SHA-256
+  /// \param expected  the SHA-256 that the file must have; empty: any.
+  /// \throws Error  if bytes are missing, or it has another: nothing is left then.
+  /// \returns the file's SHA-256
   std::string finish(const std::string& expected = {});
   uint64_t size() const { return file_.size(); }
 

@@ -52,7 +52,8 @@ class Hdf5Reader {
   std::vector<float> floats(std::string_view path) const;
   std::vector<double> doubles(std::string_view path) const;
   std::vector<int64_t> integers(std::string_view path) const;
-  /// What write_symmetric() wrote, both triangles. \throws Error if it is not [n, n]
+  /// What write_symmetric() wrote, both triangles.
+  /// \throws Error  if it is not [n, n]
   std::vector<double> symmetric(std::string_view path, int64_t n) const;
   uint64_t stored_bytes(std::string_view path) const;  ///< that a dataset takes in the file
   bool has_attribute(std::string_view name) const;

@@ -21,7 +21,8 @@ namespace elastify {
 /// Source: https://github.com/huggingface/safetensors, "Format"
 class SafetensorsFile {
  public:
-  /// Maps the file and reads its header. \throws Error naming the file and the entry at fault
+  /// Maps the file and reads its header.
+  /// \throws Error  naming the file and the entry at fault
   static SafetensorsFile open(const fs::path& path);
 
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  ///< F32, F16 and BF16, in file order
@@ -29,8 +30,8 @@ class SafetensorsFile {
   const std::map<std::string, std::string, std::less<>>& skipped() const { return skipped_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool contains(std::string_view name) const;
-  /// A view into the map, or a copy where the file has the data unaligned. \throws Error if there is no such
-  /// tensor
+  /// A view into the map, or a copy where the file has the data unaligned.
+  /// \throws Error  if there is no such tensor
   HostTensor tensor(std::string_view name) const;
 
   void release_pages() const { file_->release(file_->bytes()); }  ///< see MappedFile
@@ -54,9 +55,11 @@ class SafetensorsWriter {
   SafetensorsWriter(const fs::path& path, std::vector<TensorInfo> tensors,
                     const std::map<std::string, std::string>& metadata);
 
-  /// Bytes of the next tensor, or of its next part. \throws Error on more bytes than declared
+  /// Bytes of the next tensor, or of its next part.
+  /// \throws Error  on more bytes than declared
   void write(std::span<const std::byte> bytes);
-  /// \throws Error if bytes are missing. \returns the file's SHA-256
+  /// \throws Error  if bytes are missing.
+  /// \returns the file's SHA-256
   std::string finish();
 
  private:

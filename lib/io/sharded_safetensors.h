@@ -21,14 +21,17 @@ struct WrittenFile {
 /// would exceed the limit.
 class ShardedSafetensorsWriter {
  public:
-  /// \param metadata     of every file \param shard_bytes  of tensor data in a file, unless one tensor has
-  /// more \throws Error       for names given twice and types other than f32, f16 and bf16
+  /// \param metadata  of every file
+  /// \param shard_bytes  of tensor data in a file, unless one tensor has more
+  /// \throws Error  for names given twice and types other than f32, f16 and bf16
   ShardedSafetensorsWriter(fs::path directory, const std::vector<TensorInfo>& tensors,
                            std::map<std::string, std::string> metadata, uint64_t shard_bytes);
 
-  /// Bytes of the next tensor, or of its next part. \throws Error on more bytes than declared
+  /// Bytes of the next tensor, or of its next part.
+  /// \throws Error  on more bytes than declared
   void write(std::span<const std::byte> bytes);
-  /// \throws Error if bytes are missing. \returns all files, the index last
+  /// \throws Error  if bytes are missing.
+  /// \returns all files, the index last
   std::vector<WrittenFile> finish();
 
  private:

@@ -41,7 +41,8 @@ struct HostTensor {
 };
 
 /// The tensor in another type (decoded if quantised); the tensor itself if it is already in it. Rows are
-/// converted in parallel. \param importance  [columns], see encode_row(); null: none
+/// converted in parallel.
+/// \param importance  [columns], see encode_row(); null: none
 HostTensor convert(const HostTensor& tensor, DType dtype, const float* importance = nullptr);
 
 /// The same for rows `first` to `first + n - 1`, by the calling thread, into the `n` rows at `target`.

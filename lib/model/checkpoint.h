@@ -70,12 +70,13 @@ Checkpoint open_hf_directory(const fs::path& directory);
 Checkpoint open_gguf(const fs::path& file);
 Checkpoint open_llama2c(const fs::path& file);
 
-/// config.json of a model that `transformers` loads. \throws Error if the family's config cannot say it
-/// (per-layer widths, biases that the family does not have)
+/// config.json of a model that `transformers` loads.
+/// \throws Error  if the family's config cannot say it (per-layer widths, biases that the family does not
+///   have)
 std::string hf_config_json(const ModelSpec& spec, DType dtype);
 /// The config.json of a model whose weights were cut out of another's: the other's, with the keys of `spec`
-/// that the cut changes (widths, head_dim, biases, architecture) and the stored type. \throws Error as
-/// hf_config_json()
+/// that the cut changes (widths, head_dim, biases, architecture) and the stored type.
+/// \throws Error  as hf_config_json()
 std::string hf_config_json(const ModelSpec& spec, DType dtype, const std::string& source_config);
 /// \throws Error naming the key at fault
 ModelSpec parse_hf_config(const std::string& json);

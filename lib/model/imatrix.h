@@ -45,10 +45,12 @@ struct Imatrix {
   std::string permutation_digest;
 };
 
-/// Either form. \throws Error  naming the file, the place in it, what was expected and what was found; for
-/// mixtures of experts, too
+/// Either form.
+/// \throws Error  naming the file, the place in it, what was expected and what was found; for mixtures of
+///   experts, too
 Imatrix load_imatrix(const fs::path& path);
-/// GGUF, as llama-quantize reads it. The same content gives the same bytes. \returns the file's SHA-256
+/// GGUF, as llama-quantize reads it. The same content gives the same bytes.
+/// \returns the file's SHA-256
 std::string save_imatrix(const Imatrix& imatrix, const fs::path& path);
 
 /// \throws Error  naming the first tensor that this model does not have, or has with another number of
@@ -58,15 +60,17 @@ void check(const Imatrix& imatrix, const ModelSpec& spec);
 /// What goes into the matrix product of this tensor; none for what is not a matrix inside a layer.
 std::optional<Site> site_of(Role role);
 
-/// Out of the means that a profile holds. \throws Error if it holds none
+/// Out of the means that a profile holds.
+/// \throws Error  if it holds none
 Imatrix imatrix_of(const Profile& profile, const ModelSpec& spec);
-/// Opens an importance matrix or a profile with input means, whichever the file is, measured on this model
-/// in its own order. \throws Error naming the file, tensor and sizes if it was measured on another model
+/// Opens an importance matrix or a profile with input means, whichever the file is, measured on this model in
+/// its own order.
+/// \throws Error  naming the file, tensor and sizes if it was measured on another model
 Imatrix open_imatrix(const fs::path& path, const ModelSpec& spec);
 
 /// Mean squares of the inputs, as Profile::inputs lists them: [4 * layer + site][n_in]. Tensors that share an
-/// input (q, k, v; gate, up) stand for each other. \throws Error naming the tensors of a site that has no
-/// entry
+/// input (q, k, v; gate, up) stand for each other.
+/// \throws Error  naming the tensors of a site that has no entry
 std::vector<std::vector<double>> input_mean_squares(const Imatrix& imatrix, const ModelSpec& spec);
 
 /// For the model whose units were moved by `permutation`: the columns of o and down move along.

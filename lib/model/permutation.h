@@ -30,8 +30,9 @@ void save_permutation(const Permutation& permutation, const ModelSpec& spec, con
 /// \throws Error  naming file and space
 Permutation load_permutation(const fs::path& path, const ModelSpec& spec);
 
-/// Moves the units of every axis of one tensor: block `order[i]` of the source becomes block i.
-/// Float types only on axes inside rows. \throws Error
+/// Moves the units of every axis of one tensor: block `order[i]` of the source becomes block i. Float types
+/// only on axes inside rows.
+/// \throws Error
 HostTensor permute(const HostTensor& tensor, const TensorSpec& spec, const Permutation& permutation);
 
 /// The leading part of a tensor at these widths, as a copy; whole blocks of quantised rows only.

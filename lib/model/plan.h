@@ -33,13 +33,16 @@ struct ElasticPlan {
 
 /// "level-050" for 0.5, "level-025"; 5% steps and finer keep their digits: "level-0375".
 std::string level_name(double nominal);
-/// The level asked for. \throws UsageError listing the levels there are
+/// The level asked for.
+/// \throws UsageError  listing the levels there are
 const Level& find_level(const ElasticPlan& plan, double nominal);
 
-/// JSON, see docs/formats.md. \throws Error naming file, level and space
+/// JSON, see docs/formats.md.
+/// \throws Error  naming file, level and space
 void save_plan(const ElasticPlan& plan, const ModelSpec& spec, const fs::path& path);
 ElasticPlan load_plan(const fs::path& path, const ModelSpec& spec);
-/// Widths in range, nested, ratios as stated. \throws Error
+/// Widths in range, nested, ratios as stated.
+/// \throws Error
 void check(const ElasticPlan& plan, const ModelSpec& spec);
 
 /// Fills the ratios from the widths; the budget's is that of the decoder weights until another is set.

@@ -84,19 +84,20 @@ struct SecondMoments {
 /// Gives X^T X of a space, [n, n], of which only the lower triangle is read; called once per space.
 using MomentSource = std::function<std::vector<double>(size_t space)>;
 
-/// HDF5, see docs/formats.md. \param moments  written beside the importances, one space in memory at a time
+/// HDF5, see docs/formats.md.
+/// \param moments  written beside the importances, one space in memory at a time
 void save_profile(const Profile& profile, const ModelSpec& spec, const fs::path& path,
                   const MomentSource& moments = nullptr);
-/// All but the second moments. \throws Error if it was measured on another model, naming the first space that
-/// differs
+/// All but the second moments.
+/// \throws Error  if it was measured on another model, naming the first space that differs
 Profile load_profile(const fs::path& path, const ModelSpec& spec);
 bool has_second_moments(const fs::path& path);
 /// \throws Error  if the profile has none
 SecondMoments load_second_moments(const fs::path& path, const ModelSpec& spec, size_t space);
 
 /// Most important first; ties keep their order. Metrics that need no data may be absent from the profile: the
-/// caller adds them. \throws Error if the profile lacks the metric Source: ElastiLM, arXiv:2409.09071,
-/// section 3.2
+/// caller adds them.
+/// \throws Error  if the profile lacks the metric Source: ElastiLM, arXiv:2409.09071, section 3.2
 struct Permutation;
 Permutation rank_units(const Profile& profile, const ModelSpec& spec, Metric metric);
 

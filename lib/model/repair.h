@@ -66,12 +66,14 @@ void save_repairs(const LevelRepairs& repairs, const ModelSpec& spec, const Leve
 /// \param base_model  what `base_model_name_or_path` says; empty: it is left out
 void save_adapters(const LevelRepairs& repairs, const ModelSpec& spec, const Level& level,
                    const std::string& base_model, const fs::path& directory);
-/// What is in such a directory; its scale alpha / rank is multiplied into b. \throws Error as load_repairs()
+/// What is in such a directory; its scale alpha / rank is multiplied into b.
+/// \throws Error  as load_repairs()
 LevelRepairs load_adapters(const fs::path& directory, const ModelSpec& spec, const Level& level);
 
 /// Repairs that save_repairs() wrote, or an adapter that PEFT trained in their place. An adapter's scale
-/// alpha / rank is multiplied into b. \throws Error  naming file, tensor and both values: shapes that are not
-/// the level's, half an adapter, tensors that belong to nothing, numbers that are not finite, another model's
+/// alpha / rank is multiplied into b.
+/// \throws Error  naming file, tensor and both values: shapes that are not the level's, half an adapter,
+///   tensors that belong to nothing, numbers that are not finite, another model's
 LevelRepairs load_repairs(const fs::path& directory, const ModelSpec& spec, const Level& level);
 
 /// Shapes as the level has them, both halves of every adapter, finite float32 numbers.

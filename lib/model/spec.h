@@ -115,11 +115,13 @@ Shape shape_at(const TensorSpec& tensor, const Widths& widths);
 bool is_kept(const ModelSpec& spec, const TensorSpec& tensor, const Widths& widths);
 /// Which halves may have width 0: the attention of any layer but the first; the MLP of any layer but the
 /// last, if the layer's attention goes with it. The rest is what stock runtimes compute wrongly or not at
-/// all. \throws Error  naming the space and the reason
+/// all.
+/// \throws Error  naming the space and the reason
 void check_droppable(const ModelSpec& spec, const Widths& widths);
 /// \throws Error  naming the space, unless every width is 1 to n_units, or 0 where that may be
 void check_widths(const ModelSpec& spec, const Widths& widths);
-/// \throws Error  if halves of layers are missing. \param work  what needs all of them: "reordering"
+/// \throws Error  if halves of layers are missing.
+/// \param work  what needs all of them: "reordering"
 void require_all_halves(const ModelSpec& spec, std::string_view work);
 /// The spec of the sub-model with these widths, tensor table included: without the tensors that are not kept.
 ModelSpec narrowed(const ModelSpec& spec, const Widths& widths);

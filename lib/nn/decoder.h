@@ -96,8 +96,8 @@ class Decoder {
   /// \returns logits [.., V] of hidden states [.., D]
   at::Tensor logits(const at::Tensor& hidden) const;
   /// Sum over the predicted tokens of each sequence of -log p, float64 [B]; the vocabulary is walked in slabs
-  /// of rows, so that the [B*T, V] logits are never all in memory when no gradient is wanted. \param ids
-  /// int64 [B, T]; predicts ids[:, 1:]
+  /// of rows, so that the [B*T, V] logits are never all in memory when no gradient is wanted.
+  /// \param ids  int64 [B, T]; predicts ids[:, 1:]
   at::Tensor sequence_nll(const at::Tensor& ids, const ForwardOptions& options = {}) const;
 
   // Layer by layer, for layer removal, profiling and streaming.
@@ -121,9 +121,10 @@ class Decoder {
   /// What went into the layer's matrix products, [B, T, columns]. A model whose file leaves out that half has
   /// no norm there: [B, T, 0].
   at::Tensor site_input(int64_t index, Site site, const LayerTrace& trace) const;
-  /// Of layers with both halves at full width. \param trace  is used up
-  /// \param grad_output   of the loss by the layer's output, [B, T, D]
-  /// \param weights       also given the gradients of all matrices and biases that have units
+  /// Of layers with both halves at full width.
+  /// \param trace  is used up
+  /// \param grad_output  of the loss by the layer's output, [B, T, D]
+  /// \param weights  also given the gradients of all matrices and biases that have units
   LayerGradients backward(int64_t index, LayerTrace trace, const at::Tensor& grad_output,
                           const WeightGradientSink& weights = nullptr) const;
   struct Loss {

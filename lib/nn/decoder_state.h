@@ -77,8 +77,9 @@ struct Decoder::State {
   /// \param residual, result [n, D], input [n, columns]
   void add_projection(int64_t layer, Site site, const at::Tensor& residual, const at::Tensor& input,
                       const ForwardOptions& options, at::Tensor result) const;
-  /// One layer without autograd. \param x  residual stream [B, T, D]: overwritten by the result, unless
-  /// `trace` takes everything that the way back needs
+  /// One layer without autograd.
+  /// \param x  residual stream [B, T, D]: overwritten by the result, unless `trace` takes everything that the
+  ///   way back needs
   void run(int64_t layer, const at::Tensor& x, const ForwardOptions& options, KvCache* cache,
            Workspace& workspace, LayerTrace* trace) const;
   at::Tensor run_differentiable(int64_t layer, const at::Tensor& x, const ForwardOptions& options,
@@ -87,8 +88,10 @@ struct Decoder::State {
 };
 
 /// -log p of targets and its gradient by the rows, slab by slab, so that no logits are kept.
-/// \param rows     [n, D] hidden states; \param targets int64 [n]; \param output [V, D]
-/// \returns nll    float32 [n]; gradient, like rows
+/// \param rows  [n, D] hidden states;
+/// \param targets  int64 [n];
+/// \param output  [V, D]
+/// \returns nll float32 [n]; gradient, like rows
 std::pair<at::Tensor, at::Tensor> nll_and_gradient(const at::Tensor& rows, const at::Tensor& targets,
                                                    const at::Tensor& output);
 

@@ -13,14 +13,18 @@ namespace elastify::nn {
 /// Whether the loops take this tensor: float32 on the CPU.
 bool is_fused(const at::Tensor& x);
 
-/// RMS norm of every row. \param x, out  contiguous [rows, n], may be the same; \param weight [n]
+/// RMS norm of every row.
+/// \param x,  out contiguous [rows, n], may be the same;
+/// \param weight  [n]
 void rms_norm_rows(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& out);
-/// grad_x += dL/dx, given dL/dout. \param x, grad, grad_x  contiguous [rows, n], none the same
+/// grad_x += dL/dx, given dL/dout.
+/// \param x,  grad, grad_x contiguous [rows, n], none the same
 void rms_norm_backward_rows(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& grad,
                             const at::Tensor& grad_x);
 
-/// Rotates every head's halves in place. \param x contiguous [B, T, H, head_dim]
-/// \param cosines, sines  contiguous float32 [T, head_dim / 2]
+/// Rotates every head's halves in place.
+/// \param x  contiguous [B, T, H, head_dim]
+/// \param cosines,  sines contiguous float32 [T, head_dim / 2]
 void rotate_heads(const at::Tensor& x, const at::Tensor& cosines, const at::Tensor& sines);
 
 /// out = silu(gate) * up, contiguous and of one shape; out may be gate.
@@ -30,10 +34,14 @@ void silu_multiply(const at::Tensor& gate, const at::Tensor& up, const at::Tenso
 /// \returns               sum over t of out * dL/dout, float64 [B, n]
 at::Tensor silu_multiply_backward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& grad);
 
-/// Sum over t of x * y. \param x, y  contiguous [B, T, n]; \returns float64 [B, n]
+/// Sum over t of x * y.
+/// \param x,  y contiguous [B, T, n];
+/// \returns float64 [B, n]
 at::Tensor sum_products(const at::Tensor& x, const at::Tensor& y);
 
-/// Adds the columns' sums of x and x^2. \param x  contiguous [rows, n]; \param sum, squares  float64 [n], CPU
+/// Adds the columns' sums of x and x^2.
+/// \param x  contiguous [rows, n];
+/// \param sum,  squares float64 [n], CPU
 void add_column_sums(const at::Tensor& x, const at::Tensor& sum, const at::Tensor& squares);
 
 // From here on float32 on the CPU only.
@@ -46,11 +54,13 @@ void softmax_row(float* row, int64_t n, int64_t first, int64_t last, float scale
 void softmax_backward_rows(const at::Tensor& weights, const at::Tensor& grad, float scale);
 
 /// Running log-sum-exp of rows that arrive in pieces.
-/// \param x        contiguous [rows, n], the next piece
-/// \param maximum  [rows], starts at -infinity; \param sum [rows], starts at 0: sum of exp(x - maximum)
+/// \param x  contiguous [rows, n], the next piece
+/// \param maximum  [rows], starts at -infinity;
+/// \param sum  [rows], starts at 0: sum of exp(x - maximum)
 void accumulate_log_sum_exp(const at::Tensor& x, const at::Tensor& maximum, const at::Tensor& sum);
 
-/// Softmax of every row in place; returns the rows' log-sum-exp. \param x  contiguous [rows, n]
+/// Softmax of every row in place; returns the rows' log-sum-exp.
+/// \param x  contiguous [rows, n]
 at::Tensor softmax_rows(const at::Tensor& x);
 
 }  // namespace elastify::nn

@@ -27,7 +27,8 @@ std::optional<fs::path> packed_file(const fs::path& path);
 class PlainFiles {
  public:
   /// \param level  unpack this one only, for 1 nothing; none: all of them
-  /// \throws UsageError  if there is no such level \throws Error if the packed file is damaged
+  /// \throws UsageError  if there is no such level
+  /// \throws Error  if the packed file is damaged
   static std::shared_ptr<const PlainFiles> of(const fs::path& artifact, std::optional<double> level);
   ~PlainFiles();
   PlainFiles(const PlainFiles&) = delete;
@@ -35,7 +36,8 @@ class PlainFiles {
 
   const fs::path& directory() const { return directory_; }
   /// The model at this level: level-050.gguf, the first part of its split, or the Hugging Face directory
-  /// level-050. \throws UsageError  listing the levels there are
+  /// level-050.
+  /// \throws UsageError  listing the levels there are
   fs::path file(double level) const;
 
  private:
@@ -44,7 +46,8 @@ class PlainFiles {
   fs::path artifact_, directory_, packed_;
 };
 
-/// Share of the decoder weights that an artifact's level keeps, as it states it. \throws UsageError
+/// Share of the decoder weights that an artifact's level keeps, as it states it.
+/// \throws UsageError
 double stated_ratio(const fs::path& artifact, double level);
 
 /// Which repairs a level's GGUF file or Hugging Face directory itself holds, as it states it: "bias",

@@ -78,7 +78,8 @@ RunConfig load_config(const fs::path& file, const std::vector<std::string>& over
 /// `reorder.metric: [taylor, magnitude]`, or a list `rows` of sets of options, each with a `name`, or both:
 /// then every row at every point of the grid. What may vary is how units are ranked and levels planned:
 /// `seed` and the options of `profile` and `reorder`; the model, the text and the levels are the same for all
-/// points. \throws UsageError  as load_config(); for every value of every axis, too
+/// points.
+/// \throws UsageError  as load_config(); for every value of every axis, too
 SweepConfig load_sweep(const fs::path& file, const std::vector<std::string>& overrides = {});
 
 // The resolved options, every field present, in the spelling of the YAML file.

@@ -21,8 +21,10 @@ std::vector<at::Tensor> calibration_batches(const OpenModel& source, const nn::D
                                             const profile::ProfileOptions& text, int64_t seed);
 
 /// Fits every level of the plan but the full model, and writes `repairs/level-NNN/` into the reordered
-/// directory. \param source  the model that it was made from, for its vocabulary \param reordered  complete
-/// but for its repairs \throws UsageError  if there is no text
+/// directory.
+/// \param source  the model that it was made from, for its vocabulary
+/// \param reordered  complete but for its repairs
+/// \throws UsageError  if there is no text
 void write_repairs(const OpenModel& source, const ElasticPlan& plan,
                    const recover::ClosedFormOptions& options, const Calibration& calibration, int64_t seed,
                    const fs::path& reordered);
@@ -40,8 +42,9 @@ struct AppliedRepairs {
   const std::vector<nn::LayerRepair>* pointer() const { return layers.empty() ? nullptr : &layers; }
 };
 /// Repairs of a level of a reordered directory or an artifact (there, biases and own weights are in the
-/// level's file, and only the adapter is left to apply). \param model  what open_model() gave for `path` and
-/// `level` \param wanted  false: leaves off what can be left off
+/// level's file, and only the adapter is left to apply).
+/// \param model  what open_model() gave for `path` and `level`
+/// \param wanted  false: leaves off what can be left off
 AppliedRepairs repairs_of(const fs::path& path, std::optional<double> level, const OpenModel& model,
                           const nn::Decoder& decoder, bool wanted);
 

@@ -45,7 +45,8 @@ struct LoadOutcome {
   std::string message;         ///< the runtime's own words if it does not load
 };
 
-/// Loads the file in a process of its own, so that a crash is an outcome. \throws Interrupted
+/// Loads the file in a process of its own, so that a crash is an outcome.
+/// \throws Interrupted
 LoadOutcome load_in(const Runtime& runtime, const LoadJob& job);
 
 }  // namespace elastify::pipeline

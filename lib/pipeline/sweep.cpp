@@ -256,7 +256,8 @@ std::map<size_t, std::vector<nn::LayerRepair>> fit_repairs(const OpenModel& mode
   return repairs;
 }
 
-/// Evaluates what is not kept yet. \param orders  permutations by digest
+/// Evaluates what is not kept yet.
+/// \param orders  permutations by digest
 void evaluate(const OpenModel& model, const RunConfig& config, const std::vector<Candidate>& candidates,
               const std::map<std::string, Permutation>& orders, Evaluations& evaluations) {
   const ModelSpec& spec = model.checkpoint.spec();

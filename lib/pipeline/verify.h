@@ -23,7 +23,8 @@ struct VerifyOptions {
 
 /// Checks a reordered directory or an artifact against the model it was made from: hashes (artifact), spec,
 /// permutation, every tensor bit for bit, every level a prefix of the full model bytewise, and float32 logits
-/// before and after. Stops at the first claim that fails. \param path  a directory, or the packed file in one
+/// before and after. Stops at the first claim that fails.
+/// \param path  a directory, or the packed file in one
 /// \throws Error  if something cannot be read at all
 std::vector<Finding> verify(const fs::path& path, const fs::path& model, const VerifyOptions& options,
                             const nn::DecoderOptions& compute);

@@ -30,12 +30,14 @@ bool is_filler(const TensorSpec& tensor);
 /// As the file or Hugging Face directory states it; nothing for files without repairs.
 OwnTensors own_tensors(const fs::path& level_file);
 
-/// A tensor of the level's own: finite numbers, and zeros in a filler. \throws Error
+/// A tensor of the level's own: finite numbers, and zeros in a filler.
+/// \throws Error
 void check_own_tensor(const TensorSpec& tensor, const HostTensor& found);
 
 bool has_repairs(const fs::path& output, bool artifact);
 /// Repairs of a reordered directory, or adapters of an artifact's plain files, against the levels' shapes.
-/// \returns what there is, by level \throws Error  naming file, tensor and both values
+/// \returns what there is, by level
+/// \throws Error  naming file, tensor and both values
 std::string check_repairs(const fs::path& output, bool artifact, const ModelSpec& spec,
                           const ElasticPlan& plan);
 

@@ -35,7 +35,8 @@ std::vector<Narrowed> widths_to_measure(const ModelSpec& spec) {
 }
 
 /// The errors in nats: at each measured width times what makes the unfitted error the measured rise, between
-/// two of them times what lies between, in proportion. \param measured  of this space, falling widths
+/// two of them times what lies between, in proportion.
+/// \param measured  of this space, falling widths
 std::vector<double> scaled(const solve::PrefixErrors& errors, const std::vector<Narrowed>& measured) {
   std::vector<double> cost = errors.fitted;
   std::vector<std::pair<int64_t, double>> factors;

@@ -19,7 +19,8 @@ class WidthMeter {
 
   /// Curves for `dp`, nats per token: the shape of a space's curve is the error of its projection's output
   /// with refitted weights, its scale is set by the losses measured with that space alone at half and at an
-  /// eighth of its width. \param errors  of these orders, [spaces]
+  /// eighth of its width.
+  /// \param errors  of these orders, [spaces]
   plan::CostCurves curves(const std::vector<solve::PrefixErrors>& errors) const;
   /// KL(full || sub-model) of the next token's distribution, mean over tokens, nats.
   double divergence(const Widths& widths) const;
@@ -36,9 +37,10 @@ struct MeasuredPlan {
 };
 /// Plans widths, measuring what the method goes by: nothing for `uniform`, `anchors`, `zscore` and
 /// `shortgpt`; curves for `dp`, if there are second moments (else it goes by the profile's scores);
-/// divergences besides for `dp+kl`. \param calibration  text to measure on, of which `removal_tokens` are
-/// taken; may be null where nothing is measured \throws UsageError  if text or second moments that the method
-/// needs are not there
+/// divergences besides for `dp+kl`.
+/// \param calibration  text to measure on, of which `removal_tokens` are taken; may be null where nothing is
+///   measured
+/// \throws UsageError  if text or second moments that the method needs are not there
 MeasuredPlan plan_widths(const OpenModel& model, const Profile* profile, const MomentSource& moments,
                          const Permutation& order, const ReorderSection& options, int64_t seed,
                          const Calibration* calibration);

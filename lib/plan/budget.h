@@ -27,7 +27,8 @@ struct Budget {
 };
 
 /// "decoder", "params", "bytes:TYPE", "latency:FILE.json" or "latency:FILE.json:prompt" (or ":gen", which is
-/// meant if neither stands there). \throws UsageError
+/// meant if neither stands there).
+/// \throws UsageError
 Budget parse_budget(std::string_view text);
 /// What parse_budget() reads.
 std::string to_text(const Budget& budget);
@@ -36,7 +37,8 @@ std::string to_text(const Budget& budget);
 /// a unit of its own (weights; for bytes, the block size of the type makes one byte).
 class Scale {
  public:
-  /// Reads the table of a latency. \throws Error if that is not one, or does not cover the full model
+  /// Reads the table of a latency.
+  /// \throws Error  if that is not one, or does not cover the full model
   Scale(const ModelSpec& spec, const Budget& budget);
 
   int64_t fixed() const { return fixed_; }
@@ -47,7 +49,8 @@ class Scale {
     return width * per_unit_[space] + (width > 0 ? with_space_[space] : 0);
   }
   int64_t of(const Widths& widths) const;
-  /// What a level may weigh. \throws Error if a latency is below the measured range
+  /// What a level may weigh.
+  /// \throws Error  if a latency is below the measured range
   int64_t target(double nominal) const;
   /// What `nominal` is compared with: weight, bytes or latency, as a share of the full model's.
   double share(int64_t weight) const;

@@ -19,8 +19,8 @@ struct CostCurves {
 /// Out of scores alone: the sum of the scores of the units left out, which leave in order of importance.
 /// Negative scores count as 0. Scores are one by one: what units share or make up for is not in the sums, and
 /// those of many neurons add up to more, against those of few KV groups, than their removal costs; curves
-/// that were measured serve better. \throws Error  if the profile is another model's, lacks the metric, or
-/// has scores that are not numbers
+/// that were measured serve better.
+/// \throws Error  if the profile is another model's, lacks the metric, or has scores that are not numbers
 CostCurves curves_from_scores(const ModelSpec& spec, const Profile& profile, Metric metric);
 
 /// The scores of a metric, [spaces][n_units], the most important unit first.

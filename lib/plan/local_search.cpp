@@ -85,7 +85,8 @@ class Search {
       capacity_[level] = std::max(capacity_[level], problem.scale.of(result.widths[level]));
   }
 
-  /// Measures up to `n_moves` moves of a level. \returns whether any was left to measure
+  /// Measures up to `n_moves` moves of a level.
+  /// \returns whether any was left to measure
   bool improve(size_t level, int64_t n_moves) {
     bool found = false;
     while (n_moves > 0) {

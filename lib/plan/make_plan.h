@@ -48,7 +48,8 @@ struct PlanOptions {
 Method method_named(std::string_view name);
 std::string_view name_of(Method method);
 /// "0.9,0.7,0.5", "0.2:1.0:0.1" (low:high:step) or both mixed; in rising order. The full model (1) is always
-/// among them. \throws UsageError
+/// among them.
+/// \throws UsageError
 std::vector<double> parse_levels(std::string_view text);
 
 /// Loss of the sub-model with these widths, the lower the better: the divergence from the full model on
@@ -62,11 +63,13 @@ using MeasureLoss = std::function<double(const Widths&)>;
 /// groups go where the method finds them cheap. Notes say where levels give anchors up, and where a true
 /// share is more than a percentage point off.
 /// \param profile  needed by `anchors` (removal_loss), `shortgpt` (block_influence), `zscore` and, without
-/// curves, `dp`; else may be null \param curves   what `dp` and `dp+kl` go by; null: curves_from_scores() of
-/// the profile \param measure  needed by `dp+kl` \throws Error  when a level cannot be met even at the
-/// narrowest widths (one KV group, one grid step, or what `min_width` and `depth` make of them), naming the
-/// lowest ratio that can; if the profile is another model's or lacks what the method needs \throws UsageError
-/// for levels outside (0, 1] and other options out of range
+///   curves, `dp`; else may be null
+/// \param curves  what `dp` and `dp+kl` go by; null: curves_from_scores() of the profile
+/// \param measure  needed by `dp+kl`
+/// \throws Error  when a level cannot be met even at the narrowest widths (one KV group, one grid step, or
+///   what `min_width` and `depth` make of them), naming the lowest ratio that can; if the profile is another
+///   model's or lacks what the method needs
+/// \throws UsageError  for levels outside (0, 1] and other options out of range
 ElasticPlan make_plan(const ModelSpec& spec, const Profile* profile, const PlanOptions& options,
                       const CostCurves* curves = nullptr, const MeasureLoss& measure = nullptr);
 

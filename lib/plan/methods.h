@@ -8,7 +8,8 @@ namespace elastify::plan {
 
 /// Nominal ratios have six decimals, as level_name() and find_level() see them.
 inline constexpr double kRounding = 1e6;
-/// In rising order, without duplicates, the full model included. \throws UsageError
+/// In rising order, without duplicates, the full model included.
+/// \throws UsageError
 std::vector<double> normalised(std::vector<double> levels);
 
 /// What every method solves: widths for levels below the full model.
@@ -29,7 +30,8 @@ struct Problem {
   /// Half of the smallest step of a single MLP, or of a KV group where no MLP can take one: what a level may
   /// weigh beyond its target.
   int64_t half_step() const;
-  /// \param least  the narrowest widths there are \param slack  what a level may weigh beyond its target
+  /// \param least  the narrowest widths there are
+  /// \param slack  what a level may weigh beyond its target
   /// \throws Error  if the lowest level is out of reach
   void require_reachable(const Widths& least, int64_t slack) const;
 };
@@ -45,7 +47,8 @@ struct UniformSolution {
 };
 /// \param anchors  layers that stay full, most important first
 UniformSolution solve_uniform(const Problem& problem, std::vector<int64_t> anchors = {});
-/// This share of the layers, of those whose removal costs most. \param removal_loss  [n_layers]
+/// This share of the layers, of those whose removal costs most.
+/// \param removal_loss  [n_layers]
 std::vector<int64_t> choose_anchors(const std::vector<double>& removal_loss, double share);
 
 /// Of all widths on the ladders (and dropped spaces, where depth is elastic) the ones of the least total cost
@@ -53,13 +56,16 @@ std::vector<int64_t> choose_anchors(const std::vector<double>& removal_loss, dou
 /// Exact where the weights, counted in their greatest common divisor, are at most 32768 and a space has at
 /// most 512 widths; beyond, sub-models whose weights differ by less than a 32768th of the level count as
 /// equally heavy on the way, and what is left over is filled up at the end.
-/// \param curves  non-increasing \returns [levels]
+/// \param curves  non-increasing
+/// \returns [levels]
 std::vector<Widths> solve_dynamic(const Problem& problem, const CostCurves& curves);
 
-/// \param profile  with block_influence \returns [levels]
+/// \param profile  with block_influence
+/// \returns [levels]
 std::vector<Widths> solve_shortgpt(const Problem& problem, const Profile& profile);
 
-/// \param scores  falling_scores() \returns [levels]
+/// \param scores  falling_scores()
+/// \returns [levels]
 std::vector<Widths> solve_zscore(const Problem& problem, const std::vector<std::vector<double>>& scores);
 
 }  // namespace elastify::plan

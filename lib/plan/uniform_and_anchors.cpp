@@ -177,7 +177,8 @@ class Solver {
             state % n_ff};
   }
 
-  /// Replaces every entry by the least among those of choices nested in its own. \returns which one that was
+  /// Replaces every entry by the least among those of choices nested in its own.
+  /// \returns which one that was
   std::vector<int32_t> spread_minimum(std::vector<Cost>& total) const {
     const size_t n_ff = d_ff_.size(), n_below = attention_[0].size() * n_ff;
     std::vector<int32_t> from(total.size());

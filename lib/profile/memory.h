@@ -14,7 +14,8 @@ struct MemoryNeed {
 };
 MemoryNeed memory_need(const ModelSpec& spec, const ProfileOptions& options);
 
-/// Whether to stream. \throws UsageError  if not even that fits into `max_ram` (0: no limit)
+/// Whether to stream.
+/// \throws UsageError  if not even that fits into `max_ram` (0: no limit)
 bool must_stream(const ModelSpec& spec, const ProfileOptions& options, int64_t max_ram);
 
 }  // namespace elastify::profile

@@ -29,7 +29,8 @@ size_t space_of(const ModelSpec& spec, int64_t layer, size_t half) {
 constexpr Site kUnitSite[] = {Site::kAttnOut, Site::kFfnDown};
 constexpr Role kUnitMatrix[] = {Role::kAttnOut, Role::kDown};
 
-/// Sum over tokens of 1 - cos(x, y). \param x, y [B, T, D]
+/// Sum over tokens of 1 - cos(x, y).
+/// \param x,  y [B, T, D]
 at::Tensor angle(const at::Tensor& x, const at::Tensor& y) {
   const at::Tensor a = x.to(at::kFloat), b = y.to(at::kFloat);
   const at::Tensor cosine =
@@ -37,7 +38,8 @@ at::Tensor angle(const at::Tensor& x, const at::Tensor& y) {
   return on_host((1 - cosine).sum(at::kDouble));
 }
 
-/// Adds x^T x below the diagonal. \param x [rows, n]
+/// Adds x^T x below the diagonal.
+/// \param x  [rows, n]
 void add_moments(const at::Tensor& total, const at::Tensor& x) {
   const at::Tensor columns = x.to(at::kFloat);
   const int64_t n = x.size(1);
@@ -53,7 +55,8 @@ std::vector<float> to_floats(const at::Tensor& values) {
   return {floats.data_ptr<float>(), floats.data_ptr<float>() + floats.numel()};
 }
 
-/// Sums a tensor shaped like a weight over everything but the units of one of its axes. \returns [n_units]
+/// Sums a tensor shaped like a weight over everything but the units of one of its axes.
+/// \returns [n_units]
 at::Tensor sum_by_unit(const at::Tensor& values, size_t axis, int64_t block) {
   int64_t before = 1, after = 1;
   for (size_t a = 0; a < static_cast<size_t>(values.dim()); ++a)

@@ -43,7 +43,8 @@ struct LayerStatistics {
 
   /// What the way through the layer shows.
   void add(const nn::Decoder& decoder, int64_t layer, const nn::LayerTrace& trace);
-  /// What the way back shows. \returns the gradient by the layer's input
+  /// What the way back shows.
+  /// \returns the gradient by the layer's input
   at::Tensor add_backward(const nn::Decoder& decoder, int64_t layer, nn::LayerTrace trace,
                           const at::Tensor& grad_output);
 
@@ -51,7 +52,8 @@ struct LayerStatistics {
   void for_each(const std::function<void(const std::string& name, at::Tensor& tensor)>& visit);
 };
 
-/// A layer's sums as scores, metric by metric. Reads the layer's weights. \returns [attention, mlp][n_units]
+/// A layer's sums as scores, metric by metric. Reads the layer's weights.
+/// \returns [attention, mlp][n_units]
 std::map<Metric, std::array<std::vector<float>, 2>> layer_scores(const LayerStatistics& statistics,
                                                                  const Checkpoint& checkpoint, int64_t layer,
                                                                  const std::vector<Metric>& metrics,

@@ -26,7 +26,8 @@ class Unfinished {
   using Numbers = std::map<std::string, std::vector<double>>;
   /// Does nothing if nothing is kept.
   void save(const std::string& part, std::span<LayerStatistics* const> layers, const Numbers& numbers) const;
-  /// Fills those of the layers' tensors that the part has. \returns its numbers
+  /// Fills those of the layers' tensors that the part has.
+  /// \returns its numbers
   Numbers load(const std::string& part, std::span<LayerStatistics* const> layers) const;
   /// Removes everything.
   void discard() const;

@@ -86,7 +86,8 @@ class Regression {
     cross_ = cross_ - at::outer(mean_x_, mean_y_);
   }
 
-  /// Of the fitted weights. \param ridge  in units of the inputs' mean square
+  /// Of the fitted weights.
+  /// \param ridge  in units of the inputs' mean square
   nn::ProjectionRepair repair(double ridge) const {
     nn::ProjectionRepair result;
     at::Tensor fitted = now_;
@@ -208,7 +209,8 @@ class LevelFit {
       : decoder_(decoder), layer_(layer), widths_(widths), repairs_(repairs), options_(options) {}
 
   /// Fits o or down and moves the level's stream past that half of the layer.
-  /// \param before, after  the full model's stream around that half, by batch \param stream  the level's
+  /// \param before,  after the full model's stream around that half, by batch
+  /// \param stream  the level's
   void fit(Site site, const std::vector<at::Tensor>& before, const std::vector<at::Tensor>& after,
            std::vector<at::Tensor>& stream) const {
     const at::Tensor weight = decoder_.projection(layer_, site, widths_);

@@ -34,7 +34,8 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 struct Elimination {
   at::Tensor a, gram;  ///< [n, n]
   bool largest;        ///< which score goes first
-  /// gram out of `a` over the inputs that are left; empty if gram does not shrink. \param inputs  int64 [m]
+  /// gram out of `a` over the inputs that are left; empty if gram does not shrink.
+  /// \param inputs  int64 [m]
   std::function<at::Tensor(const at::Tensor& a, const at::Tensor& inputs)> make_gram;
 };
 
@@ -111,14 +112,15 @@ std::vector<int64_t> eliminate_inputs(Elimination e) {
   return {all.data_ptr<int64_t>(), all.data_ptr<int64_t>() + n};
 }
 
-/// The blocks on the diagonal. \returns [n / block, block, block]
+/// The blocks on the diagonal.
+/// \returns [n / block, block, block]
 at::Tensor diagonal_blocks(const at::Tensor& square, int64_t block) {
   const int64_t n_units = square.size(0) / block;
   return square.view({n_units, block, n_units, block}).diagonal(0, 0, 2).permute({2, 0, 1}).contiguous();
 }
 
-/// Factors of blocks that are positive definite but for rounding errors. \param diagonal  [n_units, block],
-/// what their diagonals were before anything was subtracted
+/// Factors of blocks that are positive definite but for rounding errors.
+/// \param diagonal  [n_units, block], what their diagonals were before anything was subtracted
 at::Tensor factors(const at::Tensor& blocks, const at::Tensor& diagonal) {
   for (double shift = 0; shift < 1; shift = std::max(8 * kEpsilon, shift * 64)) {
     const auto [factor, info] = at::linalg_cholesky_ex(blocks + at::diag_embed(diagonal * shift));

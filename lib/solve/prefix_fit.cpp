@@ -25,7 +25,8 @@ void for_panels(int64_t n, F&& f) {
   for (int64_t first = 0; first < n; first += kPanel) f(first, std::min(kPanel, n - first));
 }
 
-/// x[i] + x[i + 1] + ... for i at every block's first input, and 0 at the end. \param x  [n]
+/// x[i] + x[i + 1] + ... for i at every block's first input, and 0 at the end.
+/// \param x  [n]
 std::vector<double> sums_from(const at::Tensor& x, int64_t block) {
   const at::Tensor per_unit = x.view({-1, block}).sum(1).flip(0).cumsum(0).flip(0).cpu().contiguous();
   std::vector<double> sums(per_unit.data_ptr<double>(), per_unit.data_ptr<double>() + per_unit.numel());
@@ -33,7 +34,9 @@ std::vector<double> sums_from(const at::Tensor& x, int64_t block) {
   return sums;
 }
 
-/// Orthonormal columns that span the leading left singular vectors. \param x [m, n]  \returns [m, rank]
+/// Orthonormal columns that span the leading left singular vectors.
+/// \param x  [m, n]
+/// \returns [m, rank]
 at::Tensor leading_vectors(const at::Tensor& x, int64_t rank) {
   const int64_t m = x.size(0), n = x.size(1);
   const int64_t n_columns = rank + std::max<int64_t>(16, rank / 2);

@@ -17,7 +17,8 @@ struct Projection {
   int64_t n_units() const { return weight.size(1) / block; }
 };
 
-/// Adds `ridge` times the mean of the diagonal to the diagonal. \returns a new tensor
+/// Adds `ridge` times the mean of the diagonal to the diagonal.
+/// \returns a new tensor
 at::Tensor regularised(const at::Tensor& moments, double ridge);
 
 // Total orders of the units, most important first; every prefix of one is the set that is kept at that width.

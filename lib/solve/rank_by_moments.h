@@ -19,7 +19,8 @@ struct PrefixErrors {
   std::vector<double> unfitted;  ///< with the weights as they are
   std::vector<double> fitted;    ///< with the best weights for these units
 };
-/// Of every space. Arguments as above. \returns [spaces]
+/// Of every space. Arguments as above.
+/// \returns [spaces]
 std::vector<PrefixErrors> prefix_errors(const Checkpoint& checkpoint, const MomentSource& moments,
                                         int64_t n_tokens, const Permutation& permutation, double ridge);
 

@@ -57,7 +57,8 @@ const char* kEverything =
     "--metrics taylor,fisher,wanda,wifv,activation,taylor-element,magnitude --second-moments "
     "--removal-tokens 512 --threads 1";
 
-/// Starts the program and kills it after a while. \returns whether it had ended by itself, with status 0
+/// Starts the program and kills it after a while.
+/// \returns whether it had ended by itself, with status 0
 bool run_for(const std::string& arguments, std::chrono::milliseconds time) {
   const pid_t child = fork();
   if (child == 0) {

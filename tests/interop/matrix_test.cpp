@@ -84,7 +84,8 @@ bool has_llama_node() {
   return fs::exists(fs::path(ELASTIFY_SOURCE_DIR) / "tests/interop/node_modules/@fugood/llama.node");
 }
 
-/// Loads all of `jobs` in one process. \param prompt  empty: token ids
+/// Loads all of `jobs` in one process.
+/// \param prompt  empty: token ids
 void check_loads(const nlohmann::json& jobs, const std::string& runtime, const std::string& prompt = "") {
   CAPTURE(runtime);
   const test::TemporaryDirectory work;

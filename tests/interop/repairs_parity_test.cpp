@@ -16,7 +16,8 @@ struct Subject {
   std::string architecture;  ///< of the level 0.8; with anchors, the narrowest may have no wider layer
 };
 
-/// Every level with and without its repairs. \returns how many levels there were
+/// Every level with and without its repairs.
+/// \returns how many levels there were
 int check_levels(const test::RepairedFixture& made, const std::string& architecture, const ModelSpec& spec,
                  double tolerance) {
   int n_levels = 0;

@@ -36,7 +36,8 @@ std::set<std::string> names_in(const fs::path& directory, const std::string& ext
   return names;
 }
 
-/// Packs, takes every file out again and compares it with the plain export's. \returns how many there were
+/// Packs, takes every file out again and compares it with the plain export's.
+/// \returns how many there were
 size_t check_round_trip(const fs::path& reordered, DType type, const fs::path& work) {
   const fs::path plain = exported(reordered, work / "plain", {.types = {type}, .levels = {}});
   const fs::path packed =

@@ -57,7 +57,8 @@ std::map<std::string, fs::file_time_type> kept(const fs::path& output) {
   return files;
 }
 
-/// Four questions that any model answers somehow. \returns the file's name
+/// Four questions that any model answers somehow.
+/// \returns the file's name
 std::string write_task(const fs::path& file) {
   std::string lines;
   for (const char* animal : {"cat", "dog", "bird", "fish"})

@@ -11,8 +11,8 @@ using solve::PrefixFit;
 
 namespace {
 
-/// Of all ways to leave out one more unit the one with the least error. \param error_of_units  when only
-/// these are kept
+/// Of all ways to leave out one more unit the one with the least error.
+/// \param error_of_units  when only these are kept
 template <typename ErrorOfUnits>
 std::vector<int64_t> backward_by_hand(const solve::Projection& p, const ErrorOfUnits& error_of_units) {
   std::vector<int64_t> left = counted(p.n_units()), removed;
@@ -57,7 +57,8 @@ std::vector<int64_t> forward_by_hand(const solve::Projection& p) {
 }
 
 /// Input by input, the whole matrices after each: a is the inverse of H and y is W^T to eliminate, H and H
-/// W^T to select. \returns the first `steps` to go
+/// W^T to select.
+/// \returns the first `steps` to go
 std::vector<int64_t> step_by_step(at::Tensor a, at::Tensor y, bool largest, int64_t steps) {
   std::vector<int64_t> order;
   at::Tensor gone = at::zeros({a.size(0)}, a.options());
