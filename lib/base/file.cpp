@@ -146,6 +146,18 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
   started_ = size_;
 }
 
+void AtomicFile::overwrite(uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      fail_errno(path_, "write");
+    }
+    offset += static_cast<uint64_t>(n);
+    bytes = bytes.subspan(static_cast<size_t>(n));
+  }
+}
+
 void AtomicFile::commit() {
   if (::fsync(fd_) != 0) fail_errno(path_, "write");
   if (::close(std::exchange(fd_, -1)) != 0) {

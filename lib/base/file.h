@@ -47,6 +47,8 @@ class AtomicFile {
   /// \throws Error  naming the path and the cause (no space left, ...)
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+  /// Bytes that were written before.
+  void overwrite(uint64_t offset, std::span<const std::byte> bytes);
   uint64_t size() const { return size_; }
   const fs::path& path() const { return path_; }
   void commit();

@@ -2,12 +2,18 @@
 
 #include <openssl/evp.h>
 
+#include <algorithm>
 #include <array>
 
 #include "base/error.h"
 #include "base/file.h"
 
 namespace elastify {
+namespace {
+
+constexpr size_t kHashedAtOnce = size_t{1} << 24;
+
+}  // namespace
 
 struct Sha256::State {
   EVP_MD_CTX* context = EVP_MD_CTX_new();
@@ -41,11 +47,20 @@ std::string sha256_hex(std::string_view text) {
   return digest.finish();
 }
 
+std::string sha256_part(const MappedFile& file, std::span<const std::byte> bytes) {
+  Sha256 digest;
+  while (!bytes.empty()) {
+    const auto part = bytes.first(std::min(bytes.size(), kHashedAtOnce));
+    digest.update(part);
+    file.release(part);  // memory stays bounded
+    bytes = bytes.subspan(part.size());
+  }
+  return digest.finish();
+}
+
 std::string sha256_file(const fs::path& path) {
   const auto file = MappedFile::open(path);
-  Sha256 digest;
-  digest.update(file->bytes());
-  return digest.finish();
+  return sha256_part(*file, file->bytes());
 }
 
 }  // namespace elastify

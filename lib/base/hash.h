@@ -9,6 +9,8 @@
 
 namespace elastify {
 
+class MappedFile;
+
 /// SHA-256, fed in parts. Digests are 64 lower-case hex digits.
 class Sha256 {
  public:
@@ -27,7 +29,10 @@ class Sha256 {
 };
 
 std::string sha256_hex(std::string_view text);
-/// \throws Error  if the file cannot be read
+/// Of some bytes of a mapped file; not more of them than a few at a time stay in memory.
+std::string sha256_part(const MappedFile& file, std::span<const std::byte> bytes);
+/// The same for a whole file.
+/// \throws Error  if it cannot be read
 std::string sha256_file(const std::filesystem::path& path);
 
 }  // namespace elastify

@@ -13,6 +13,7 @@
 #include "base/version.h"
 #include "data/companions.h"
 #include "export/level_repairs.h"
+#include "export/levels.h"
 #include "export/lora_gguf.h"
 #include "model/families/families.h"
 
@@ -30,7 +31,7 @@ class LevelDirectory {
  public:
   LevelDirectory(Level level, ModelSpec model, const LevelRepairs* repairs, DType type)
       : level_(std::move(level)), model_(std::move(model)), repairs_(repairs), type_(type) {
-    listed_.name = level_.nominal >= 1 ? "full" : level_name(level_.nominal);
+    listed_.name = level_stem(level_.nominal);
     listed_.nominal = level_.nominal;
     listed_.n_params = n_params(model_, full_widths(model_));
     listed_.decoder_ratio = level_.decoder_ratio;
@@ -83,16 +84,9 @@ class LevelDirectory {
     const bool is_vector = shape.size() < 2;
     const int64_t n = std::min(is_vector ? 1 : rows.shape[0], (is_vector ? 1 : shape[0]) - first);
     if (n <= 0) return;
-    const uint64_t kept = row_bytes(type_, shape.back()), full = row_bytes(type_, tensor.shape.back());
-    const auto n_rows = static_cast<uint64_t>(n);
-    if (kept == full) {
-      weights_->write(rows.bytes.first(n_rows * full));
-      return;
-    }
-    packed_.resize(n_rows * kept);
-    for (uint64_t i = 0; i < n_rows; ++i)
-      std::memcpy(packed_.data() + i * kept, rows.bytes.data() + i * full, kept);
-    weights_->write(packed_);
+    const uint64_t row = row_bytes(type_, tensor.shape.back());
+    weights_->write(leading_of_rows(rows.bytes.first(static_cast<uint64_t>(n) * row), row,
+                                    row_bytes(type_, shape.back()), cut_));
   }
 
   HfLevel finish() {
@@ -141,20 +135,8 @@ class LevelDirectory {
   fs::path path_;
   std::unique_ptr<ShardedSafetensorsWriter> weights_;
   size_t next_ = 0;  ///< of the model's tensors
-  std::vector<std::byte> packed_;
+  std::vector<std::byte> cut_;
 };
-
-/// From wide to narrow.
-std::vector<Level> chosen_levels(const ElasticPlan& plan, const std::vector<double>& asked) {
-  std::vector<const Level*> wanted;
-  for (const double nominal : asked) wanted.push_back(&find_level(plan, nominal));
-  std::vector<Level> levels;
-  for (auto level = plan.levels.rbegin(); level != plan.levels.rend(); ++level)
-    if (asked.empty() || level->nominal >= 1 ||
-        std::find(wanted.begin(), wanted.end(), &*level) != wanted.end())
-      levels.push_back(*level);
-  return levels;
-}
 
 std::vector<LevelDirectory> plan_directories(const ModelSpec& spec, const ElasticPlan& plan,
                                              const HfExportOptions& options, DType type,
@@ -163,16 +145,13 @@ std::vector<LevelDirectory> plan_directories(const ModelSpec& spec, const Elasti
   std::vector<std::string> problems;
   std::string hint;
   for (Level& level : chosen_levels(plan, options.levels)) {
-    const LevelRepairs* repairs = nullptr;
-    for (const LevelRepairs& each : all_repairs)
-      if (level.nominal < 1 && level_name(each.nominal) == level_name(level.nominal)) repairs = &each;
+    const LevelRepairs* repairs = repairs_of(level, all_repairs);
     try {
       if (repairs != nullptr) check(*repairs, spec, level);
       ModelSpec model = hf_level_model(spec, level, repairs);
       directories.emplace_back(std::move(level), std::move(model), repairs, type);
     } catch (const Error& error) {
-      problems.push_back(
-          fmt::format("{}: {}", level.nominal >= 1 ? "full" : level_name(level.nominal), error.what()));
+      problems.push_back(fmt::format("{}: {}", level_stem(level.nominal), error.what()));
       hint = error.hint();
     }
   }

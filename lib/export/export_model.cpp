@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
+#include <set>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -14,8 +15,10 @@
 #include "base/version.h"
 #include "export/gguf_metadata.h"
 #include "export/level_repairs.h"
+#include "export/levels.h"
 #include "export/lora_gguf.h"
 #include "export/pack.h"
+#include "export/shared_common.h"
 #include "export/write_tensors.h"
 
 namespace elastify::exporter {
@@ -29,51 +32,43 @@ constexpr int64_t kManifestVersion = 1;
 /// One file on its way: what it will hold, and its writer.
 struct LevelFile {
   Level level;
-  ModelSpec model;
-  const GgufArchitecture* architecture = nullptr;
+  PlainFile plain;
   const LevelRepairs* repairs = nullptr;
   WeightType type = DType::kF16;
   fs::path directory;
   ArtifactFile listed;
   std::unique_ptr<GgufWriter> writer;
+  std::unique_ptr<GgufWriter> part;  ///< null unless packed
 };
 
-/// From wide to narrow.
-std::vector<Level> chosen_levels(const ElasticPlan& plan, const std::vector<double>& asked) {
-  std::vector<Level> levels;
-  for (auto level = plan.levels.rbegin(); level != plan.levels.rend(); ++level) {
-    const bool wanted = asked.empty() || level->nominal >= 1 ||
-                        std::any_of(asked.begin(), asked.end(),
-                                    [&](double nominal) { return &find_level(plan, nominal) == &*level; });
-    if (wanted) levels.push_back(*level);
-  }
-  return levels;
-}
+/// All files of one type.
+struct TypeExport {
+  std::vector<LevelFile> files;
+  std::unique_ptr<PackedWriter> packed;  ///< null: plain files
+};
 
 /// Every level as it would be of any type.
 std::vector<LevelFile> plan_levels(const ModelSpec& spec, const ElasticPlan& plan,
                                    const ExportOptions& options, const std::vector<LevelRepairs>& repairs) {
-  for (const double nominal : options.levels) find_level(plan, nominal);
   std::vector<LevelFile> files;
   for (Level& level : chosen_levels(plan, options.levels)) {
     LevelFile& file = files.emplace_back();
-    const std::string name = level.nominal >= 1 ? "full" : level_name(level.nominal);
-    for (const LevelRepairs& each : repairs)
-      if (level.nominal < 1 && level_name(each.nominal) == name) file.repairs = &each;
+    const std::string name = level_stem(level.nominal);
+    file.repairs = repairs_of(level, repairs);
     with_context(name, [&] {
-      file.model = narrowed(spec, level.widths);
+      file.plain.model = narrowed(spec, level.widths);
       if (file.repairs != nullptr) {
         check(*file.repairs, spec, level);
-        file.model = with_biases(std::move(file.model), *file.repairs);
+        file.plain.model = with_biases(std::move(file.plain.model), *file.repairs);
       }
-      file.architecture = &choose_architecture(file.model);
+      file.plain.architecture = &choose_architecture(file.plain.model);
     });
     file.listed.name = name + ".gguf";
     file.listed.nominal = level.nominal;
     file.listed.decoder_ratio = level.decoder_ratio;
     file.listed.total_ratio = level.total_ratio;
-    file.listed.architecture = file.architecture->name;
-    file.listed.n_params = n_params(file.model, full_widths(file.model));
+    file.listed.architecture = file.plain.architecture->name;
+    file.listed.n_params = n_params(file.plain.model, full_widths(file.plain.model));
     if (file.repairs != nullptr) file.listed.compensation = file.repairs->compensation;
     file.level = std::move(level);
   }
@@ -82,7 +77,7 @@ std::vector<LevelFile> plan_levels(const ModelSpec& spec, const ElasticPlan& pla
 
 bool fuses_qkv(const std::vector<LevelFile>& files) {
   return std::any_of(files.begin(), files.end(),
-                     [](const LevelFile& file) { return file.architecture->fused_qkv; });
+                     [](const LevelFile& file) { return file.plain.architecture->fused_qkv; });
 }
 
 [[noreturn]] void refuse_row(const AxisSpace* space, const AxisUse& use, const TensorSpec& tensor,
@@ -136,8 +131,8 @@ void add_elastic_keys(GgufMetadata& keys, const LevelFile& file, const std::vect
   keys.set("elastify.levels", GgufArray{std::move(levels)});
   keys.set("elastify.decoder_ratio", static_cast<float>(file.level.decoder_ratio));
   keys.set("elastify.full", file.level.nominal >= 1);
-  keys.set("elastify.kv_groups", widths(file.model.layer_kv_heads));
-  keys.set("elastify.d_ff", widths(file.model.layer_d_ff));
+  keys.set("elastify.kv_groups", widths(file.plain.model.layer_kv_heads));
+  keys.set("elastify.d_ff", widths(file.plain.model.layer_d_ff));
   if (file.repairs != nullptr)
     if (const std::string held = held_in_file(*file.repairs); !held.empty())
       keys.set("elastify.repairs", held);
@@ -145,29 +140,100 @@ void add_elastic_keys(GgufMetadata& keys, const LevelFile& file, const std::vect
   keys.set("elastify.permutation_digest", permutation_digest);
 }
 
-void open_writers(std::vector<LevelFile>& files, const GgufMetadata& shared, const ModelSpec& spec,
-                  const Permutation& permutation, bool fused_qkv) {
+/// Keys and tensor tables of all files.
+void describe(std::vector<LevelFile>& files, const GgufMetadata& shared, const ModelSpec& spec,
+              const Permutation& permutation, bool fused_qkv) {
   const std::string spec_digest = spec_hash(spec), permutation_digest = digest(permutation);
   for (LevelFile& file : files) {
-    GgufMetadata keys = model_keys(file.model, *file.architecture, file.type);
-    for (const auto& [key, value] : shared.entries()) keys.set(key, value);
-    add_elastic_keys(keys, file, files, spec_digest, permutation_digest);
-    const auto tensors = gguf_tensors(file.model, *file.architecture, file.type, fused_qkv);
+    PlainFile& plain = file.plain;
+    plain.keys = model_keys(plain.model, *plain.architecture, file.type);
+    for (const auto& [key, value] : shared.entries()) plain.keys.set(key, value);
+    add_elastic_keys(plain.keys, file, files, spec_digest, permutation_digest);
+    plain.tensors = gguf_tensors(plain.model, *plain.architecture, file.type, fused_qkv);
     double bits = 0;
-    for (const TensorInfo& tensor : tensors)
+    for (const TensorInfo& tensor : plain.tensors)
       bits += 8 * static_cast<double>(n_bytes(tensor.dtype, tensor.shape));
     file.listed.bits_per_weight = bits / static_cast<double>(file.listed.n_params);
-    file.writer = std::make_unique<GgufWriter>(file.directory / file.listed.name, keys, tensors);
-    if (const auto factors = rope_factors(file.model); !factors.empty())
-      file.writer->write(std::as_bytes(std::span(factors)));
+    file.listed.bytes = gguf_size(plain.keys, plain.tensors);
   }
 }
 
-std::vector<TensorSink> sinks_of(const std::vector<LevelFile>& files) {
+/// The level's tensors that its repairs take the place of.
+std::set<std::string> replaced_names(const LevelFile& file) {
+  std::set<std::string> names;
+  if (file.repairs == nullptr) return names;
+  for (const TensorSpec& tensor : file.plain.model.tensors)
+    if (is_replaced(tensor, *file.repairs)) names.insert(name_in_file(tensor, *file.plain.architecture));
+  return names;
+}
+
+/// Opens the levels' parts.
+/// \returns what the packed file will hold: parts, adapters and importance matrices, in this order
+PackedContents open_parts(std::vector<LevelFile>& files) {
+  PackedContents contents;
+  const auto embed = [&](const std::string& name, uint64_t bytes) {
+    contents.embedded.push_back({.name = name, .offset = 0, .bytes = bytes, .sha256 = {}});
+    return contents.embedded.size() - 1;
+  };
+  const PlainFile& full = files[0].plain;
+  for (auto file = files.rbegin(); file != files.rend(); ++file) {
+    const ArtifactFile& listed = file->listed;
+    PackedLevel& level = contents.levels.emplace_back();
+    level.name = listed.name;
+    level.nominal = listed.nominal;
+    level.decoder_ratio = listed.decoder_ratio;
+    level.total_ratio = listed.total_ratio;
+    level.architecture = listed.architecture;
+    level.compensation = listed.compensation;
+    level.kv_groups = file->plain.model.layer_kv_heads;
+    level.d_ff = file->plain.model.layer_d_ff;
+    level.bytes = listed.bytes;
+    if (&file->plain == &full) continue;
+    const PartHeader header = part_header(full, file->plain, replaced_names(*file));
+    const std::string name = "part" + level_suffix(listed.nominal) + ".gguf";
+    file->part = std::make_unique<GgufWriter>(file->directory / name, header.keys, header.tensors);
+    level.part = embed(name, gguf_size(header.keys, header.tensors));
+  }
+  // As the manifest lists them: from wide to narrow.
+  for (size_t i = 0; i < files.size(); ++i)
+    if (const auto& adapter = files[i].listed.adapter)
+      contents.levels[files.size() - 1 - i].adapter = embed(adapter->name, adapter->bytes);
+  for (size_t i = 0; i < files.size(); ++i)
+    if (const auto& imatrix = files[i].listed.imatrix)
+      contents.levels[files.size() - 1 - i].imatrix = embed(imatrix->name, imatrix->bytes);
+  return contents;
+}
+
+void open_writers(TypeExport& type, bool packed) {
+  for (LevelFile& file : type.files) {
+    const auto target = packed ? GgufWriter::Target::kNowhere : GgufWriter::Target::kFile;
+    file.writer = std::make_unique<GgufWriter>(file.directory / file.listed.name, file.plain.keys,
+                                               file.plain.tensors, target);
+  }
+  if (!packed) return;
+  PackedContents contents = open_parts(type.files);
+  const LevelFile& full = type.files[0];
+  type.packed = std::make_unique<PackedWriter>(full.directory / "model.gguf", full.plain, std::move(contents));
+}
+
+TensorSink sink_of(const LevelFile& file, GgufWriter* writer) {
+  return {&file.level, file.plain.architecture, file.repairs, file.type, writer, file.part.get()};
+}
+
+std::vector<TensorSink> sinks_of(const std::vector<TypeExport>& types) {
   std::vector<TensorSink> sinks;
-  for (const LevelFile& file : files)
-    sinks.push_back({&file.level, file.architecture, file.repairs, file.type, file.writer.get()});
+  for (const TypeExport& type : types) {
+    for (const LevelFile& file : type.files) sinks.push_back(sink_of(file, file.writer.get()));
+    if (type.packed) sinks.push_back(sink_of(type.files[0], &type.packed->model()));
+  }
   return sinks;
+}
+
+/// What stands before the spec's tensors.
+void write_rope_factors(const std::vector<TensorSink>& sinks, const ModelSpec& spec) {
+  const std::vector<float> factors = rope_factors(spec);
+  if (factors.empty()) return;
+  for (const TensorSink& sink : sinks) write(sink, std::as_bytes(std::span(factors)));
 }
 
 /// An importance matrix of a model's file, under the names that its tensors have there.
@@ -175,9 +241,9 @@ Imatrix imatrix_for(const Imatrix& reordered, const ModelSpec& spec, const Level
   Imatrix narrow = narrowed(reordered, spec, file.level.widths);
   Imatrix named = narrow;
   named.entries.clear();
-  for (const TensorSpec& tensor : file.model.tensors)
+  for (const TensorSpec& tensor : file.plain.model.tensors)
     if (auto entry = narrow.entries.extract(tensor.gguf_name)) {  // q, k and v as one: they share their input
-      entry.key() = name_in_file(tensor, *file.architecture);
+      entry.key() = name_in_file(tensor, *file.plain.architecture);
       named.entries.insert(std::move(entry));
     }
   return named;
@@ -185,9 +251,7 @@ Imatrix imatrix_for(const Imatrix& reordered, const ModelSpec& spec, const Level
 
 void write_imatrices(const Imatrix& reordered, const ModelSpec& spec, std::vector<LevelFile>& files) {
   for (LevelFile& file : files) {
-    constexpr size_t kPrefix = std::string_view("level").size();
-    const std::string level = file.level.nominal >= 1 ? "" : level_name(file.level.nominal).substr(kPrefix);
-    ImatrixFile written{.name = "imatrix" + level + ".gguf", .bytes = 0, .sha256 = {}};
+    ImatrixFile written{.name = "imatrix" + level_suffix(file.level.nominal) + ".gguf", .bytes = 0, .sha256 = {}};
     const fs::path path = file.directory / written.name;
     written.sha256 = save_imatrix(imatrix_for(reordered, spec, file), path);
     written.bytes = fs::file_size(path);
@@ -212,10 +276,35 @@ void write_adapters(const ModelSpec& spec, const Permutation& permutation, std::
     for (const auto& [tensor, repair] : repair_places(*file.repairs, spec, file.level.widths))
       if (repair->a) written.ranks.emplace_back(tensor->gguf_name, repair->rank());
     const fs::path path = file.directory / written.name;
-    written.sha256 = write_lora(*file.repairs, spec, file.level, file.architecture->name, keys, type, path);
+    written.sha256 = write_lora(*file.repairs, spec, file.level, file.plain.architecture->name, keys, type, path);
     written.bytes = fs::file_size(path);
     file.listed.adapter = std::move(written);
   }
+}
+
+/// \returns what became of the files; of a packed one's, what they would be
+std::vector<ArtifactFile> finish(TypeExport& type) {
+  std::vector<ArtifactFile> listed;
+  for (LevelFile& file : type.files) {
+    check_interrupt();
+    file.listed.sha256 = file.writer->finish();
+    listed.push_back(file.listed);
+  }
+  return listed;
+}
+
+/// \returns the manifest's entry
+Json finish_packed(TypeExport& type, const std::vector<ArtifactFile>& listed) {
+  PackedContents& contents = type.packed->contents();
+  for (size_t i = 0; i < listed.size(); ++i) {
+    PackedLevel& level = contents.levels[listed.size() - 1 - i];
+    level.sha256 = listed[i].sha256;
+    if (level.part) contents.embedded[*level.part].sha256 = type.files[i].part->finish();
+    if (level.adapter) contents.embedded[*level.adapter].sha256 = listed[i].adapter->sha256;
+    if (level.imatrix) contents.embedded[*level.imatrix].sha256 = listed[i].imatrix->sha256;
+  }
+  const std::string sha256 = type.packed->finish();
+  return {{"name", "model.gguf"}, {"bytes", type.packed->size()}, {"sha256", sha256}};
 }
 
 Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec,
@@ -322,9 +411,10 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
   if (options.packed && options.shared_common)
     throw UsageError("packed and shared_common are two layouts of the same files", "choose one of them");
   if (options.types.empty()) throw UsageError("type: none is given", "such as --type q8_0");
-  std::vector<std::vector<LevelFile>> by_type;
+  std::vector<TypeExport> types;
   for (const WeightType& type : options.types) {
-    std::vector<LevelFile>& files = by_type.emplace_back(plan_levels(spec, plan, options, repairs));
+    std::vector<LevelFile>& files = types.emplace_back().files;
+    files = plan_levels(spec, plan, options, repairs);
     for (LevelFile& file : files) {
       file.type = type;
       file.listed.type = type.name();
@@ -332,7 +422,7 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
     }
     require_whole_blocks(spec, files, fuses_qkv(files));
   }
-  const bool fused_qkv = fuses_qkv(by_type[0]);
+  const bool fused_qkv = fuses_qkv(types[0].files);
   std::optional<Imatrix> moved;
   if (imatrix != nullptr) moved = reordered(*imatrix, spec, permutation);
   const ColumnImportance importance = column_importance(moved, spec);
@@ -343,34 +433,29 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
 
   std::vector<ArtifactFile> listed;
   try {
-    std::vector<TensorSink> sinks;
-    for (auto& files : by_type) {
-      open_writers(files, shared, spec, permutation, fused_qkv);
-      for (const TensorSink& sink : sinks_of(files)) sinks.push_back(sink);
+    for (TypeExport& type : types) {
+      describe(type.files, shared, spec, permutation, fused_qkv);
+      write_adapters(spec, permutation, type.files, options.adapter_type);
+      if (moved) write_imatrices(*moved, spec, type.files);
+      open_writers(type, options.packed);
     }
+    const std::vector<TensorSink> sinks = sinks_of(types);
+    write_rope_factors(sinks, spec);
     write_tensors(source, sinks, fused_qkv, importance, options.max_ram);
-    for (auto& files : by_type) {
-      write_adapters(spec, permutation, files, options.adapter_type);
-      if (moved) write_imatrices(*moved, spec, files);
-      std::vector<ArtifactFile> of_type;
-      for (LevelFile& file : files) {
-        check_interrupt();
-        file.listed.sha256 = file.writer->finish();
-        file.listed.bytes = file.writer->size();
-        of_type.push_back(file.listed);
-      }
-      const fs::path folder = files[0].directory;
-      write_json(folder / "manifest.json",
-                 manifest_json(of_type, spec, permutation, files[0].type, configuration));
-      files.clear();
-      if (options.packed) pack(folder);
+    for (TypeExport& type : types) {
+      const fs::path folder = type.files[0].directory;
+      const WeightType weights = type.files[0].type;
+      const std::vector<ArtifactFile> of_type = finish(type);
+      Json manifest = manifest_json(of_type, spec, permutation, weights, configuration);
+      if (type.packed) manifest["packed"] = finish_packed(type, of_type);
+      write_json(folder / "manifest.json", manifest);
       if (options.shared_common) share_common(folder);
       listed.insert(listed.end(), of_type.begin(), of_type.end());
     }
     if (options.types.size() > 1)
       write_json(directory / "manifest.json", folders_json(options.types, spec, permutation, directory));
   } catch (...) {
-    by_type.clear();  // closes the writers, which removes what they have not finished
+    types.clear();  // closes the writers, which removes what they have not finished
     remove_contents(directory);
     throw;
   }

@@ -20,7 +20,7 @@ struct ExportOptions {
   std::vector<WeightType> types = {DType::kF16};  ///< of matrices; norms and biases stay f32
   std::vector<double> levels;                     ///< which of the plan's levels; empty: all
   DType adapter_type = DType::kF16;               ///< of adapters: f32 or f16
-  bool packed = false;                            ///< pack(): one model.gguf that holds all files
+  bool packed = false;                            ///< one model.gguf that holds all files, see packed.h
   bool shared_common = false;  ///< share_common(): splits that have the embeddings in common
   int64_t max_ram = 0;         ///< of this process, bytes; 0: not bounded
 };
@@ -80,7 +80,8 @@ std::string gguf_architecture(const ModelSpec& spec, const Widths& widths);
 ///   models' files have them; null: none
 /// \param repairs  of the reordered model's levels: biases and own weights go into the level's file, an
 ///   adapter into lora-NNN.gguf
-/// \returns by type, full.gguf first, then the levels from wide to narrow
+/// \returns by type, full.gguf first, then the levels from wide to narrow; in a packed file, what slicing
+///   gives
 /// \throws Error  before anything is written, if a level has no architecture or a width that a type cannot
 ///   carry, the vocabulary has more tokens than the model, `imatrix` is another model's, or the graph of a
 ///   level takes no biases and its repairs have some

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "export/levels.h"
 #include "model/tensor_match.h"
 
 // Source: llama.cpp, src/llama-adapter.cpp. The type of adapter.lora.alpha is part of the format: a whole
@@ -58,7 +59,7 @@ void require_key(const GgufMetadata& keys, const char* key, std::string_view exp
 }  // namespace
 
 std::string lora_name(double nominal) {
-  return "lora" + level_name(nominal).substr(std::string_view("level").size()) + ".gguf";
+  return "lora" + level_suffix(nominal) + ".gguf";
 }
 
 float lora_alpha(const LevelRepairs& repairs) {

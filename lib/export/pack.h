@@ -1,25 +1,65 @@
 #pragma once
 
-#include "base/file.h"
+#include <set>
+#include <string>
+#include <vector>
 
-// What turns an artifact's plain files, as export_model() wrote them, into other layouts of the same bytes.
+#include "export/architecture.h"
+#include "export/packed.h"
+#include "io/gguf.h"
+#include "model/spec.h"
+
+// Writing packed files, see packed.h. The files that the levels would have of their own are described and
+// hashed, and never written.
 
 namespace elastify::exporter {
 
-/// Puts an artifact's models, adapters and importance matrices into one model.gguf. What a level's file
-/// shares with full.gguf is found by comparing bytes, so that slicing gives back every file bit for bit.
-/// manifest.json keeps listing the plain files and gets an entry `packed`.
-/// \param directory  of the artifact; the plain files are removed from it
-/// \throws Error  if the artifact has no or several full models, or a level below the full model a file of
-///   more than two dimensions per tensor
-void pack(const fs::path& directory);
+/// A model's file as `export` without packing writes it, but for the tensors' bytes.
+struct PlainFile {
+  ModelSpec model;  ///< of exactly these dimensions
+  const GgufArchitecture* architecture = nullptr;
+  GgufMetadata keys;
+  std::vector<TensorInfo> tensors;
+};
 
-/// Moves the tensors outside of the layers (embedding, output, their norm, rope factors), which all models of
-/// an artifact have in common, into common.gguf. Every model becomes a split of two,
-/// `level-050-00001-of-00002.gguf` with its keys and layers, and `level-050-00002-of-00002.gguf`, a symbolic
-/// link to common.gguf (a copy where the file system takes no links). manifest.json lists the first parts,
-/// and common.gguf under `common`.
-/// \throws Error  if a model's tensors outside of the layers are not the full model's
-void share_common(const fs::path& directory);
+/// Keys and tensors of a part.
+struct PartHeader {
+  GgufMetadata keys;  ///< the level's where they differ from full.gguf's, and elastify.part.*
+  std::vector<TensorInfo> tensors;
+};
+
+/// What packing keeps of a level: what is no leading part of the full model's tensors.
+/// \param replaced  names of those of the level's tensors that hold something else than the model's
+PartHeader part_header(const PlainFile& full, const PlainFile& level, const std::set<std::string>& replaced);
+
+/// What a packed file holds besides the model.
+struct PackedContents {
+  std::vector<PackedLevel> levels;     ///< narrowest first, the full model last
+  std::vector<EmbeddedFile> embedded;  ///< offsets are found out while packing
+};
+
+/// Writes model.gguf. Hashes are asked for at the end, so that everything is written in one pass.
+class PackedWriter {
+ public:
+  /// \param contents  without hashes
+  PackedWriter(const fs::path& path, const PlainFile& full, PackedContents contents);
+  /// For the tensors of the full model.
+  GgufWriter& model() { return writer_; }
+  /// Of what was given, for putting the hashes in.
+  PackedContents& contents() { return contents_; }
+  /// Takes in the embedded files, which lie beside the packed one and are removed there.
+  /// \returns the packed file's SHA-256
+  std::string finish();
+  uint64_t size() const { return writer_.size(); }
+
+ private:
+  GgufMetadata keys() const;
+
+  fs::path directory_;
+  GgufMetadata model_keys_;
+  RopeOrder rope_;
+  PackedContents contents_;
+  GgufWriter writer_;
+};
 
 }  // namespace elastify::exporter

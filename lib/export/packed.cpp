@@ -3,17 +3,16 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cstring>
+#include <memory>
 #include <set>
 
 #include "base/error.h"
+#include "export/levels.h"
 #include "io/byte_reader.h"
 #include "model/plan.h"
 
 namespace elastify::exporter {
 namespace {
-
-constexpr uint64_t kEmbeddedAlignment = 32;
 
 std::string packed_key(std::string_view name) {
   return fmt::format("{}{}", kPackedPrefix, name);
@@ -124,11 +123,9 @@ HostTensor leading(const HostTensor& tensor, const Shape& shape) {
     view.bytes = tensor.bytes.first(static_cast<uint64_t>(n_rows(shape)) * full_row);
     return view;
   }
-  HostTensor copy = HostTensor::allocate(tensor.dtype, shape);
-  const std::span<std::byte> target = copy.writable();
-  for (uint64_t row = 0; row < target.size() / kept_row; ++row)
-    std::memcpy(target.data() + row * kept_row, tensor.bytes.data() + row * full_row, kept_row);
-  return copy;
+  const auto cut = std::make_shared<std::vector<std::byte>>();
+  const auto rows = tensor.bytes.first(static_cast<uint64_t>(n_rows(shape)) * full_row);
+  return {tensor.dtype, shape, leading_of_rows(rows, full_row, kept_row, *cut), cut};
 }
 
 bool PackedFile::is_packed(const fs::path& path) {
@@ -209,7 +206,7 @@ void PackedFile::read_levels() {
     if (!(nominal[i] > 0) || !ordered || (nominal[i] >= 1) != full)
       fail("key {}: expected rising numbers above 0 that end with 1, got {}", packed_key("levels"),
            fmt::join(nominal, ", "));
-    const std::string expected = full ? "full.gguf" : level_name(nominal[i]) + ".gguf";
+    const std::string expected = level_stem(nominal[i]) + ".gguf";
     if (names[i] != expected)
       fail("key {}: level {}: expected {}, got {}", packed_key("names"), nominal[i], expected,
            printable(names[i]));
@@ -239,7 +236,7 @@ void PackedFile::read_levels() {
 const PackedLevel& PackedFile::level(double nominal) const {
   std::vector<double> known;
   for (const PackedLevel& level : levels_) {
-    if (nominal >= 1 ? level.nominal >= 1 : level.name == level_name(nominal) + ".gguf") return level;
+    if (level.name == level_stem(nominal) + ".gguf") return level;
     known.push_back(level.nominal);
   }
   throw UsageError(fmt::format("{}: no level {}", path().string(), nominal),
@@ -255,9 +252,7 @@ GgufFile PackedFile::open_embedded(const EmbeddedFile& file) const {
 }
 
 void PackedFile::check_hash(const EmbeddedFile& file) const {
-  Sha256 digest;
-  digest.update(bytes_of(file));
-  if (const std::string found = digest.finish(); found != file.sha256)
+  if (const std::string found = sha256_part(*model_.file(), bytes_of(file)); found != file.sha256)
     throw Error(fmt::format("{}: {}: expected sha256 {}, got {}", path().string(), file.name,
                             printable(file.sha256), found),
                 "the file is damaged; copy or download it again");

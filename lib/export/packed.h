@@ -89,6 +89,8 @@ class PackedFile {
 inline constexpr std::string_view kPackedPrefix = "elastify.packed.";
 inline constexpr std::string_view kPartPrefix = "elastify.part.";
 inline constexpr int64_t kPackedVersion = 1;
+/// Of an embedded file's first byte.
+inline constexpr uint64_t kEmbeddedAlignment = 32;
 
 std::string_view name_of(RopeOrder order);  ///< "interleaved", "halves"
 /// Whether rotary pairs decide the order of this tensor's rows, by its name in a file.

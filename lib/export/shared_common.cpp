@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 #include "base/progress.h"
-#include "export/pack.h"
+#include "export/shared_common.h"
 #include "io/gguf.h"
 
 // Splits as stock llama.cpp loads them: src/llama-model-loader.cpp. The first part has all keys of the model;
@@ -34,6 +34,7 @@ std::string write(const fs::path& path, const GgufMetadata& keys, const std::vec
   for (const TensorInfo& tensor : tensors) {
     check_interrupt();
     writer.write(from.tensor(tensor.name).bytes);
+    from.release_pages();  // memory stays bounded
   }
   std::string sha256 = writer.finish();
   if (size != nullptr) *size = writer.size();
@@ -51,6 +52,8 @@ void require_common(const GgufFile& full, const GgufFile& level) {
     if (a.dtype != b.dtype || a.shape != b.shape ||
         std::memcmp(a.bytes.data(), b.bytes.data(), a.bytes.size()) != 0)
       throw Error(fmt::format("{}: is not the full model's", tensor.name), "export without --shared-common");
+    full.release_pages();
+    level.release_pages();
   }
 }
 

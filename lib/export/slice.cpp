@@ -79,6 +79,7 @@ std::string write_full(const PackedFile& packed, const PackedLevel& level, const
   for (const TensorInfo& tensor : packed.model().tensors()) {
     check_interrupt();
     writer.write(packed.model().tensor(tensor.name).bytes);
+    packed.model().release_pages();  // memory stays bounded
   }
   return writer.finish(level.sha256);
 }
@@ -160,6 +161,7 @@ std::string write_level(const PackedFile& packed, const PackedLevel& level, cons
         if (auto merged = adapter->merged(kept.name, data)) data = std::move(*merged);
       writer.write(data.bytes);
     }
+    packed.model().release_pages();
   }
   if (adapter != nullptr) adapter->require_used();
   return writer.finish(adapter == nullptr ? level.sha256 : "");

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -14,6 +13,7 @@
 #include "base/progress.h"
 #include "base/size.h"
 #include "export/level_repairs.h"
+#include "export/levels.h"
 #include "model/rope_order.h"
 
 namespace elastify::exporter {
@@ -62,7 +62,7 @@ class TensorWriter {
         sinks_(sinks),
         fused_qkv_(fused_qkv),
         importance_(importance),
-        packed_(sinks.size()) {}
+        cut_(sinks.size()) {}
 
   void run(int64_t max_ram) {
     const int n_threads = omp_get_max_threads();
@@ -183,7 +183,7 @@ class TensorWriter {
     if (!failed_) guarded(sequence, slab->work->index, [&] { encode(*slab); });
     for (size_t k = 0; k < sinks_.size(); ++k) {
       if (slab->work->variant_of[k] < 0) continue;
-      [[maybe_unused]] std::vector<std::byte>* const turn = &packed_[k];  // one slab after the other
+      [[maybe_unused]] std::vector<std::byte>* const turn = &cut_[k];  // one slab after the other
 #pragma omp task depend(in : slab[0]) depend(inout : turn[0]) firstprivate(slab, sequence, k)
       if (!failed_) guarded(sequence, slab->work->index, [&] { write(*slab, k); });
     }
@@ -230,29 +230,24 @@ class TensorWriter {
       const HostTensor whole{dtype, tensor.shape, encoded, nullptr};  // looked at if it is a vector
       own = is_replaced(tensor, *sink.repairs);
       if (own && is_first)
-        sink.writer->write(replaced(tensor, whole, *sink.repairs, dtype, work.importance)->bytes);
+        exporter::write(sink, replaced(tensor, whole, *sink.repairs, dtype, work.importance)->bytes);
     }
-    if (!own) write_prefix(slab, sink, tensor, dtype, encoded, packed_[k]);
+    if (!own) write_prefix(slab, sink, tensor, dtype, encoded, cut_[k]);
     if (sink.repairs != nullptr && is_last)
-      if (const auto bias = added_bias(spec_, tensor, *sink.repairs)) sink.writer->write(bias->bytes);
+      if (const auto bias = added_bias(spec_, tensor, *sink.repairs)) exporter::write(sink, bias->bytes);
   }
 
+
   static void write_prefix(const Slab& slab, const TensorSink& sink, const TensorSpec& tensor, DType dtype,
-                           std::span<const std::byte> encoded, std::vector<std::byte>& packed) {
+                           std::span<const std::byte> encoded, std::vector<std::byte>& cut) {
     const Shape shape = shape_at(tensor, sink.level->widths);
     const uint64_t kept_row = row_bytes(dtype, shape.back()),
                    full_row = row_bytes(dtype, tensor.shape.back());
     const int64_t rows = std::min(slab.n, n_slab_rows(shape) - slab.first);
     if (rows <= 0) return;
     const auto n = static_cast<uint64_t>(rows);
-    if (kept_row == full_row) {
-      sink.writer->write(encoded.first(n * full_row));
-      return;
-    }
-    packed.resize(n * kept_row);
-    for (uint64_t i = 0; i < n; ++i)
-      std::memcpy(packed.data() + i * kept_row, encoded.data() + i * full_row, kept_row);
-    sink.writer->write(packed);
+    const std::span<const std::byte> whole = encoded.first(n * full_row);
+    exporter::write(sink, leading_of_rows(whole, full_row, kept_row, cut));
   }
 
   const Checkpoint& source_;
@@ -260,7 +255,7 @@ class TensorWriter {
   const std::vector<TensorSink>& sinks_;
   bool fused_qkv_;
   const ColumnImportance& importance_;
-  std::vector<std::vector<std::byte>> packed_;  ///< [sinks], rows cut to a level's width
+  std::vector<std::vector<std::byte>> cut_;  ///< [sinks], rows cut to a level's width
   std::mutex mutex_;
   std::atomic<bool> failed_ = false;
   std::exception_ptr failure_;
@@ -280,6 +275,12 @@ ColumnImportance column_importance(const std::optional<Imatrix>& imatrix, const 
       means.push_back(static_cast<float>(double{sum} / entry->second.count));
   }
   return importance;
+}
+
+void write(const TensorSink& sink, std::span<const std::byte> bytes) {
+  const bool in_part = sink.part != nullptr && sink.part->current() == sink.writer->current();
+  sink.writer->write(bytes);
+  if (in_part) sink.part->write(bytes);
 }
 
 void write_tensors(const Checkpoint& source, const std::vector<TensorSink>& sinks, bool fused_qkv,

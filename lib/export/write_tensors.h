@@ -29,7 +29,11 @@ struct TensorSink {
   const LevelRepairs* repairs = nullptr;  ///< null: none
   WeightType type = DType::kF16;
   GgufWriter* writer = nullptr;
+  GgufWriter* part = nullptr;  ///< gets those of the file's tensors that it lists, too; null: none
 };
+
+/// Bytes of the current tensor of the file, and of the part if it lists the tensor.
+void write(const TensorSink& sink, std::span<const std::byte> bytes);
 
 /// Fills all files in one pass over the model. Tensors are cut into slabs of rows; each is decoded, encoded
 /// once per type and order of rows, and every file takes the prefix of rows and blocks that it keeps. Slabs

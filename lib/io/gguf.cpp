@@ -610,30 +610,37 @@ uint64_t gguf_size(const GgufMetadata& metadata, const std::vector<TensorInfo>& 
   return size;
 }
 
-GgufWriter::GgufWriter(const fs::path& path, const GgufMetadata& metadata, std::vector<TensorInfo> tensors)
-    : file_(path), tensors_(std::move(tensors)) {
+GgufWriter::GgufWriter(const fs::path& path, const GgufMetadata& metadata, std::vector<TensorInfo> tensors,
+                       Target target)
+    : path_(path), tensors_(std::move(tensors)) {
   with_context(path.string(), [&] {
     alignment_ = alignment_of(metadata, kDefaultAlignment);
     require_writable(tensors_);
   });
+  if (target == Target::kFile) file_.emplace(path);
   const std::string header = header_bytes(metadata, tensors_, alignment_);
   put(std::as_bytes(std::span(header)));
+  header_size_ = size_;
   if (!tensors_.empty()) left_ = n_bytes(tensors_[0].dtype, tensors_[0].shape);
 }
 
 void GgufWriter::put(std::span<const std::byte> bytes) {
-  file_.write(bytes);
+  if (file_) file_->write(bytes);
   digest_.update(bytes);
+  size_ += bytes.size();
+}
+
+std::string_view GgufWriter::current() const {
+  return current_ < tensors_.size() ? std::string_view(tensors_[current_].name) : std::string_view();
 }
 
 void GgufWriter::write(std::span<const std::byte> bytes) {
   if (bytes.empty()) return;
   if (current_ == tensors_.size())
-    fail("{}: got {} more bytes after the last of {} tensors", file_.path().string(), bytes.size(),
-         tensors_.size());
+    fail("{}: got {} more bytes after the last of {} tensors", path_.string(), bytes.size(), tensors_.size());
   if (bytes.size() > left_)
-    fail("{}: tensor {}: expected at most {} more bytes, got {}", file_.path().string(),
-         tensors_[current_].name, left_, bytes.size());
+    fail("{}: tensor {}: expected at most {} more bytes, got {}", path_.string(), tensors_[current_].name,
+         left_, bytes.size());
   put(bytes);
   left_ -= bytes.size();
   if (left_ > 0) return;
@@ -641,15 +648,24 @@ void GgufWriter::write(std::span<const std::byte> bytes) {
   if (++current_ < tensors_.size()) left_ = n_bytes(tensors_[current_].dtype, tensors_[current_].shape);
 }
 
+void GgufWriter::replace(const GgufMetadata& metadata) {
+  const std::string header = header_bytes(metadata, tensors_, alignment_);
+  if (header.size() != header_size_)
+    fail("{}: expected {} bytes of keys and tables, got {}", path_.string(), header_size_, header.size());
+  if (!file_) fail("{}: there is no file whose keys could be replaced", path_.string());
+  file_->overwrite(0, std::as_bytes(std::span(header)));
+  is_replaced_ = true;
+}
+
 void GgufWriter::append(std::span<const std::byte> bytes) {
   if (current_ < tensors_.size())
-    fail("{}: tensor {}: {} bytes are missing", file_.path().string(), tensors_[current_].name, left_);
+    fail("{}: tensor {}: {} bytes are missing", path_.string(), tensors_[current_].name, left_);
   put(bytes);
 }
 
 void GgufWriter::pad() {
   static constexpr std::array<std::byte, 4096> kZeros{};
-  for (uint64_t missing = padded(file_.size(), alignment_) - file_.size(); missing > 0;) {
+  for (uint64_t missing = padded(size_, alignment_) - size_; missing > 0;) {
     const uint64_t n = std::min<uint64_t>(missing, kZeros.size());
     put(std::span(kZeros).first(n));
     missing -= n;
@@ -658,11 +674,11 @@ void GgufWriter::pad() {
 
 std::string GgufWriter::finish(const std::string& expected) {
   append({});
-  const std::string digest = digest_.finish();
+  const std::string digest = is_replaced_ ? sha256_file(file_->temporary()) : digest_.finish();
   if (!expected.empty() && digest != expected)
-    throw Error(fmt::format("{}: expected sha256 {}, got {}", file_.path().string(), expected, digest),
+    throw Error(fmt::format("{}: expected sha256 {}, got {}", path_.string(), expected, digest),
                 "what it was made from is damaged; copy or download it again");
-  file_.commit();
+  if (file_) file_->commit();
   return digest;
 }
 

@@ -123,26 +123,37 @@ uint64_t gguf_size(const GgufMetadata& metadata, const std::vector<TensorInfo>& 
 /// Writes a GGUF v3 file in one pass, atomically, with the data of the tensors given in order.
 class GgufWriter {
  public:
+  /// Whether there is to be a file, or its size and SHA-256 alone are of interest.
+  enum class Target { kFile, kNowhere };
+
   /// \throws Error  for what stock runtimes refuse: names of 64 bytes or more or given twice, no or more than
   ///                four dimensions, empty tensors, rows that are not whole blocks, alignments below 32
-  GgufWriter(const fs::path& path, const GgufMetadata& metadata, std::vector<TensorInfo> tensors);
+  GgufWriter(const fs::path& path, const GgufMetadata& metadata, std::vector<TensorInfo> tensors,
+             Target target = Target::kFile);
 
   /// Bytes of the current tensor, whole or in parts; padding between tensors is added here.
   void write(std::span<const std::byte> bytes);
+  /// The name of the tensor whose bytes are due; empty behind the last one.
+  std::string_view current() const;
+  /// Takes the place of the file's keys, whose bytes must be as many. The file is read again for its SHA-256.
+  void replace(const GgufMetadata& metadata);
   /// Bytes behind the last tensor, which readers of GGUF pass by.
   void append(std::span<const std::byte> bytes);
   /// \param expected  the SHA-256 that the file must have; empty: any.
   /// \throws Error  if bytes are missing, or it has another: nothing is left then.
   /// \returns the file's SHA-256
   std::string finish(const std::string& expected = {});
-  uint64_t size() const { return file_.size(); }
+  uint64_t size() const { return size_; }
 
  private:
   void put(std::span<const std::byte> bytes);
   void pad();
 
-  AtomicFile file_;
+  fs::path path_;
+  std::optional<AtomicFile> file_;
   Sha256 digest_;
+  uint64_t size_ = 0, header_size_ = 0;
+  bool is_replaced_ = false;  ///< some of what went into the digest
   std::vector<TensorInfo> tensors_;
   uint64_t alignment_ = 32;
   size_t current_ = 0;

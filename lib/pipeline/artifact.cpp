@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "export/levels.h"
 #include "export/lora_gguf.h"
 #include "export/slice.h"
 #include "model/imatrix.h"
@@ -20,10 +21,6 @@
 
 namespace elastify::pipeline {
 namespace {
-
-std::string stem_of(double level) {
-  return level >= 1 ? "full" : level_name(level);
-}
 
 fs::path make_temporary_directory() {
   constexpr const char* kHint = "TMPDIR says where levels are unpacked";
@@ -91,7 +88,7 @@ PlainFiles::~PlainFiles() {
 }
 
 fs::path PlainFiles::file(double level) const {
-  const std::string stem = stem_of(level);
+  const std::string stem = exporter::level_stem(level);
   if (level >= 1 && !packed_.empty()) return packed_;  // as it is, it is the full model
   for (const char* suffix : {".gguf", "-00001-of-00002.gguf"})
     if (fs::path file = directory_ / (stem + suffix); fs::exists(file)) return file;
@@ -113,7 +110,7 @@ double stated_ratio(const fs::path& artifact, double level) {
     return exporter::PackedFile::open(*packed).level(level).decoder_ratio;
   const auto manifest = nlohmann::json::parse(read_text(artifact / "manifest.json"));
   for (const auto& file : manifest.at("files"))
-    if (stem_of(file.at("level").get<double>()) == stem_of(level))
+    if (exporter::level_stem(file.at("level").get<double>()) == exporter::level_stem(level))
       return file.at("decoder_ratio").get<double>();
   throw UsageError(fmt::format("{}: no level {} in manifest.json", artifact.string(), level));
 }

@@ -3,82 +3,29 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <csignal>
-#include <cstdlib>
-#include <limits>
 #include <nlohmann/json.hpp>
-#include <random>
-#include <tuple>
 
 #include "base/hash.h"
-#include "base/progress.h"
 #include "base/version.h"
 #include "io/gguf.h"
 #include "model/families/families.h"
 #include "model/rope_order.h"
-#include "plan/make_plan.h"
 #include "support/errors.h"
-#include "support/temporary_directory.h"
+#include "support/exported_model.h"
 #include "support/tensors.h"
-#include "support/tiny_model.h"
 
 namespace elastify {
 namespace {
 
 using exporter::export_model;
-using exporter::ExportOptions;
+using test::check_file_prefixes;
+using test::is_prefix;
+using test::shuffled;
+using test::uneven_plan;
+using test::uniform_plan;
+using test::wide_spec;
 using Json = nlohmann::ordered_json;
-
-/// A third of the first layer's MLP and groups, all of the other's, and something in between.
-ElasticPlan uneven_plan(const ModelSpec& spec, int64_t grid) {
-  ElasticPlan plan;
-  plan.spec_hash = spec_hash(spec);
-  plan.method = "anchors";
-  plan.grid = grid;
-  plan.anchors = {1};
-  Widths narrow = full_widths(spec), middle = narrow;
-  narrow[spec.attention_space(0)] = 1;
-  narrow[spec.mlp_space(0)] = grid;
-  middle[spec.mlp_space(0)] = std::max(grid, middle[spec.mlp_space(0)] - grid);
-  plan.levels = {make_level(spec, 0.5, narrow), make_level(spec, 0.75, middle),
-                 make_level(spec, 1, full_widths(spec))};
-  return plan;
-}
-
-ElasticPlan uniform_plan(const ModelSpec& spec, int64_t grid, std::vector<double> levels = {0.6, 0.8}) {
-  plan::PlanOptions options;
-  options.grid = grid;
-  options.levels = std::move(levels);
-  return plan::make_plan(spec, nullptr, options);
-}
-
-Permutation shuffled(const ModelSpec& spec) {
-  Permutation permutation = identity_permutation(spec);
-  std::mt19937_64 random(5);
-  for (auto& order : permutation.orders) std::shuffle(order.begin(), order.end(), random);
-  return permutation;
-}
-
-/// A tiny model on disk and places to export it to.
-struct Model {
-  test::TemporaryDirectory directory;
-  fs::path path = directory / "model";
-  explicit Model(const ModelSpec& spec, DType dtype = DType::kF32) {
-    test::write_tiny_hf_model(spec, path, 11, dtype);
-  }
-  Checkpoint open() const { return Checkpoint::open(path); }
-  fs::path make(const std::string& name) const {
-    fs::create_directories(directory / name);
-    return directory / name;
-  }
-  std::vector<exporter::ArtifactFile> to(const fs::path& target, const ElasticPlan& plan,
-                                         const ExportOptions& options,
-                                         const Vocabulary* vocabulary = nullptr) const {
-    const Checkpoint source = open();
-    return export_model(source, vocabulary, identity_permutation(source.spec()), plan, options,
-                        Json::object(), target);
-  }
-};
+using Model = test::ExportedModel;
 
 Vocabulary tiny_vocabulary(int64_t n_tokens) {
   Vocabulary vocabulary;
@@ -97,21 +44,6 @@ Vocabulary tiny_vocabulary(int64_t n_tokens) {
   vocabulary.add_bos = true;
   vocabulary.chat_template = "{{ messages }}";
   return vocabulary;
-}
-
-/// Whether every row of `part` starts as the same row of `full` does.
-bool is_prefix(const HostTensor& part, const HostTensor& full) {
-  if (part.dtype != full.dtype || part.shape.size() != full.shape.size()) return false;
-  const uint64_t kept = row_bytes(part.dtype, part.shape.back()),
-                 all = row_bytes(full.dtype, full.shape.back());
-  const auto rows = static_cast<uint64_t>(n_rows(part.shape));
-  if (kept > all || rows > static_cast<uint64_t>(n_rows(full.shape)) || part.bytes.size() != rows * kept)
-    return false;
-  for (uint64_t row = 0; row < rows; ++row)
-    if (!std::equal(part.bytes.data() + row * kept, part.bytes.data() + (row + 1) * kept,
-                    full.bytes.data() + row * all))
-      return false;
-  return true;
 }
 
 /// Read back, a level is the slice of the full file, and the full file is the source in the exported type.
@@ -142,26 +74,6 @@ void check_levels(const Checkpoint& source, const ElasticPlan& plan, const fs::p
       CHECK(is_prefix(sub.load(index), full.load(static_cast<size_t>(full.spec().find(tensor.name)))));
     }
   }
-}
-
-/// Whether a tensor's bytes in two files of one architecture are prefix and whole.
-void check_file_prefixes(const fs::path& level, const fs::path& full) {
-  const GgufFile narrow = GgufFile::open(level), wide = GgufFile::open(full);
-  REQUIRE(narrow.tensors().size() == wide.tensors().size());
-  for (const TensorInfo& tensor : narrow.tensors()) {
-    CAPTURE(tensor.name);
-    CHECK(is_prefix(narrow.tensor(tensor.name), wide.tensor(tensor.name)));
-  }
-}
-
-ModelSpec wide_spec(const std::string& family, bool tied = false) {
-  return test::make_tiny_spec(family, {.d_model = 64,
-                                       .head_dim = 32,
-                                       .n_kv_heads = 3,
-                                       .heads_per_group = 1,
-                                       .d_ff = 128,
-                                       .n_vocab = 40,
-                                       .tied = tied});
 }
 
 template <typename T>
@@ -549,234 +461,6 @@ TEST_CASE("export: two runs write the same bytes") {
     model.to(target, uneven_plan(spec, 32), {.types = {DType::kQ8_0}, .levels = {}}, &vocabulary);
   for (const auto& entry : fs::directory_iterator(one))
     CHECK(sha256_file(entry.path()) == sha256_file(two / entry.path().filename()));
-}
-
-TEST_CASE("export: a failure leaves nothing behind") {
-  const ModelSpec spec = test::make_tiny_spec("llama");
-  const Model model(spec);
-  const fs::path target = model.make("artifact");
-  const Checkpoint broken = model.open().transformed([](size_t index, HostTensor tensor) {
-    if (index == 9) fail("unreadable");
-    return tensor;
-  });
-  const auto export_it = [&] {
-    export_model(broken, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {}, Json::object(),
-                 target);
-  };
-  CHECK(test::message_of(export_it) == spec.tensors[9].name + ": unreadable");
-  CHECK(fs::is_empty(target));
-}
-
-TEST_CASE("export: an interrupt leaves nothing behind") {
-  const ModelSpec spec = test::make_tiny_spec("llama");
-  const Model model(spec);
-  const fs::path target = model.make("artifact");
-  const Checkpoint interrupted = model.open().transformed([](size_t index, HostTensor tensor) {
-    if (index == 9) throw Interrupted();
-    return tensor;
-  });
-  CHECK_THROWS_AS(export_model(interrupted, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {},
-                               Json::object(), target),
-                  Interrupted);
-  CHECK(fs::is_empty(target));
-}
-
-TEST_CASE("export: in a process of its own, a signal amid the tensors" * doctest::skip()) {
-  install_interrupt_handler();
-  const ModelSpec spec = test::make_tiny_spec("llama");
-  const Model model(spec);
-  const fs::path target = model.make("artifact");
-  const Checkpoint interrupted = model.open().transformed([](size_t index, HostTensor tensor) {
-    if (index == 9) std::raise(SIGINT), std::raise(SIGINT);  // timeout(1) sends its signal twice
-    return tensor;
-  });
-  CHECK_THROWS_AS(export_model(interrupted, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {},
-                               Json::object(), target),
-                  Interrupted);
-  CHECK(fs::is_empty(target));
-}
-
-TEST_CASE("export: so does a signal, wherever it comes") {
-  const std::string self = fs::read_symlink("/proc/self/exe").string();
-  CHECK(std::system((self + " --no-skip -tc='export: in a process of its own*' >/dev/null 2>&1").c_str()) ==
-        0);
-}
-
-TEST_CASE("export: values that the type cannot hold are refused by name, and nothing is left behind") {
-  const ModelSpec spec = wide_spec("llama");
-  const Model model(spec);
-  const fs::path target = model.make("artifact");
-  const auto index = static_cast<size_t>(spec.find(Role::kDown, 1));
-  const Checkpoint infinite = model.open().transformed([&](size_t i, const HostTensor& tensor) {
-    auto values = test::values_of(tensor);
-    if (i == index) values[7] = std::numeric_limits<float>::infinity();
-    return test::tensor_of(values, tensor.shape);
-  });
-  const auto export_it = [&] {
-    export_model(infinite, nullptr, identity_permutation(spec), uniform_plan(spec, 32, {0.8}),
-                 {.types = {DType::kQ8_0}, .levels = {}}, Json::object(), target);
-  };
-  CHECK(test::message_of(export_it).starts_with(spec.tensors[index].name + ": "));
-  CHECK(fs::is_empty(target));
-}
-
-TEST_CASE("export: q8_0 is refused before anything is written where rows are not whole blocks") {
-  const ModelSpec spec = wide_spec("llama");
-  const auto refusal = [](const ModelSpec& of, const ElasticPlan& plan) {
-    const Model model(of);
-    const fs::path target = model.make("artifact");
-    const auto export_it = [&] { model.to(target, plan, {.types = {DType::kQ8_0}, .levels = {}}); };
-    const auto result = std::pair(test::message_of(export_it), test::hint_of(export_it));
-    CHECK(fs::is_empty(target));
-    return result;
-  };
-  ElasticPlan plan = uneven_plan(spec, 8);
-  plan.levels[0].widths[spec.mlp_space(0)] = 40;
-  plan.levels[0] = make_level(spec, 0.5, plan.levels[0].widths);
-  plan.levels[1] = make_level(spec, 0.75, full_widths(spec));
-  auto [message, hint] = refusal(spec, plan);
-  CHECK(message ==
-        "level-050: blk.0.ffn_down.weight: rows of 40 elements are not whole blocks of 32, as q8_0 needs");
-  CHECK(hint ==
-        "the nearest widths are 32 and 64; plan with --grid 32, or export with --type f16, which takes any "
-        "width");
-
-  const ModelSpec odd = test::make_tiny_spec("llama", {.d_ff = 172});
-  std::tie(message, hint) = refusal(odd, uniform_plan(odd, 32, {0.8}));
-  CHECK(message ==
-        "level-100: blk.0.ffn_down.weight: rows of 172 elements are not whole blocks of 32, as q8_0 needs");
-  CHECK(hint == "export with --type f16, which takes any width");
-
-  const ModelSpec heads =
-      test::make_tiny_spec("llama", {.head_dim = 8, .n_kv_heads = 4, .heads_per_group = 2});
-  std::tie(message, hint) = refusal(heads, uneven_plan(heads, 32));
-  CHECK(message ==
-        "level-050: blk.0.attn_output.weight: rows of 16 elements are not whole blocks of 32, as q8_0 needs");
-  CHECK(hint == "the nearest width is 2; export with --type f16, which takes any width");
-}
-
-TEST_CASE("export: foreign plans and permutations are refused") {
-  const ModelSpec spec = test::make_tiny_spec("llama"), other = test::make_tiny_spec("llama", {.d_ff = 80});
-  const Model model(spec);
-  const fs::path target = model.make("artifact");
-  CHECK(test::message_of([&] { model.to(target, uniform_plan(other, 8), {}); }) ==
-        "the plan belongs to another model");
-  const auto foreign = [&] {
-    export_model(model.open(), nullptr, identity_permutation(other), uniform_plan(spec, 8), {},
-                 Json::object(), target);
-  };
-  CHECK(test::message_of(foreign).find("expected 64 units, got 80") != std::string::npos);
-  const ModelSpec untied = test::make_tiny_spec("qwen3", {.head_dim = 16});
-  const Model qwen(untied);
-  CHECK(test::message_of([&] {
-          qwen.to(target, uneven_plan(untied, 8), {});
-        }).starts_with("level-075: stock llama.cpp runs qwen3"));
-  CHECK(fs::is_empty(target));
-}
-
-namespace {
-
-/// Three layers whose rows are whole blocks of 256 at every level of uneven_plan(spec, 256).
-ModelSpec blocks_spec() {
-  return test::make_tiny_spec(
-      "llama",
-      {.n_layers = 3, .d_model = 256, .head_dim = 64, .n_kv_heads = 2, .heads_per_group = 4, .d_ff = 512});
-}
-
-}  // namespace
-
-TEST_CASE("export: in every type, and in mixtures, levels are byte prefixes of the full file's rows") {
-  const ModelSpec spec = blocks_spec();
-  const Model model(spec);
-  for (const exporter::WeightType& type : exporter::all_weight_types()) {
-    CAPTURE(type.name());
-    const fs::path target = model.make(std::string(type.name()));
-    const auto files = model.to(target, uneven_plan(spec, 256), {.types = {type}, .levels = {}});
-    for (const auto& file : files) check_file_prefixes(target / file.name, target / "full.gguf");
-    const GgufFile full = GgufFile::open(target / "full.gguf");
-    CHECK(full.metadata().require_integer("general.file_type") == type.file_type());
-    CHECK(full.metadata().contains("general.quantization_version") != type.is_float());
-    double bits = 0;
-    for (const TensorInfo& tensor : full.tensors())
-      bits += 8 * static_cast<double>(n_bytes(tensor.dtype, tensor.shape));
-    CHECK(files[0].bits_per_weight == doctest::Approx(bits / static_cast<double>(files[0].n_params)));
-  }
-}
-
-TEST_CASE("export: mixtures give the output, and attn_v and ffn_down of some layers, more bits") {
-  ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 16});
-  const exporter::WeightType mixture = exporter::weight_type_named("q4_k_m");
-  const auto type = [&](Role role, int64_t layer, bool fused = false) {
-    return mixture.of(spec.tensors[static_cast<size_t>(spec.find(role, layer))], spec, fused);
-  };
-  std::vector<int64_t> more;
-  for (int64_t layer = 0; layer < 16; ++layer) {
-    if (type(Role::kDown, layer) == DType::kQ6_K) more.push_back(layer);
-    CHECK((type(Role::kValue, layer) == type(Role::kDown, layer)));
-    CHECK((type(Role::kValue, layer, true) == DType::kQ4_K));
-    for (const Role role : {Role::kQuery, Role::kKey, Role::kAttnOut, Role::kGate, Role::kUp})
-      CHECK((type(role, layer) == DType::kQ4_K));
-    CHECK((type(Role::kAttnNorm, layer) == DType::kF32));
-  }
-  CHECK(more == std::vector<int64_t>{0, 1, 4, 7, 10, 13, 14, 15});
-  CHECK((type(Role::kOutput, -1) == DType::kQ6_K));
-  CHECK((type(Role::kTokenEmbedding, -1) == DType::kQ4_K));
-  spec = test::make_tiny_spec("llama", {.tied = true});
-  CHECK((type(Role::kTokenEmbedding, -1) == DType::kQ6_K));
-}
-
-TEST_CASE("export: several types are written in one pass, each as the artifact that it would be alone") {
-  const ModelSpec spec = blocks_spec();
-  const Model model(spec);
-  const fs::path both = model.make("both");
-  const auto types = exporter::weight_types_named("q8_0,q4_k_m");
-  const auto files = model.to(both, uneven_plan(spec, 256), {.types = types, .levels = {}});
-  CHECK(files.size() == 6);
-  const Json manifest = Json::parse(read_text(both / "manifest.json"));
-  REQUIRE(manifest.at("folders").size() == 2);
-  for (size_t i = 0; i < types.size(); ++i) {
-    const std::string name(types[i].name());
-    CAPTURE(name);
-    const fs::path alone = model.make("alone " + name);
-    model.to(alone, uneven_plan(spec, 256), {.types = {types[i]}, .levels = {}});
-    CHECK(manifest.at("folders")[i].at("name") == name);
-    CHECK(manifest.at("folders")[i].at("manifest_sha256") == sha256_file(both / name / "manifest.json"));
-    for (const auto& entry : fs::directory_iterator(alone))
-      CHECK(sha256_file(entry.path()) == sha256_file(both / name / entry.path().filename()));
-  }
-  CHECK(test::message_of([] { exporter::weight_types_named("q8_0,q8_0"); }) ==
-        "type 'q8_0' stands there twice");
-  CHECK(test::message_of([] { exporter::weight_types_named("q8_0,q9"); }) == "unknown type 'q9'");
-}
-
-TEST_CASE("export: memory that is bounded gives the same bytes, and too little is refused") {
-  const ModelSpec spec = blocks_spec();
-  const Model model(spec);
-  const auto digest_with = [&](const std::string& name, int64_t max_ram) {
-    const fs::path target = model.make(name);
-    const auto files =
-        model.to(target, uneven_plan(spec, 256), {.types = {DType::kQ4_K}, .levels = {}, .max_ram = max_ram});
-    return files.back().sha256;
-  };
-  CHECK(digest_with("bounded", int64_t{1} << 30) == digest_with("unbounded", 0));
-  CHECK(test::message_of([&] { digest_with("refused", 1 << 20); }).starts_with("max-ram: "));
-  CHECK(fs::is_empty(model.directory / "refused"));
-}
-
-TEST_CASE("export: K-quants are refused by name where 256 does not divide a row, with what would do") {
-  const ModelSpec spec = blocks_spec();
-  const Model model(spec);
-  const fs::path target = model.make("artifact");
-  const auto export_it = [&] {
-    model.to(target, uneven_plan(spec, 32), {.types = exporter::weight_types_named("q4_k_m"), .levels = {}});
-  };
-  CHECK(test::message_of(export_it) ==
-        "level-075: blk.0.ffn_down.weight: rows of 480 elements are not whole blocks of 256, as q4_k needs");
-  CHECK(test::hint_of(export_it) ==
-        "the nearest widths are 256 and 512; plan with --grid 256, or export with --type q8_0, q5_1, q5_0, "
-        "q4_1 "
-        "or q4_0, whose blocks have 32");
-  CHECK(fs::is_empty(target));
 }
 
 }  // namespace elastify

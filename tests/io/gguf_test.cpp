@@ -456,6 +456,43 @@ TEST_CASE("gguf: the writer refuses more or fewer bytes than were declared, and 
   CHECK(fs::is_empty(directory.path()));
 }
 
+TEST_CASE("gguf: a file that goes nowhere has the size and SHA-256 of the one that is written") {
+  const TemporaryDirectory directory;
+  const std::vector<std::byte> bytes(12, std::byte{7});
+  const auto written = [&](const std::string& name, GgufWriter::Target target) {
+    GgufWriter writer(directory / name, {}, {{"a", DType::kF32, {3}}}, target);
+    CHECK(writer.current() == "a");
+    writer.write(bytes);
+    CHECK(writer.current().empty());
+    writer.append(bytes);
+    const std::string sha256 = writer.finish();
+    return std::pair(sha256, writer.size());
+  };
+  const auto file = written("file", GgufWriter::Target::kFile);
+  CHECK(file == written("nowhere", GgufWriter::Target::kNowhere));
+  CHECK(file.second == fs::file_size(directory / "file"));
+  CHECK(!fs::exists(directory / "nowhere"));
+}
+
+TEST_CASE("gguf: keys that are replaced give the file that they would have given at once") {
+  const TemporaryDirectory directory;
+  const std::vector<std::byte> bytes(12, std::byte{7});
+  const auto keys = [](const std::string& value) {
+    GgufMetadata metadata;
+    metadata.set("sha256", value);
+    return metadata;
+  };
+  GgufWriter at_once(directory / "at once", keys("known"), {{"a", DType::kF32, {3}}});
+  at_once.write(bytes);
+  GgufWriter later(directory / "later", keys("?????"), {{"a", DType::kF32, {3}}});
+  later.write(bytes);
+  CHECK(message_of([&] { later.replace(keys(std::string(32, 'x'))); }) ==
+        (directory / "later").string() + ": expected 96 bytes of keys and tables, got 128");
+  later.replace(keys("known"));
+  CHECK(later.finish() == at_once.finish());
+  CHECK(sha256_file(directory / "later") == sha256_file(directory / "at once"));
+}
+
 TEST_CASE("gguf: an absent tensor is named") {
   const TemporaryDirectory directory;
   const fs::path path = directory / "model.gguf";
