@@ -72,9 +72,11 @@ void add_repair_options(CLI::App& command, std::string& compensation, recover::C
                   "pull of the fit towards the weights as they are; 0: chosen on held-out text")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
-  command.add_flag_callback(
-      "--no-sequential", [&options] { options.sequential = false; },
-      "fit on the full model's inputs, not on those of the repaired layers below");
+  command.add_flag("--sequential,!--no-sequential", options.sequential,
+                   "fit on inputs of the repaired layers below [unless there are adapters]");
+  command.add_flag(
+      "--whole-stream,!--no-whole-stream", options.whole_stream,
+      "fit the residual stream, errors of the layers below included [unless there are adapters]");
 }
 
 void add_plan_options(CLI::App& command, plan::PlanOptions& options) {

@@ -213,7 +213,8 @@ void open_writers(TypeExport& type, bool packed) {
   if (!packed) return;
   PackedContents contents = open_parts(type.files);
   const LevelFile& full = type.files[0];
-  type.packed = std::make_unique<PackedWriter>(full.directory / "model.gguf", full.plain, std::move(contents));
+  type.packed =
+      std::make_unique<PackedWriter>(full.directory / "model.gguf", full.plain, std::move(contents));
 }
 
 TensorSink sink_of(const LevelFile& file, GgufWriter* writer) {
@@ -251,7 +252,8 @@ Imatrix imatrix_for(const Imatrix& reordered, const ModelSpec& spec, const Level
 
 void write_imatrices(const Imatrix& reordered, const ModelSpec& spec, std::vector<LevelFile>& files) {
   for (LevelFile& file : files) {
-    ImatrixFile written{.name = "imatrix" + level_suffix(file.level.nominal) + ".gguf", .bytes = 0, .sha256 = {}};
+    ImatrixFile written{
+        .name = "imatrix" + level_suffix(file.level.nominal) + ".gguf", .bytes = 0, .sha256 = {}};
     const fs::path path = file.directory / written.name;
     written.sha256 = save_imatrix(imatrix_for(reordered, spec, file), path);
     written.bytes = fs::file_size(path);
@@ -276,7 +278,8 @@ void write_adapters(const ModelSpec& spec, const Permutation& permutation, std::
     for (const auto& [tensor, repair] : repair_places(*file.repairs, spec, file.level.widths))
       if (repair->a) written.ranks.emplace_back(tensor->gguf_name, repair->rank());
     const fs::path path = file.directory / written.name;
-    written.sha256 = write_lora(*file.repairs, spec, file.level, file.plain.architecture->name, keys, type, path);
+    written.sha256 =
+        write_lora(*file.repairs, spec, file.level, file.plain.architecture->name, keys, type, path);
     written.bytes = fs::file_size(path);
     file.listed.adapter = std::move(written);
   }

@@ -57,9 +57,10 @@ class PartPlan {
   /// Whether the full model's file has these bytes, up to the order of rows inside heads.
   bool is_prefix(const std::string& name, DType dtype, const Shape& shape) const {
     if (replaced_.count(name) > 0) return false;
-    const auto whole =
-        std::find_if(full_.tensors.begin(), full_.tensors.end(), [&](const TensorInfo& t) { return t.name == name; });
-    if (whole == full_.tensors.end() || whole->dtype != dtype || whole->shape.size() != shape.size()) return false;
+    const auto whole = std::find_if(full_.tensors.begin(), full_.tensors.end(),
+                                    [&](const TensorInfo& t) { return t.name == name; });
+    if (whole == full_.tensors.end() || whole->dtype != dtype || whole->shape.size() != shape.size())
+      return false;
     if (name.ends_with(kFused)) return whole->shape == shape;  // leading rows of q | k | v are no q | k | v
     for (size_t axis = 0; axis < shape.size(); ++axis)
       if (shape[axis] > whole->shape[axis]) return false;

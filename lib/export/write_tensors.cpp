@@ -237,7 +237,6 @@ class TensorWriter {
       if (const auto bias = added_bias(spec_, tensor, *sink.repairs)) exporter::write(sink, bias->bytes);
   }
 
-
   static void write_prefix(const Slab& slab, const TensorSink& sink, const TensorSpec& tensor, DType dtype,
                            std::span<const std::byte> encoded, std::vector<std::byte>& cut) {
     const Shape shape = shape_at(tensor, sink.level->widths);

@@ -89,6 +89,13 @@ void fields(V& visit, RunConfig& o) {
   visit.section("eval", o.eval);
 }
 
+/// Decides what follows from other options.
+template <typename T>
+void resolve(T&) {}
+void resolve(ReorderSection& options) {
+  options.repair = recover::resolved(options.repair);
+}
+
 class JsonWriter {
  public:
   template <typename T>
@@ -99,6 +106,7 @@ class JsonWriter {
   template <typename T>
   void section(const char* key, T& options) {
     JsonWriter inner;
+    resolve(options);
     fields(inner, options);
     json_[key] = inner.json_;
   }
@@ -109,6 +117,9 @@ class JsonWriter {
   template <typename T>
   static ordered_json encode(const T& value) {
     return value;
+  }
+  static ordered_json encode(std::optional<bool> value) {
+    return value ? ordered_json(*value) : ordered_json();
   }
   static ordered_json encode(Metric metric) { return name_of(metric); }
   static ordered_json encode(const plan::Budget& budget) { return plan::to_text(budget); }
@@ -126,6 +137,7 @@ template <typename T>
 ordered_json json_of(const T& options) {
   JsonWriter writer;
   T copy = options;
+  resolve(copy);
   fields(writer, copy);
   return writer.json_;
 }
@@ -252,6 +264,9 @@ class YamlReader {
       refuse(node, key, fmt::format("expected a share above 0 and up to 1, got {}", value));
   }
   void read(const YAML::Node& node, const std::string& key, bool& value) const {
+    value = scalar<bool>(node, key, "true or false");
+  }
+  void read(const YAML::Node& node, const std::string& key, std::optional<bool>& value) const {
     value = scalar<bool>(node, key, "true or false");
   }
   void read(const YAML::Node& node, const std::string& key, std::vector<std::string>& value) const {

@@ -227,7 +227,7 @@ class LevelFit {
       const nn::LayerTrace trace = decoder_.trace(layer_, stream[b], inputs);
       kept.push_back(decoder_.site_input(layer_, site, trace));
       // What the full model adds to its stream here, less what is wrong with the level's already.
-      const at::Tensor& base = options_.whole_stream ? stream[b] : before[b];
+      const at::Tensor& base = *options_.whole_stream ? stream[b] : before[b];
       sample.add(b, rows_of(kept.back()), without(after[b] - base, bias), token_weights(after[b], options_));
     }
     nn::LayerRepair& repair = repairs_[static_cast<size_t>(layer_)];
@@ -264,7 +264,8 @@ Compensation compensation_named(std::string_view name) {
 std::vector<std::vector<nn::LayerRepair>> fit_levels(const nn::Decoder& decoder,
                                                      const std::vector<at::Tensor>& batches,
                                                      const std::vector<Widths>& levels,
-                                                     const ClosedFormOptions& options) {
+                                                     const ClosedFormOptions& given) {
+  const ClosedFormOptions options = resolved(given);
   const ModelSpec& spec = decoder.spec();
   std::vector<std::vector<nn::LayerRepair>> repairs(
       levels.size(), std::vector<nn::LayerRepair>(static_cast<size_t>(spec.n_layers)));
@@ -292,7 +293,7 @@ std::vector<std::vector<nn::LayerRepair>> fit_levels(const nn::Decoder& decoder,
           level.fit(Site::kAttnOut, full, middles, narrow[i]);
           level.fit(Site::kFfnDown, middles, outputs, narrow[i]);
         });
-        if (!options.sequential) narrow[i] = outputs;
+        if (!*options.sequential) narrow[i] = outputs;
         progress.advance(n_tokens);
       }
       full = std::move(outputs);

@@ -27,6 +27,21 @@ TEST_SUITE("pipeline") {
     CHECK(exporter::to_text(config.export_.types) == "f16");
   }
 
+  TEST_CASE("config: whether fits follow the layers below goes by the compensation, unless it is said") {
+    const auto repair = [](const std::vector<std::string>& overrides) {
+      return to_json(parse(kMinimal, overrides)).at("reorder");
+    };
+    for (const char* key : {"sequential", "whole_stream"}) {
+      CHECK(repair({}).at(key) == true);
+      CHECK(repair({"reorder.compensate=baked+bias"}).at(key) == true);
+      CHECK(repair({"reorder.compensate=adapter"}).at(key) == false);
+      CHECK(repair({"reorder.compensate=adapter+bias"}).at(key) == false);
+      const std::string option = std::string("reorder.") + key;
+      CHECK(repair({"reorder.compensate=adapter", option + "=true"}).at(key) == true);
+      CHECK(repair({"reorder.compensate=baked", option + "=false"}).at(key) == false);
+    }
+  }
+
   TEST_CASE("config: every option of the resolved form is read back to the same value") {
     const RunConfig config =
         parse(kMinimal,

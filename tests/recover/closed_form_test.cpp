@@ -24,6 +24,7 @@ recover::ClosedFormOptions with(Compensation compensation, int64_t rank = 8) {
   options.compensation = compensation;
   options.rank = rank;
   options.ridge = 1e-6;
+  options.sequential = options.whole_stream = true;  // all in the same way
   return options;
 }
 

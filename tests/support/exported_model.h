@@ -35,7 +35,8 @@ inline ElasticPlan uneven_plan(const ModelSpec& spec, int64_t grid) {
   return plan;
 }
 
-inline ElasticPlan uniform_plan(const ModelSpec& spec, int64_t grid, std::vector<double> levels = {0.6, 0.8}) {
+inline ElasticPlan uniform_plan(const ModelSpec& spec, int64_t grid,
+                                std::vector<double> levels = {0.6, 0.8}) {
   plan::PlanOptions options;
   options.grid = grid;
   options.levels = std::move(levels);
@@ -66,7 +67,7 @@ struct ExportedModel {
                                          const Vocabulary* vocabulary = nullptr) const {
     const Checkpoint source = open();
     return exporter::export_model(source, vocabulary, identity_permutation(source.spec()), plan, options,
-                        nlohmann::ordered_json::object(), target);
+                                  nlohmann::ordered_json::object(), target);
   }
 };
 
@@ -97,12 +98,12 @@ inline void check_file_prefixes(const fs::path& level, const fs::path& full) {
 
 inline ModelSpec wide_spec(const std::string& family, bool tied = false) {
   return make_tiny_spec(family, {.d_model = 64,
-                                       .head_dim = 32,
-                                       .n_kv_heads = 3,
-                                       .heads_per_group = 1,
-                                       .d_ff = 128,
-                                       .n_vocab = 40,
-                                       .tied = tied});
+                                 .head_dim = 32,
+                                 .n_kv_heads = 3,
+                                 .heads_per_group = 1,
+                                 .d_ff = 128,
+                                 .n_vocab = 40,
+                                 .tied = tied});
 }
 
 /// Three layers whose rows are whole blocks of 256 at every level of uneven_plan(spec, 256).
