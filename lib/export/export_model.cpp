@@ -32,7 +32,7 @@ constexpr int64_t kManifestVersion = 1;
 /// One file on its way: what it will hold, and its writer.
 struct LevelFile {
   Level level;
-  PlainFile plain;
+  PlainFile plain;  ///< of the keys, elastify.* alone, see with_all_keys()
   const LevelRepairs* repairs = nullptr;
   WeightType type = DType::kF16;
   fs::path directory;
@@ -140,21 +140,28 @@ void add_elastic_keys(GgufMetadata& keys, const LevelFile& file, const std::vect
   keys.set("elastify.permutation_digest", permutation_digest);
 }
 
-/// Keys and tensor tables of all files.
+/// The file with the keys that all share, a vocabulary among them: not more than two such are held at a time.
+PlainFile with_all_keys(const LevelFile& file, const GgufMetadata& shared) {
+  PlainFile plain = file.plain;
+  plain.keys = model_keys(plain.model, *plain.architecture, file.type);
+  for (const GgufMetadata* keys : {&shared, &file.plain.keys})
+    for (const auto& [key, value] : keys->entries()) plain.keys.set(key, value);
+  return plain;
+}
+
+/// Own keys and tensor tables of all files, and their sizes.
 void describe(std::vector<LevelFile>& files, const GgufMetadata& shared, const ModelSpec& spec,
               const Permutation& permutation, bool fused_qkv) {
   const std::string spec_digest = spec_hash(spec), permutation_digest = digest(permutation);
   for (LevelFile& file : files) {
     PlainFile& plain = file.plain;
-    plain.keys = model_keys(plain.model, *plain.architecture, file.type);
-    for (const auto& [key, value] : shared.entries()) plain.keys.set(key, value);
     add_elastic_keys(plain.keys, file, files, spec_digest, permutation_digest);
     plain.tensors = gguf_tensors(plain.model, *plain.architecture, file.type, fused_qkv);
     double bits = 0;
     for (const TensorInfo& tensor : plain.tensors)
       bits += 8 * static_cast<double>(n_bytes(tensor.dtype, tensor.shape));
     file.listed.bits_per_weight = bits / static_cast<double>(file.listed.n_params);
-    file.listed.bytes = gguf_size(plain.keys, plain.tensors);
+    file.listed.bytes = gguf_size(with_all_keys(file, shared).keys, plain.tensors);
   }
 }
 
@@ -169,13 +176,12 @@ std::set<std::string> replaced_names(const LevelFile& file) {
 
 /// Opens the levels' parts.
 /// \returns what the packed file will hold: parts, adapters and importance matrices, in this order
-PackedContents open_parts(std::vector<LevelFile>& files) {
+PackedContents open_parts(std::vector<LevelFile>& files, const PlainFile& full, const GgufMetadata& shared) {
   PackedContents contents;
   const auto embed = [&](const std::string& name, uint64_t bytes) {
     contents.embedded.push_back({.name = name, .offset = 0, .bytes = bytes, .sha256 = {}});
     return contents.embedded.size() - 1;
   };
-  const PlainFile& full = files[0].plain;
   for (auto file = files.rbegin(); file != files.rend(); ++file) {
     const ArtifactFile& listed = file->listed;
     PackedLevel& level = contents.levels.emplace_back();
@@ -188,8 +194,8 @@ PackedContents open_parts(std::vector<LevelFile>& files) {
     level.kv_groups = file->plain.model.layer_kv_heads;
     level.d_ff = file->plain.model.layer_d_ff;
     level.bytes = listed.bytes;
-    if (&file->plain == &full) continue;
-    const PartHeader header = part_header(full, file->plain, replaced_names(*file));
+    if (listed.nominal >= 1) continue;
+    const PartHeader header = part_header(full, with_all_keys(*file, shared), replaced_names(*file));
     const std::string name = "part" + level_suffix(listed.nominal) + ".gguf";
     file->part = std::make_unique<GgufWriter>(file->directory / name, header.keys, header.tensors);
     level.part = embed(name, gguf_size(header.keys, header.tensors));
@@ -204,17 +210,17 @@ PackedContents open_parts(std::vector<LevelFile>& files) {
   return contents;
 }
 
-void open_writers(TypeExport& type, bool packed) {
+void open_writers(TypeExport& type, const GgufMetadata& shared, bool packed) {
   for (LevelFile& file : type.files) {
     const auto target = packed ? GgufWriter::Target::kNowhere : GgufWriter::Target::kFile;
-    file.writer = std::make_unique<GgufWriter>(file.directory / file.listed.name, file.plain.keys,
-                                               file.plain.tensors, target);
+    file.writer = std::make_unique<GgufWriter>(file.directory / file.listed.name,
+                                               with_all_keys(file, shared).keys, file.plain.tensors, target);
   }
   if (!packed) return;
-  PackedContents contents = open_parts(type.files);
-  const LevelFile& full = type.files[0];
+  const PlainFile full = with_all_keys(type.files[0], shared);
+  PackedContents contents = open_parts(type.files, full, shared);
   type.packed =
-      std::make_unique<PackedWriter>(full.directory / "model.gguf", full.plain, std::move(contents));
+      std::make_unique<PackedWriter>(type.files[0].directory / "model.gguf", full, std::move(contents));
 }
 
 TensorSink sink_of(const LevelFile& file, GgufWriter* writer) {
@@ -440,7 +446,7 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
       describe(type.files, shared, spec, permutation, fused_qkv);
       write_adapters(spec, permutation, type.files, options.adapter_type);
       if (moved) write_imatrices(*moved, spec, type.files);
-      open_writers(type, options.packed);
+      open_writers(type, shared, options.packed);
     }
     const std::vector<TensorSink> sinks = sinks_of(types);
     write_rope_factors(sinks, spec);
