@@ -32,12 +32,15 @@ TEST_CASE("export: a failure leaves nothing behind") {
     if (index == 9) fail("unreadable");
     return tensor;
   });
-  const auto export_it = [&] {
-    export_model(broken, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {}, Json::object(),
-                 target);
-  };
-  CHECK(test::message_of(export_it) == spec.tensors[9].name + ": unreadable");
-  CHECK(fs::is_empty(target));
+  for (const bool packed : {false, true}) {
+    CAPTURE(packed);
+    const auto export_it = [&] {
+      export_model(broken, nullptr, identity_permutation(spec), uniform_plan(spec, 8),
+                   {.levels = {}, .packed = packed}, Json::object(), target);
+    };
+    CHECK(test::message_of(export_it) == spec.tensors[9].name + ": unreadable");
+    CHECK(fs::is_empty(target));
+  }
 }
 
 TEST_CASE("export: an interrupt leaves nothing behind") {
@@ -48,10 +51,13 @@ TEST_CASE("export: an interrupt leaves nothing behind") {
     if (index == 9) throw Interrupted();
     return tensor;
   });
-  CHECK_THROWS_AS(export_model(interrupted, nullptr, identity_permutation(spec), uniform_plan(spec, 8), {},
-                               Json::object(), target),
-                  Interrupted);
-  CHECK(fs::is_empty(target));
+  for (const bool packed : {false, true}) {
+    CAPTURE(packed);
+    CHECK_THROWS_AS(export_model(interrupted, nullptr, identity_permutation(spec), uniform_plan(spec, 8),
+                                 {.levels = {}, .packed = packed}, Json::object(), target),
+                    Interrupted);
+    CHECK(fs::is_empty(target));
+  }
 }
 
 TEST_CASE("export: in a process of its own, a signal amid the tensors" * doctest::skip()) {
