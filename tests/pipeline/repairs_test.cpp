@@ -56,6 +56,7 @@ TEST_SUITE("pipeline") {
         recover::ClosedFormOptions options;
         options.compensation = kind;
         options.rank = 1000;
+        options.sequential = options.whole_stream = true;  // both in the same way
         const fs::path path = directory / recover::name_of(kind);
         save_repairs(to_level_repairs(recover::fit_level(decoder, {ids}, level.widths, options), spec, level,
                                       std::string(recover::name_of(kind))),
