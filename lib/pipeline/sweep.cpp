@@ -334,7 +334,7 @@ void evaluate(const OpenModel& model, const RunConfig& config, const std::vector
           });
     }
     const std::string left =
-        work_left > 0
+        work_left > 0 && work_done > 0
             ? fmt::format(", about {} left in all", clock_text(seconds_since(start) / work_done * work_left))
             : "";
     log::info("{}: done in {:.1f} s{}", label, seconds_since(began), left);
