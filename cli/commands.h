@@ -109,7 +109,7 @@ Report run_export(const Globals& globals, const ExportCommand& command);
 Report run_export_hf(const Globals& globals, const ExportCommand& command);
 
 /// Writes a plan, its plot if one is asked for, and says what it is.
-/// \param profile,  curves for --explain; may be null
+/// \param profile, curves  for --explain; may be null
 Report write_plan(const PlanCommand& command, const ElasticPlan& plan, const ModelSpec& spec,
                   const Profile* profile, const plan::CostCurves* curves);
 

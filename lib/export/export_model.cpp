@@ -140,7 +140,8 @@ void add_elastic_keys(GgufMetadata& keys, const LevelFile& file, const std::vect
   keys.set("elastify.permutation_digest", permutation_digest);
 }
 
-/// The file with the keys that all share, a vocabulary among them: not more than two such are held at a time.
+/// The file with the keys that all share. A vocabulary is among them, so that no more such files are held
+/// than needed.
 PlainFile with_all_keys(const LevelFile& file, const GgufMetadata& shared) {
   PlainFile plain = file.plain;
   plain.keys = model_keys(plain.model, *plain.architecture, file.type);

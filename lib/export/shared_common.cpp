@@ -1,9 +1,10 @@
+#include "export/shared_common.h"
+
 #include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/progress.h"
-#include "export/shared_common.h"
 #include "io/gguf.h"
 
 // Splits as stock llama.cpp loads them: src/llama-model-loader.cpp. The first part has all keys of the model;

@@ -18,8 +18,8 @@ inline KeyRange visible_keys(int64_t position, int64_t window) {
 /// Causal attention of grouped heads without gradients. On the CPU in float32 it goes by blocks of queries,
 /// so that the scores stay in the cache and no more of them are computed than are seen. Any strides but the
 /// last, which is 1. The T queries are the last T of S positions.
-/// \param q,  out [B, H, T, head_dim]
-/// \param k,  v [B, K, S, head_dim]; query head h belongs to group h / (H / K)
+/// \param q, out  [B, H, T, head_dim]
+/// \param k, v  [B, K, S, head_dim]; query head h belongs to group h / (H / K)
 void attend_into(const at::Tensor& out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                  int64_t window, double scale);
 

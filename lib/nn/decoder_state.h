@@ -74,7 +74,7 @@ struct Decoder::State {
                                            const at::Tensor& v) const;
 
   /// result = residual + input W^T, with the bias of o or down and its repair; result may be the residual.
-  /// \param residual, result [n, D], input [n, columns]
+  /// \param residual, result  [n, D], input [n, columns]
   void add_projection(int64_t layer, Site site, const at::Tensor& residual, const at::Tensor& input,
                       const ForwardOptions& options, at::Tensor result) const;
   /// One layer without autograd.

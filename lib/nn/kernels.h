@@ -14,17 +14,17 @@ namespace elastify::nn {
 bool is_fused(const at::Tensor& x);
 
 /// RMS norm of every row.
-/// \param x,  out contiguous [rows, n], may be the same;
+/// \param x, out  contiguous [rows, n], may be the same;
 /// \param weight  [n]
 void rms_norm_rows(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& out);
 /// grad_x += dL/dx, given dL/dout.
-/// \param x,  grad, grad_x contiguous [rows, n], none the same
+/// \param x, grad, grad_x  contiguous [rows, n], none the same
 void rms_norm_backward_rows(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& grad,
                             const at::Tensor& grad_x);
 
 /// Rotates every head's halves in place.
 /// \param x  contiguous [B, T, H, head_dim]
-/// \param cosines,  sines contiguous float32 [T, head_dim / 2]
+/// \param cosines, sines  contiguous float32 [T, head_dim / 2]
 void rotate_heads(const at::Tensor& x, const at::Tensor& cosines, const at::Tensor& sines);
 
 /// out = silu(gate) * up, contiguous and of one shape; out may be gate.
@@ -35,13 +35,13 @@ void silu_multiply(const at::Tensor& gate, const at::Tensor& up, const at::Tenso
 at::Tensor silu_multiply_backward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& grad);
 
 /// Sum over t of x * y.
-/// \param x,  y contiguous [B, T, n];
+/// \param x, y  contiguous [B, T, n];
 /// \returns float64 [B, n]
 at::Tensor sum_products(const at::Tensor& x, const at::Tensor& y);
 
 /// Adds the columns' sums of x and x^2.
 /// \param x  contiguous [rows, n];
-/// \param sum,  squares float64 [n], CPU
+/// \param sum, squares  float64 [n], CPU
 void add_column_sums(const at::Tensor& x, const at::Tensor& sum, const at::Tensor& squares);
 
 // From here on float32 on the CPU only.

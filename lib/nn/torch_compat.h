@@ -8,7 +8,7 @@ namespace elastify::nn {
 
 /// softmax(scale q k^T + mask) v with gradients, on any device.
 /// \param q        [B, H, T, head_dim]
-/// \param k, v     [B, K, S, head_dim]; H / K query heads share one
+/// \param k, v  [B, K, S, head_dim]; H / K query heads share one
 /// \param visible  bool [T, S]: which keys a query sees
 at::Tensor attend_differentiable(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                  const at::Tensor& visible, double scale);

@@ -30,7 +30,7 @@ constexpr Site kUnitSite[] = {Site::kAttnOut, Site::kFfnDown};
 constexpr Role kUnitMatrix[] = {Role::kAttnOut, Role::kDown};
 
 /// Sum over tokens of 1 - cos(x, y).
-/// \param x,  y [B, T, D]
+/// \param x, y  [B, T, D]
 at::Tensor angle(const at::Tensor& x, const at::Tensor& y) {
   const at::Tensor a = x.to(at::kFloat), b = y.to(at::kFloat);
   const at::Tensor cosine =

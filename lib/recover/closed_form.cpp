@@ -209,7 +209,7 @@ class LevelFit {
       : decoder_(decoder), layer_(layer), widths_(widths), repairs_(repairs), options_(options) {}
 
   /// Fits o or down and moves the level's stream past that half of the layer.
-  /// \param before,  after the full model's stream around that half, by batch
+  /// \param before, after  the full model's stream around that half, by batch
   /// \param stream  the level's
   void fit(Site site, const std::vector<at::Tensor>& before, const std::vector<at::Tensor>& after,
            std::vector<at::Tensor>& stream) const {
