@@ -33,7 +33,7 @@ typedef struct elastic_tensor {
   const char* name; /* "blk.0.ffn_down.weight" */
   const void* data; /* in the map */
   uint32_t type;    /* enum ggml_type */
-  int own;          /* 1: belongs to this level alone (biases and weights of repairs) */
+  int own;          /* 1: belongs to this level alone (of its repairs: biases, weights, output norm) */
   int n_dims;       /* 1 or 2 */
   int64_t ne[4];    /* elements, innermost first; 1 beyond n_dims */
   size_t nb[4];     /* bytes from one element (block), row, ... to the next */

@@ -24,7 +24,7 @@ struct PerplexityResult {
 /// \param repairs   of the level, null: none
 PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batches, const Widths* widths,
                             int64_t batch, Progress* progress = nullptr,
-                            const std::vector<nn::LayerRepair>* repairs = nullptr);
+                            const nn::LevelRepair* repairs = nullptr);
 
 struct TaskResult {
   double accuracy = 0;       ///< highest sum of log p
@@ -37,7 +37,7 @@ struct TaskResult {
 /// \param repairs  of the level, null: none
 TaskResult multiple_choice(const nn::Decoder& decoder, const Tokenizer& tokenizer,
                            const std::vector<TaskItem>& items, const Widths* widths,
-                           const std::vector<nn::LayerRepair>* repairs = nullptr);
+                           const nn::LevelRepair* repairs = nullptr);
 
 /// Largest absolute difference of logits over the standard deviation of the first's, on fixed pseudo-random
 /// ids.

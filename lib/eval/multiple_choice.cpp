@@ -197,7 +197,7 @@ int64_t n_characters(const std::string& text) {
 
 TaskResult multiple_choice(const nn::Decoder& decoder, const Tokenizer& tokenizer,
                            const std::vector<TaskItem>& items, const Widths* widths,
-                           const std::vector<nn::LayerRepair>* repairs) {
+                           const nn::LevelRepair* repairs) {
   if (items.empty()) fail("task: no items");
   const c10::NoGradGuard no_gradients;
   nn::ForwardOptions options;

@@ -14,7 +14,7 @@
 namespace elastify::eval {
 
 PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batches, const Widths* widths,
-                            int64_t batch, Progress* progress, const std::vector<nn::LayerRepair>* repairs) {
+                            int64_t batch, Progress* progress, const nn::LevelRepair* repairs) {
   if (batch < 1) throw UsageError(fmt::format("eval.batch: expected 1 or more, got {}", batch));
   if (batches.sequences.empty() || batches.seq_len < 2)
     fail("evaluation data: expected sequences of 2 tokens or more, got {} of {}", batches.sequences.size(),

@@ -1,7 +1,10 @@
 #include "export/level_repairs.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cstring>
+#include <string_view>
 
 #include "base/error.h"
 
@@ -57,8 +60,11 @@ HostTensor sum(const HostTensor& a, const HostTensor& b) {
 }  // namespace
 
 std::string held_in_file(const LevelRepairs& repairs) {
-  const bool baked = repairs.n_own_weights() > 0, bias = repairs.has_biases();
-  return baked && bias ? "baked+bias" : baked ? "baked" : bias ? "bias" : "";
+  std::vector<std::string_view> held;
+  if (repairs.n_own_weights() > 0) held.emplace_back("baked");
+  if (repairs.has_biases()) held.emplace_back("bias");
+  if (repairs.output_norm) held.emplace_back("norm");
+  return fmt::format("{}", fmt::join(held, "+"));
 }
 
 ModelSpec with_biases(ModelSpec model, const LevelRepairs& repairs) {
@@ -94,6 +100,7 @@ std::optional<HostTensor> added_bias(const ModelSpec& spec, const TensorSpec& ma
 }
 
 bool is_replaced(const TensorSpec& tensor, const LevelRepairs& repairs) {
+  if (tensor.role == Role::kOutputNorm) return repairs.output_norm.has_value();
   if (!is_matrix(tensor.role) && !is_bias(tensor.role)) return false;
   const MatrixRepair& repair = part_of(repairs.layers[static_cast<size_t>(tensor.layer)], tensor.role);
   return is_matrix(tensor.role) ? repair.weight.has_value() : repair.bias.has_value();
@@ -102,6 +109,7 @@ bool is_replaced(const TensorSpec& tensor, const LevelRepairs& repairs) {
 std::optional<HostTensor> replaced(const TensorSpec& tensor, const HostTensor& bias,
                                    const LevelRepairs& repairs, DType type, const float* importance) {
   if (!is_replaced(tensor, repairs)) return std::nullopt;
+  if (tensor.role == Role::kOutputNorm) return convert(*repairs.output_norm, type);
   const MatrixRepair& repair = part_of(repairs.layers[static_cast<size_t>(tensor.layer)], tensor.role);
   return is_matrix(tensor.role) ? convert(*repair.weight, type, importance) : sum(bias, *repair.bias);
 }

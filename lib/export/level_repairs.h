@@ -6,12 +6,12 @@
 
 #include "model/repair.h"
 
-// What of a level's repairs goes into the level's own file: biases and weights. Adapters have a file of their
-// own.
+// What of a level's repairs goes into the level's own file: biases, weights and the output norm. Adapters
+// have a file of their own.
 
 namespace elastify::exporter {
 
-/// "bias", "baked", "baked+bias", or empty: which repairs the level's file itself holds.
+/// "baked+bias+norm", or a part of that, or empty: which repairs the level's file itself holds.
 std::string held_in_file(const LevelRepairs& repairs);
 
 /// The level's tensors with the biases that the repairs add, each behind its matrix.
@@ -25,8 +25,8 @@ std::optional<HostTensor> added_bias(const ModelSpec& spec, const TensorSpec& ma
 /// Whether something else than the tensor's prefix stands in the level's file.
 bool is_replaced(const TensorSpec& tensor, const LevelRepairs& repairs);
 
-/// What stands in the level's file instead of a tensor of the model: refitted weights in `type`, or the bias
-/// with the repair's added. None: the tensor's own prefix.
+/// What stands in the level's file instead of a tensor of the model: refitted weights or the level's output
+/// norm in `type`, or the bias with the repair's added. None: the tensor's own prefix.
 /// \param bias  the tensor, f32, if it is a vector
 /// \param importance  of the columns, see encode_row(); null: none
 std::optional<HostTensor> replaced(const TensorSpec& tensor, const HostTensor& bias,

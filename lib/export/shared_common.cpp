@@ -18,8 +18,9 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kCommon = "common.gguf";
 constexpr std::string_view kFirst = "-00001-of-00002.gguf", kSecond = "-00002-of-00002.gguf";
 
+/// The output norm is small, and a level may have its own.
 bool is_common(const TensorInfo& tensor) {
-  return !tensor.name.starts_with("blk.");
+  return !tensor.name.starts_with("blk.") && tensor.name != "output_norm.weight";
 }
 
 std::vector<TensorInfo> select(const GgufFile& file, bool common) {

@@ -146,8 +146,7 @@ std::string write_level(const PackedFile& packed, const PackedLevel& level, cons
   GgufMetadata keys = level_keys(packed, part);
   if (adapter != nullptr) {
     const std::string held = keys.string("elastify.repairs").value_or("");
-    keys.set("elastify.repairs",
-             std::string(held.find("bias") != std::string::npos ? "baked+bias" : "baked"));
+    keys.set("elastify.repairs", held.empty() ? "baked" : held.starts_with("baked") ? held : "baked+" + held);
     keys.set("elastify.merged_adapter", true);
   }
   std::vector<TensorInfo> infos;

@@ -74,6 +74,14 @@ void check_weights(const ConstRepairPlace& place, const Shape& matrix) {
   if (repair.bias) check_tensor(bias_name(*place.tensor), *repair.bias, {matrix[0]});
 }
 
+const TensorSpec& output_norm(const ModelSpec& spec) {
+  return spec.tensors.at(static_cast<size_t>(spec.find(Role::kOutputNorm, -1)));
+}
+
+void check_output_norm(const LevelRepairs& repairs, const ModelSpec& spec) {
+  if (repairs.output_norm) check_tensor(output_norm(spec).name, *repairs.output_norm, {spec.d_model});
+}
+
 struct NamedTensor {
   std::string name;
   const HostTensor* tensor;
@@ -277,6 +285,7 @@ void check(const LevelRepairs& repairs, const ModelSpec& spec, const Level& leve
     check_adapter(place, matrix);
     check_weights(place, matrix);
   }
+  check_output_norm(repairs, spec);
 }
 
 void save_adapters(const LevelRepairs& repairs, const ModelSpec& spec, const Level& level,
@@ -310,6 +319,7 @@ void save_repairs(const LevelRepairs& repairs, const ModelSpec& spec, const Leve
     if (place.repair->weight) weights.push_back({place.tensor->name, &*place.repair->weight});
     if (place.repair->bias) weights.push_back({bias_name(*place.tensor), &*place.repair->bias});
   }
+  if (repairs.output_norm) weights.push_back({output_norm(spec).name, &*repairs.output_norm});
   fs::create_directories(directory);
   const Json description = {{"format", kFormat},
                             {"version", kVersion},
@@ -354,6 +364,7 @@ LevelRepairs load_repairs(const fs::path& directory, const ModelSpec& spec, cons
         place.repair->weight = tensors.take(place.tensor->name);
         place.repair->bias = tensors.take(bias_name(*place.tensor));
       }
+      repairs.output_norm = tensors.take(output_norm(spec).name);
       tensors.finish();
     });
   // Each file's findings name the file.
@@ -365,6 +376,7 @@ LevelRepairs load_repairs(const fs::path& directory, const ModelSpec& spec, cons
   };
   check_file(kAdapters, check_adapter);
   check_file(kWeights, check_weights);
+  with_context((directory / kWeights).string(), [&] { check_output_norm(repairs, spec); });
   return repairs;
 }
 

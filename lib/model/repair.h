@@ -28,8 +28,9 @@ struct LayerRepairs {
 /// All repairs of one level.
 struct LevelRepairs {
   double nominal = 1;
-  std::string compensation;          ///< how they were made: "adapter+bias"
-  std::vector<LayerRepairs> layers;  ///< [n_layers]
+  std::string compensation;                    ///< how they were made: "adapter+bias+norm"
+  std::vector<LayerRepairs> layers;            ///< [n_layers]
+  std::optional<HostTensor> output_norm = {};  ///< weights instead of the full model's, [D]
 
   bool has_adapters() const;
   bool has_biases() const;
@@ -56,7 +57,7 @@ std::string bias_name(const TensorSpec& matrix);
 fs::path repairs_directory(const fs::path& reordered, double nominal);
 
 /// Writes repair.json, adapter_model.safetensors and adapter_config.json (PEFT's layout) if there are
-/// adapters, weights.safetensors if there are biases or weights; see docs/formats.md.
+/// adapters, weights.safetensors if there are biases, weights or an output norm; see docs/formats.md.
 /// \param directory  is made
 /// \throws Error     if the repairs do not fit the level: as load_repairs()
 void save_repairs(const LevelRepairs& repairs, const ModelSpec& spec, const Level& level,

@@ -169,8 +169,8 @@ void Decoder::State::check_pass(int64_t n_tokens, const ForwardOptions& options,
         fmt::format("a sequence of {} tokens is longer than the model's {}", past + n_tokens, spec.max_seq),
         "use shorter sequences");
   if (options.widths != nullptr) check_widths(spec, *options.widths);
-  if (options.repairs != nullptr && static_cast<int64_t>(options.repairs->size()) != spec.n_layers)
-    fail("repairs: expected {}, one per layer, got {}", spec.n_layers, options.repairs->size());
+  if (options.repairs != nullptr && static_cast<int64_t>(options.repairs->layers.size()) != spec.n_layers)
+    fail("repairs: expected {}, one per layer, got {}", spec.n_layers, options.repairs->layers.size());
   if (options.unit_masks != nullptr && options.unit_masks->size() != spec.spaces.size())
     fail("unit masks: expected {}, one per space, got {}", spec.spaces.size(), options.unit_masks->size());
 }
@@ -261,9 +261,10 @@ at::Tensor Decoder::add_projection(int64_t index, Site site, const at::Tensor& r
   });
 }
 
-at::Tensor Decoder::final_norm(const at::Tensor& x) const {
+at::Tensor Decoder::final_norm(const at::Tensor& x, const ForwardOptions& options) const {
   return with_torch_errors([&] {
-    const at::Tensor& weight = state_->output_norm();
+    const bool is_own = options.repairs != nullptr && options.repairs->output_norm.defined();
+    const at::Tensor& weight = is_own ? options.repairs->output_norm : state_->output_norm();
     if (state_->wants_gradient(x, {})) return rms_norm(x, weight, state_->spec.norm_eps);
     const c10::NoGradGuard no_gradients;
     at::Tensor result = at::empty(x.sizes(), x.options());
@@ -287,7 +288,7 @@ at::Tensor Decoder::hidden(const at::Tensor& ids, const ForwardOptions& options,
         state_->run(l, x, options, cache, workspace, nullptr);
     }
     if (cache != nullptr) cache->length += ids.size(1);
-    return final_norm(x);
+    return final_norm(x, options);
   });
 }
 
@@ -297,6 +298,22 @@ at::Tensor Decoder::logits(const at::Tensor& hidden) const {
     const at::Tensor rows = hidden.reshape({-1, shape.back()});
     shape.back() = state_->spec.n_vocab;
     return at::mm(rows, state_->output_weight().t()).view(shape);
+  });
+}
+
+at::Tensor Decoder::output_norm() const {
+  return state_->output_norm();
+}
+
+at::Tensor Decoder::output_weight() const {
+  return state_->output_weight();
+}
+
+Decoder::Partition Decoder::partition(const at::Tensor& hidden) const {
+  return with_torch_errors([&] {
+    const c10::NoGradGuard no_gradients;
+    auto [log_sum, mean] = nll_and_gradient(hidden, at::Tensor(), state_->output_weight());
+    return Partition{std::move(log_sum), std::move(mean)};
   });
 }
 

@@ -26,6 +26,10 @@ struct ProjectionRepair {
 struct LayerRepair {
   ProjectionRepair attention_out, down;
 };
+struct LevelRepair {
+  std::vector<LayerRepair> layers;  ///< [n_layers]
+  at::Tensor output_norm;           ///< weights of the output norm instead of the full model's, [D]
+};
 
 /// The halves of a layer.
 enum class Half : uint8_t { kBoth, kAttention, kMlp };
@@ -39,9 +43,8 @@ struct ForwardOptions {
   /// Multiplied onto the units' activations (before o_proj and down_proj), [B, n_units] per space; undefined:
   /// none. Their gradients are the first-order importances.
   const std::vector<at::Tensor>* unit_masks = nullptr;
-  /// Repairs of the level that `widths` chooses, [n_layers]; null: none.
-  const std::vector<LayerRepair>* repairs = nullptr;
-  Half half = Half::kBoth;  ///< of every layer: what is run; the other half adds nothing
+  const LevelRepair* repairs = nullptr;  ///< of the level that `widths` chooses; null: none
+  Half half = Half::kBoth;               ///< of every layer: what is run; the other half adds nothing
   bool projects = true;     ///< false: o and down add nothing; a trace then costs only what goes into them
   int64_t skip_layer = -1;  ///< this layer is left out (its residual stream passes through)
 };
@@ -104,7 +107,15 @@ class Decoder {
   at::Tensor embed(const at::Tensor& ids) const;  ///< [B, T, D]
   at::Tensor layer(int64_t index, const at::Tensor& x, const ForwardOptions& options = {},
                    KvCache* cache = nullptr) const;
-  at::Tensor final_norm(const at::Tensor& x) const;
+  at::Tensor final_norm(const at::Tensor& x, const ForwardOptions& options = {}) const;
+  struct Partition {
+    at::Tensor log_sum;  ///< log of the sum of exp(logits), float32 [n]
+    at::Tensor mean;     ///< its gradient by the hidden states: the mean row of the output matrix, [n, D]
+  };
+  /// What the model expects after hidden states [n, D]; the logits are never all in memory.
+  Partition partition(const at::Tensor& hidden) const;
+  at::Tensor output_norm() const;    ///< its weights, [D]
+  at::Tensor output_weight() const;  ///< [V, D]
   /// -log p of the given targets, [B, T-1], from hidden states [B, T, D].
   at::Tensor token_nll(const at::Tensor& hidden, const at::Tensor& ids) const;
 

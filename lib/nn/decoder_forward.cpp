@@ -37,7 +37,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 
 const ProjectionRepair* repair_of(const ForwardOptions& options, int64_t layer, Role role) {
   if (options.repairs == nullptr) return nullptr;
-  const LayerRepair& repair = (*options.repairs)[static_cast<size_t>(layer)];
+  const LayerRepair& repair = options.repairs->layers[static_cast<size_t>(layer)];
   return role == Role::kDown ? &repair.down : &repair.attention_out;
 }
 
@@ -76,8 +76,11 @@ std::pair<at::Tensor, at::Tensor> nll_and_gradient(const at::Tensor& rows, const
     at::Tensor logits = buffer.get(n, output.size(0), rows.options());
     at::mm_out(logits, rows.narrow(0, first, n), output.t());
     logits = logits.to(at::kFloat);
-    const at::Tensor slab_targets = targets.narrow(0, first, n).unsqueeze(1);
-    const at::Tensor target_logits = logits.gather(1, slab_targets).squeeze(1);
+    at::Tensor slab_targets, target_logits;
+    if (targets.defined()) {
+      slab_targets = targets.narrow(0, first, n).unsqueeze(1);
+      target_logits = logits.gather(1, slab_targets).squeeze(1);
+    }
     at::Tensor log_sums;
     if (is_fused(logits)) {
       log_sums = softmax_rows(logits);
@@ -85,8 +88,8 @@ std::pair<at::Tensor, at::Tensor> nll_and_gradient(const at::Tensor& rows, const
       log_sums = at::logsumexp(logits, 1);
       logits.sub_(log_sums.unsqueeze(1)).exp_();
     }
-    nll.narrow(0, first, n).copy_(log_sums - target_logits);
-    logits.scatter_add_(1, slab_targets, logits.new_full({n, 1}, -1));
+    nll.narrow(0, first, n).copy_(targets.defined() ? log_sums - target_logits : log_sums);
+    if (targets.defined()) logits.scatter_add_(1, slab_targets, logits.new_full({n, 1}, -1));
     at::Tensor part = gradient.narrow(0, first, n);
     at::mm_out(part, logits.to(rows.scalar_type()), output);
   }

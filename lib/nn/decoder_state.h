@@ -89,7 +89,7 @@ struct Decoder::State {
 
 /// -log p of targets and its gradient by the rows, slab by slab, so that no logits are kept.
 /// \param rows  [n, D] hidden states;
-/// \param targets  int64 [n];
+/// \param targets  int64 [n]; undefined: of logits of 0, which leaves the log of the sum of exp(logits)
 /// \param output  [V, D]
 /// \returns nll float32 [n]; gradient, like rows
 std::pair<at::Tensor, at::Tensor> nll_and_gradient(const at::Tensor& rows, const at::Tensor& targets,

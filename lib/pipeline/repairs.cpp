@@ -42,32 +42,33 @@ std::vector<at::Tensor> calibration_batches(const OpenModel& source, const nn::D
   return ids;
 }
 
-LevelRepairs to_level_repairs(const std::vector<nn::LayerRepair>& fitted, const ModelSpec& spec,
-                              const Level& level, std::string compensation) {
+LevelRepairs to_level_repairs(const nn::LevelRepair& fitted, const ModelSpec& spec, const Level& level,
+                              std::string compensation) {
   LevelRepairs repairs{.nominal = level.nominal, .compensation = std::move(compensation), .layers = {}};
-  repairs.layers.resize(fitted.size());
+  repairs.layers.resize(fitted.layers.size());
   for (const RepairPlace& place : repair_places(repairs, spec, level.widths)) {
-    const nn::LayerRepair& layer = fitted[static_cast<size_t>(place.tensor->layer)];
+    const nn::LayerRepair& layer = fitted.layers[static_cast<size_t>(place.tensor->layer)];
     const nn::ProjectionRepair& repair = place.tensor->role == Role::kDown ? layer.down : layer.attention_out;
     *place.repair = {.weight = to_host(repair.weight),
                      .a = to_host(repair.a),
                      .b = to_host(repair.b),
                      .bias = to_host(repair.bias)};
   }
+  repairs.output_norm = to_host(fitted.output_norm);
   return repairs;
 }
 
-std::vector<nn::LayerRepair> to_layer_repairs(const LevelRepairs& repairs, const nn::Decoder& decoder) {
+nn::LevelRepair to_level_repair(const LevelRepairs& repairs, const nn::Decoder& decoder) {
   const auto on_device = [&](const MatrixRepair& repair) {
     return nn::ProjectionRepair{.weight = to_device(repair.weight, decoder),
                                 .a = to_device(repair.a, decoder),
                                 .b = to_device(repair.b, decoder),
                                 .bias = to_device(repair.bias, decoder)};
   };
-  std::vector<nn::LayerRepair> layers;
+  nn::LevelRepair level{.layers = {}, .output_norm = to_device(repairs.output_norm, decoder)};
   for (const LayerRepairs& layer : repairs.layers)
-    layers.push_back({.attention_out = on_device(layer.attention_out), .down = on_device(layer.down)});
-  return layers;
+    level.layers.push_back({.attention_out = on_device(layer.attention_out), .down = on_device(layer.down)});
+  return level;
 }
 
 void write_repairs(const OpenModel& source, const ElasticPlan& plan,
@@ -109,13 +110,13 @@ AppliedRepairs of_artifact(double level, const OpenModel& model, const nn::Decod
   AppliedRepairs repairs;
   if (!held.empty()) repairs.name = held;
   if (!wanted && !held.empty())
-    log::warn("{}: its own {} cannot be left off; evaluate the reordered directory to do without",
-              file.string(), held == "bias" ? "biases" : "weights");
+    log::warn("{}: what is its own ({}) cannot be left off; evaluate the reordered directory to do without",
+              file.string(), held);
   if (!wanted) return repairs;
   const auto adapter = find_adapter(model.files->directory(), model.checkpoint, level);
   if (!adapter) return repairs;
   repairs.name = held.empty() ? "adapter" : "adapter+" + held;
-  repairs.layers = to_layer_repairs(*adapter, decoder);
+  repairs.level = to_level_repair(*adapter, decoder);
   return repairs;
 }
 
@@ -128,7 +129,7 @@ AppliedRepairs repairs_of(const fs::path& path, std::optional<double> level, con
   if (!wanted || !model.plan) return {};
   const auto found = find_repairs(path, model.checkpoint.spec(), find_level(*model.plan, *level));
   if (!found) return {};
-  return {found->compensation, to_layer_repairs(*found, decoder)};
+  return {found->compensation, to_level_repair(*found, decoder)};
 }
 
 }  // namespace elastify::pipeline

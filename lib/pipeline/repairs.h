@@ -30,16 +30,16 @@ void write_repairs(const OpenModel& source, const ElasticPlan& plan,
                    const fs::path& reordered);
 
 // Between files and forward passes.
-LevelRepairs to_level_repairs(const std::vector<nn::LayerRepair>& fitted, const ModelSpec& spec,
-                              const Level& level, std::string compensation);
+LevelRepairs to_level_repairs(const nn::LevelRepair& fitted, const ModelSpec& spec, const Level& level,
+                              std::string compensation);
 /// In the decoder's type, where it computes; tensors lie where they lay if they can.
-std::vector<nn::LayerRepair> to_layer_repairs(const LevelRepairs& repairs, const nn::Decoder& decoder);
+nn::LevelRepair to_level_repair(const LevelRepairs& repairs, const nn::Decoder& decoder);
 
 /// What a forward pass of a level is repaired with.
 struct AppliedRepairs {
-  std::string name = "none";            ///< "adapter+bias"; of an artifact, what its files hold included
-  std::vector<nn::LayerRepair> layers;  ///< empty: the weights as they are
-  const std::vector<nn::LayerRepair>* pointer() const { return layers.empty() ? nullptr : &layers; }
+  std::string name = "none";  ///< "adapter+bias"; of an artifact, what its files hold included
+  nn::LevelRepair level;      ///< no layers: the weights as they are
+  const nn::LevelRepair* pointer() const { return level.layers.empty() ? nullptr : &level; }
 };
 /// Repairs of a level of a reordered directory or an artifact (there, biases and own weights are in the
 /// level's file, and only the adapter is left to apply).

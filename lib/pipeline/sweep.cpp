@@ -244,14 +244,13 @@ bool is_repaired(const RunConfig& config) {
 }
 
 /// Repairs of these levels, fitted on the text that the point is profiled on.
-std::map<size_t, std::vector<nn::LayerRepair>> fit_repairs(const OpenModel& model, const nn::Decoder& decoder,
-                                                           const Candidate& candidate,
-                                                           const std::set<size_t>& levels) {
+std::map<size_t, nn::LevelRepair> fit_repairs(const OpenModel& model, const nn::Decoder& decoder,
+                                              const Candidate& candidate, const std::set<size_t>& levels) {
   std::vector<Widths> widths;
   for (const size_t i : levels) widths.push_back(candidate.plan.levels[i].widths);
   const auto batches = calibration_batches(model, decoder, candidate.config->profile, candidate.config->seed);
   auto fitted = recover::fit_levels(decoder, batches, widths, candidate.config->reorder.repair);
-  std::map<size_t, std::vector<nn::LayerRepair>> repairs;
+  std::map<size_t, nn::LevelRepair> repairs;
   for (const size_t i : levels) repairs[i] = std::move(fitted[repairs.size()]);
   return repairs;
 }
@@ -277,7 +276,7 @@ void evaluate(const OpenModel& model, const RunConfig& config, const std::vector
   double work_done = 0;
   Examination examination(model, config.eval);
   const auto measure = [&](const nn::Decoder& decoder, const Candidate& candidate, size_t i,
-                           const std::vector<nn::LayerRepair>* repairs, Progress* progress) {
+                           const nn::LevelRepair* repairs, Progress* progress) {
     const Level& level = candidate.plan.levels[i];
     Evaluation result{
         eval::perplexity(decoder, examination.batches, &level.widths, config.eval.batch, progress, repairs)};
@@ -320,7 +319,7 @@ void evaluate(const OpenModel& model, const RunConfig& config, const std::vector
     std::set<size_t> narrow;
     for (const size_t i : levels)
       if (candidate.plan.levels[i].widths != full_widths(spec)) narrow.insert(i);
-    std::map<size_t, std::vector<nn::LayerRepair>> repairs;
+    std::map<size_t, nn::LevelRepair> repairs;
     if (is_repaired(*candidate.config))
       with_context(candidate.name, [&] { repairs = fit_repairs(model, *decoder, candidate, narrow); });
     {

@@ -137,8 +137,8 @@ class Verifier {
     claim("float32 logits before and after agree", [&] { return check_logits(); });
     if (!repaired_.empty())
       claim(
-          "float32 logits of levels with own biases or weights are the full model's with these in their "
-          "places",
+          "float32 logits of levels with own biases, weights or norms are the full model's with these in "
+          "their places",
           [&] { return check_repaired_logits(); });
     return std::move(findings_);
   }
@@ -293,18 +293,18 @@ class Verifier {
 
   /// What is no prefix of anything, and said to be so.
   std::string check_own(const std::string& name, const Checkpoint& sub, const OwnTensors& own) const {
-    size_t n_weights = 0, n_biases = 0;
+    size_t n_weights = 0, n_biases = 0, n_norms = 0;
     for (size_t i = 0; i < sub.spec().tensors.size(); ++i) {
       const TensorSpec& tensor = sub.spec().tensors[i];
       if (!own.may_replace(tensor) && (spec_.find(tensor.name) >= 0 || !own.may_add(tensor))) continue;
       refuting(name + ": ", [&] { check_own_tensor(tensor, sub.load(i)); });
-      (tensor.shape.size() > 1 ? n_weights : n_biases) += is_filler(tensor) ? 0 : 1;
+      const bool is_norm = tensor.role == Role::kOutputNorm;
+      (is_norm ? n_norms : tensor.shape.size() > 1 ? n_weights : n_biases) += is_filler(tensor) ? 0 : 1;
     }
-    return (n_weights > 0
-                ? fmt::format("; {}: own weights: {} tensors, checked by hash only", name, n_weights)
-                : "") +
-           (n_biases > 0 ? fmt::format("; {}: own biases: {} tensors, checked by hash only", name, n_biases)
-                         : "");
+    std::string found;
+    for (const auto& [what, n] : {std::pair{"weights", n_weights}, {"biases", n_biases}, {"norms", n_norms}})
+      if (n > 0) found += fmt::format("; {}: own {}: {} tensors, checked by hash only", name, what, n);
+    return found;
   }
 
   std::string check_repaired_logits() const {

@@ -42,6 +42,7 @@ std::string describe(const LevelRepairs& repairs) {
   if (n_biases > 0) parts.push_back(fmt::format("{} biases", n_biases));
   if (const int64_t n = repairs.n_own_weights(); n > 0)
     parts.push_back(fmt::format("own weights: {} tensors", n));
+  if (repairs.output_norm) parts.emplace_back("own output norm");
   return fmt::format("{}: {}", repairs.compensation,
                      parts.empty() ? "nothing" : fmt::format("{}", fmt::join(parts, ", ")));
 }
@@ -77,7 +78,8 @@ std::string check_artifact(const fs::path& output, const ElasticPlan& plan) {
 
 bool OwnTensors::may_replace(const TensorSpec& tensor) const {
   return (weights && (tensor.role == Role::kAttnOut || tensor.role == Role::kDown)) ||
-         (biases && (tensor.role == Role::kAttnOutBias || tensor.role == Role::kDownBias));
+         (biases && (tensor.role == Role::kAttnOutBias || tensor.role == Role::kDownBias)) ||
+         (norm && tensor.role == Role::kOutputNorm);
 }
 bool OwnTensors::may_add(const TensorSpec& tensor) const {
   return biases && (tensor.role == Role::kAttnOutBias || tensor.role == Role::kDownBias || is_filler(tensor));
@@ -91,7 +93,8 @@ bool is_filler(const TensorSpec& tensor) {
 OwnTensors own_tensors(const fs::path& level_file) {
   const std::string held = held_repairs(level_file);
   return {.weights = held.find("baked") != std::string::npos,
-          .biases = held.find("bias") != std::string::npos};
+          .biases = held.find("bias") != std::string::npos,
+          .norm = held.find("norm") != std::string::npos};
 }
 
 void check_own_tensor(const TensorSpec& tensor, const HostTensor& found) {
@@ -125,9 +128,10 @@ double repaired_logit_difference(const Checkpoint& full, const Checkpoint& level
     if (own.weights)
       place.repair->weight =
           level_file.load(static_cast<size_t>(narrow.find(place.tensor->name)), DType::kF32);
-  std::vector<nn::LayerRepair> layers = to_layer_repairs(repairs, whole);
+  nn::LevelRepair repair = to_level_repair(repairs, whole);
+  if (own.norm) repair.output_norm = part.output_norm();
   for (int64_t l = 0; own.biases && l < spec.n_layers; ++l) {
-    nn::LayerRepair& layer = layers[static_cast<size_t>(l)];
+    nn::LayerRepair& layer = repair.layers[static_cast<size_t>(l)];
     for (const Site site : {Site::kAttnOut, Site::kFfnDown}) {
       const at::Tensor with = part.projection_bias(l, site), without = whole.projection_bias(l, site);
       if (with.defined())
@@ -137,7 +141,7 @@ double repaired_logit_difference(const Checkpoint& full, const Checkpoint& level
   }
   nn::ForwardOptions forward;
   forward.widths = &level.widths;
-  forward.repairs = &layers;
+  forward.repairs = &repair;
   const int64_t n_tokens = std::min({options.tokens, spec.max_seq, narrow.max_seq});
   return eval::logit_difference(whole, part, n_tokens, static_cast<uint64_t>(options.seed), forward);
 }

@@ -18,7 +18,8 @@ namespace elastify::pipeline {
 struct OwnTensors {
   bool weights = false;  ///< o and down
   bool biases = false;   ///< of o and down
-  bool any() const { return weights || biases; }
+  bool norm = false;     ///< the output norm
+  bool any() const { return weights || biases || norm; }
   /// Whether this tensor may differ from the prefix.
   bool may_replace(const TensorSpec& tensor) const;
   /// Whether the source may lack this tensor: biases.
@@ -41,8 +42,8 @@ bool has_repairs(const fs::path& output, bool artifact);
 std::string check_repairs(const fs::path& output, bool artifact, const ModelSpec& spec,
                           const ElasticPlan& plan);
 
-/// Logits of a level's file against the full model's at the level's widths with the file's own biases and
-/// weights in their places: largest difference over their standard deviation.
+/// Logits of a level's file against the full model's at the level's widths with the file's own biases,
+/// weights and output norm in their places: largest difference over their standard deviation.
 double repaired_logit_difference(const Checkpoint& full, const Checkpoint& level_file, const OwnTensors& own,
                                  const Level& level, const VerifyOptions& options,
                                  const nn::DecoderOptions& compute);

@@ -8,29 +8,30 @@
 #include <map>
 #include <utility>
 
+#include <fmt/ranges.h>
+
 #include "base/error.h"
 #include "base/progress.h"
 #include "nn/torch_error.h"
+#include "recover/output_norm.h"
 
 namespace elastify::recover {
 namespace {
 
-struct Named {
-  Compensation compensation;
-  std::string_view name;
-};
-constexpr Named kNames[] = {{Compensation::kNone, "none"},       {Compensation::kBias, "bias"},
-                            {Compensation::kAdapter, "adapter"}, {Compensation::kAdapterBias, "adapter+bias"},
-                            {Compensation::kBaked, "baked"},     {Compensation::kBakedBias, "baked+bias"}};
+/// In the order in which a name lists them.
+constexpr std::pair<Compensation, std::string_view> kParts[] = {{Compensation::kAdapter, "adapter"},
+                                                                {Compensation::kBaked, "baked"},
+                                                                {Compensation::kBias, "bias"},
+                                                                {Compensation::kNorm, "norm"}};
+constexpr unsigned kAllParts = 16;
 
-bool has_bias(Compensation c) {
-  return c == Compensation::kBias || c == Compensation::kAdapterBias || c == Compensation::kBakedBias;
+/// Whether the parts go together.
+bool is_one(Compensation compensation) {
+  return !has(compensation, Compensation::kAdapter) || !has(compensation, Compensation::kBaked);
 }
-bool has_adapter(Compensation c) {
-  return c == Compensation::kAdapter || c == Compensation::kAdapterBias;
-}
-bool is_baked(Compensation c) {
-  return c == Compensation::kBaked || c == Compensation::kBakedBias;
+
+bool refits_weights(const ClosedFormOptions& options) {
+  return has(options.compensation, Compensation::kAdapter) || has(options.compensation, Compensation::kBaked);
 }
 
 /// Sums over tokens for one projection: inputs x [k] and targets y [D], float64.
@@ -81,7 +82,7 @@ class Regression {
         moments_(sums.xx / sums.n),
         cross_(sums.xy / sums.n),
         scale_(moments_.diagonal().mean().item<double>()) {
-    if (!has_bias(options.compensation)) return;
+    if (!has(options.compensation, Compensation::kBias)) return;
     moments_ = moments_ - at::outer(mean_x_, mean_x_);
     cross_ = cross_ - at::outer(mean_x_, mean_y_);
   }
@@ -91,10 +92,10 @@ class Regression {
   nn::ProjectionRepair repair(double ridge) const {
     nn::ProjectionRepair result;
     at::Tensor fitted = now_;
-    if (options_.compensation != Compensation::kBias) {
+    if (refits_weights(options_)) {
       const at::Tensor regular = regularised(ridge);
       at::Tensor delta = change(regular);
-      if (has_adapter(options_.compensation)) {
+      if (has(options_.compensation, Compensation::kAdapter)) {
         const at::Tensor leading = leading_outputs(regular, delta);  // [D, r]
         const at::Tensor a = at::mm(delta, leading);                 // [k, r]
         result.a = a.t().contiguous().to(type_);
@@ -102,9 +103,10 @@ class Regression {
         delta = at::mm(a, leading.t());
       }
       fitted = now_ + delta;
-      if (is_baked(options_.compensation)) result.weight = fitted.t().contiguous().to(type_);
+      if (has(options_.compensation, Compensation::kBaked)) result.weight = fitted.t().contiguous().to(type_);
     }
-    if (has_bias(options_.compensation)) result.bias = (mean_y_ - at::mv(fitted.t(), mean_x_)).to(type_);
+    if (has(options_.compensation, Compensation::kBias))
+      result.bias = (mean_y_ - at::mv(fitted.t(), mean_x_)).to(type_);
     return result;
   }
 
@@ -112,7 +114,7 @@ class Regression {
   double error_on(const Regression& other, double ridge) const {
     const at::Tensor regular = regularised(ridge);
     at::Tensor delta = change(regular);
-    if (has_adapter(options_.compensation)) {
+    if (has(options_.compensation, Compensation::kAdapter)) {
       const at::Tensor leading = leading_outputs(regular, delta);
       delta = at::mm(at::mm(delta, leading), leading.t());
     }
@@ -204,8 +206,8 @@ at::Tensor without(const at::Tensor& y, const at::Tensor& bias) {
 /// One layer of one level.
 class LevelFit {
  public:
-  LevelFit(const nn::Decoder& decoder, int64_t layer, const Widths& widths,
-           std::vector<nn::LayerRepair>& repairs, const ClosedFormOptions& options)
+  LevelFit(const nn::Decoder& decoder, int64_t layer, const Widths& widths, nn::LevelRepair& repairs,
+           const ClosedFormOptions& options)
       : decoder_(decoder), layer_(layer), widths_(widths), repairs_(repairs), options_(options) {}
 
   /// Fits o or down and moves the level's stream past that half of the layer.
@@ -230,7 +232,7 @@ class LevelFit {
       const at::Tensor& base = *options_.whole_stream ? stream[b] : before[b];
       sample.add(b, rows_of(kept.back()), without(after[b] - base, bias), token_weights(after[b], options_));
     }
-    nn::LayerRepair& repair = repairs_[static_cast<size_t>(layer_)];
+    nn::LayerRepair& repair = repairs_.layers[static_cast<size_t>(layer_)];
     (site == Site::kAttnOut ? repair.attention_out : repair.down) = sample.solve(weight, options_);
     for (size_t b = 0; b < stream.size(); ++b)
       stream[b] = decoder_.add_projection(layer_, site, stream[b], std::exchange(kept[b], {}), level);
@@ -240,70 +242,86 @@ class LevelFit {
   const nn::Decoder& decoder_;
   int64_t layer_;
   const Widths& widths_;
-  std::vector<nn::LayerRepair>& repairs_;
+  nn::LevelRepair& repairs_;
   const ClosedFormOptions& options_;
 };
 
+/// \param repairs  of each level; takes the layers'
+void fit_projections(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
+                     const std::vector<Widths>& levels, const ClosedFormOptions& options,
+                     std::vector<nn::LevelRepair>& repairs) {
+  const int64_t n_layers = decoder.spec().n_layers;
+  int64_t n_tokens = 0;
+  for (const at::Tensor& ids : batches) n_tokens += ids.numel();
+  Progress progress("compensation", n_tokens * n_layers * static_cast<int64_t>(levels.size()),
+                    "layer-tokens");
+  std::vector<at::Tensor> full;  // residual streams by batch
+  for (const at::Tensor& ids : batches) full.push_back(decoder.embed(ids));
+  std::vector<std::vector<at::Tensor>> narrow(levels.size(), full);
+  for (int64_t l = 0; l < n_layers; ++l) {
+    std::vector<at::Tensor> middles, outputs;
+    for (const at::Tensor& stream : full) {
+      const nn::LayerTrace trace = decoder.trace(l, stream);
+      middles.push_back(trace.middle);
+      outputs.push_back(trace.output);
+    }
+    for (size_t i = 0; i < levels.size(); ++i) {
+      with_context(fmt::format("layers.{}", l), [&] {
+        const LevelFit level(decoder, l, levels[i], repairs[i], options);
+        level.fit(Site::kAttnOut, full, middles, narrow[i]);
+        level.fit(Site::kFfnDown, middles, outputs, narrow[i]);
+      });
+      if (!*options.sequential) narrow[i] = outputs;
+      progress.advance(n_tokens);
+    }
+    full = std::move(outputs);
+  }
+}
+
 }  // namespace
 
-std::string_view name_of(Compensation compensation) {
-  for (const Named& known : kNames)
-    if (known.compensation == compensation) return known.name;
-  fail("unknown compensation {}", static_cast<int>(compensation));
+std::string name_of(Compensation compensation) {
+  std::string name;
+  for (const auto& [part, word] : kParts)
+    if (has(compensation, part)) {
+      if (!name.empty()) name += '+';
+      name += word;
+    }
+  return name.empty() ? "none" : name;
+}
+
+std::vector<std::string> compensation_names() {
+  std::vector<std::string> names;
+  for (unsigned bits = 0; bits < kAllParts; ++bits)
+    if (const auto each = static_cast<Compensation>(bits); is_one(each)) names.push_back(name_of(each));
+  return names;
 }
 
 Compensation compensation_named(std::string_view name) {
-  std::string known;
-  for (const Named& one : kNames) {
-    if (one.name == name) return one.compensation;
-    known += (known.empty() ? "" : ", ") + std::string(one.name);
-  }
-  throw UsageError(fmt::format("unknown compensation '{}'; known are {}", name, known));
+  for (unsigned bits = 0; bits < kAllParts; ++bits)
+    if (const auto each = static_cast<Compensation>(bits); is_one(each) && name_of(each) == name) return each;
+  throw UsageError(
+      fmt::format("unknown compensation '{}'; known are {}", name, fmt::join(compensation_names(), ", ")));
 }
 
-std::vector<std::vector<nn::LayerRepair>> fit_levels(const nn::Decoder& decoder,
-                                                     const std::vector<at::Tensor>& batches,
-                                                     const std::vector<Widths>& levels,
-                                                     const ClosedFormOptions& given) {
+std::vector<nn::LevelRepair> fit_levels(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
+                                        const std::vector<Widths>& levels, const ClosedFormOptions& given) {
   const ClosedFormOptions options = resolved(given);
-  const ModelSpec& spec = decoder.spec();
-  std::vector<std::vector<nn::LayerRepair>> repairs(
-      levels.size(), std::vector<nn::LayerRepair>(static_cast<size_t>(spec.n_layers)));
+  std::vector<nn::LevelRepair> repairs(levels.size());
+  for (nn::LevelRepair& level : repairs) level.layers.resize(static_cast<size_t>(decoder.spec().n_layers));
   if (options.compensation == Compensation::kNone || levels.empty()) return repairs;
   if (batches.empty()) fail("closed-form compensation needs calibration data");
   return nn::with_torch_errors([&] {
     const c10::NoGradGuard no_gradients;
-    const auto n_levels = static_cast<int64_t>(levels.size());
-    int64_t n_tokens = 0;
-    for (const at::Tensor& ids : batches) n_tokens += ids.numel();
-    Progress progress("compensation", n_tokens * spec.n_layers * n_levels, "layer-tokens");
-    std::vector<at::Tensor> full;  // residual streams by batch
-    for (const at::Tensor& ids : batches) full.push_back(decoder.embed(ids));
-    std::vector<std::vector<at::Tensor>> narrow(levels.size(), full);
-    for (int64_t l = 0; l < spec.n_layers; ++l) {
-      std::vector<at::Tensor> middles, outputs;
-      for (const at::Tensor& stream : full) {
-        const nn::LayerTrace trace = decoder.trace(l, stream);
-        middles.push_back(trace.middle);
-        outputs.push_back(trace.output);
-      }
-      for (size_t i = 0; i < levels.size(); ++i) {
-        with_context(fmt::format("layers.{}", l), [&] {
-          const LevelFit level(decoder, l, levels[i], repairs[i], options);
-          level.fit(Site::kAttnOut, full, middles, narrow[i]);
-          level.fit(Site::kFfnDown, middles, outputs, narrow[i]);
-        });
-        if (!*options.sequential) narrow[i] = outputs;
-        progress.advance(n_tokens);
-      }
-      full = std::move(outputs);
-    }
+    if (options.compensation != Compensation::kNorm)
+      fit_projections(decoder, batches, levels, options, repairs);
+    if (has(options.compensation, Compensation::kNorm)) fit_output_norms(decoder, batches, levels, repairs);
     return repairs;
   });
 }
 
-std::vector<nn::LayerRepair> fit_level(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
-                                       const Widths& widths, const ClosedFormOptions& options) {
+nn::LevelRepair fit_level(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
+                          const Widths& widths, const ClosedFormOptions& options) {
   return std::move(fit_levels(decoder, batches, {widths}, options).front());
 }
 

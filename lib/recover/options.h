@@ -2,20 +2,29 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
+#include <vector>
 
 namespace elastify::recover {
 
 /// What makes up for the units that a level leaves out.
 enum class Compensation : uint8_t {
-  kNone,
-  kBias,         ///< a constant per output of o and down
-  kAdapter,      ///< a rank-r matrix beside o and down: the base weights stay shared
-  kAdapterBias,  ///< both
-  kBaked,        ///< refitted o and down: the level shares these no more
-  kBakedBias,    ///< and a constant
+  kNone = 0,
+  kBias = 1,     ///< a constant per output of o and down
+  kNorm = 2,     ///< weights of the output norm: the level is as sure of its predictions as the full model
+  kAdapter = 4,  ///< a rank-r matrix beside o and down: the base weights stay shared
+  kBaked = 8,    ///< refitted o and down: the level shares these no more
+  kAdapterBias = kAdapter | kBias,
+  kBakedBias = kBaked | kBias,
 };
-std::string_view name_of(Compensation compensation);
+constexpr bool has(Compensation whole, Compensation part) {
+  return (static_cast<unsigned>(whole) & static_cast<unsigned>(part)) != 0;
+}
+/// "adapter+bias+norm"; adapters and baked weights exclude each other.
+std::string name_of(Compensation compensation);
+/// All that there are: "none", "bias", ...
+std::vector<std::string> compensation_names();
 /// \throws UsageError listing the known names
 Compensation compensation_named(std::string_view name);
 
@@ -35,8 +44,7 @@ struct ClosedFormOptions {
 
 /// With everything decided that was left open.
 inline ClosedFormOptions resolved(ClosedFormOptions options) {
-  const bool follows =
-      options.compensation != Compensation::kAdapter && options.compensation != Compensation::kAdapterBias;
+  const bool follows = !has(options.compensation, Compensation::kAdapter);
   options.sequential = options.sequential.value_or(follows);
   options.whole_stream = options.whole_stream.value_or(follows);
   return options;

@@ -52,12 +52,12 @@ TEST_SUITE("interop") {
     }
   }
 
-  TEST_CASE("interop: with adapters and biases, too; a merged adapter gives the adapter's logits") {
+  TEST_CASE("interop: with adapters, biases and norms, too; a merged adapter gives the adapter's logits") {
     if (!has_oracle("packed files with repairs")) return;
     for (const char* family : {"llama", "qwen2"}) {
       CAPTURE(family);
       const ModelSpec spec = test::make_tiny_spec(family);
-      const test::RepairedFixture made(spec, plan::Method::kAnchors, true, true, false);
+      const test::RepairedFixture made(spec, plan::Method::kAnchors, true, true, false, true);
       const test::TemporaryDirectory work;
       const fs::path packed =
           exported(made.reordered(), work / "packed",

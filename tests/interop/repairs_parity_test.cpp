@@ -1,5 +1,5 @@
-// Exported levels with their repairs in stock llama.cpp, biases and weights out of the level's file and the
-// adapter beside it, against our own run of the reordered model with the same repairs.
+// Exported levels with their repairs in stock llama.cpp, biases, weights and norm out of the level's file and
+// the adapter beside it, against our own run of the reordered model with the same repairs.
 
 #include "support/llama_oracle.h"
 #include "support/repaired.h"
@@ -43,7 +43,7 @@ int check_levels(const test::RepairedFixture& made, const std::string& architect
 }
 
 TEST_SUITE("interop") {
-  TEST_CASE("interop: levels with adapter, biases and own weights give our logits in stock llama.cpp") {
+  TEST_CASE("interop: levels with adapter, biases, own weights and norm give our logits in stock llama.cpp") {
     if (!has_oracle("levels with repairs")) return;
     const test::TinyOptions biased{.attention_bias = true, .mlp_bias = true};
     const Subject subjects[] = {
@@ -56,10 +56,10 @@ TEST_SUITE("interop") {
     };
     for (const Subject& subject : subjects) {
       CAPTURE(subject.name);
-      const test::RepairedFixture adapted(subject.spec, subject.method, true, true, false);
+      const test::RepairedFixture adapted(subject.spec, subject.method, true, true, false, true);
       adapted.export_as(DType::kF32);
       CHECK(check_levels(adapted, subject.architecture, subject.spec, 1e-3) == 2);
-      const test::RepairedFixture baked(subject.spec, subject.method, false, true, true);
+      const test::RepairedFixture baked(subject.spec, subject.method, false, true, true, true);
       baked.export_as(DType::kF32);
       CHECK(check_levels(baked, subject.architecture, subject.spec, 1e-3) == 2);
     }
@@ -74,7 +74,7 @@ TEST_SUITE("interop") {
     };
     for (const Subject& subject : subjects) {
       CAPTURE(subject.name);
-      const test::RepairedFixture made(subject.spec, subject.method, true, false, false);
+      const test::RepairedFixture made(subject.spec, subject.method, true, false, false, true);
       made.export_as(DType::kF32);
       CHECK(check_levels(made, subject.architecture, subject.spec, 1e-3) == 2);
     }

@@ -13,6 +13,7 @@ namespace {
 struct Case {
   const char* family;
   bool biases, weights, adapters;
+  bool norm = false;
 };
 
 at::Tensor logits_of(const fs::path& model, const at::Tensor& ids) {
@@ -37,16 +38,18 @@ void restate_hash(const fs::path& artifact, const std::string& name) {
 
 TEST_SUITE("pipeline") {
   TEST_CASE("hf artifact: a level's directory gives the logits of the reordered directory at that level") {
-    for (const Case& each : {Case{"llama", false, false, false}, Case{"llama", true, true, false},
-                             Case{"llama", true, false, true}, Case{"mistral", false, false, false},
-                             Case{"mistral", false, true, false}, Case{"qwen2", false, false, true},
-                             Case{"qwen3", false, false, false}, Case{"qwen3", false, true, false}}) {
+    for (const Case& each :
+         {Case{"llama", false, false, false}, Case{"llama", true, true, false},
+          Case{"llama", true, false, true}, Case{"mistral", false, false, false},
+          Case{"mistral", false, true, false}, Case{"qwen2", false, false, true},
+          Case{"qwen3", false, false, false}, Case{"qwen3", false, true, false},
+          Case{"qwen3", false, false, true, true}, Case{"llama", true, true, false, true}}) {
       CAPTURE(each.family);
       CAPTURE(each.biases);
       CAPTURE(each.weights);
       CAPTURE(each.adapters);
       const test::RepairedFixture made(test::make_tiny_spec(each.family), plan::Method::kUniform,
-                                       each.adapters, each.biases, each.weights);
+                                       each.adapters, each.biases, each.weights, each.norm);
       write_hf_artifact(made.reordered(), {}, made.artifact(), false);
       const at::Tensor ids = test::random_ids(1, 20, 96);
       for (const double level : {0.6, 0.8, 1.0}) {

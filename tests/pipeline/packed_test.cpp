@@ -112,14 +112,14 @@ TEST_SUITE("pipeline") {
     CHECK(check_round_trip(made.reordered(), DType::kF16, made.path()) == 3);
   }
 
-  TEST_CASE("packed: the same with adapters, biases and own weights, which are all that levels add") {
+  TEST_CASE("packed: the same with adapters, biases, own weights and norms, which are all that levels add") {
     for (const char* family : {"llama", "qwen2", "qwen3"})
       for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors})
         for (const bool baked : {false, true}) {
           const ModelSpec spec = test::make_tiny_spec(family, {.tied = true});
           CAPTURE(family);
           CAPTURE(baked);
-          const test::RepairedFixture made(spec, method, !baked, !spec.qk_norm, baked);
+          const test::RepairedFixture made(spec, method, !baked, !spec.qk_norm, baked, true);
           const test::TemporaryDirectory work;
           for (const DType type : {DType::kF32, DType::kF16})
             CHECK(check_round_trip(made.reordered(), type, work.path()) == (baked ? 3 : 5));
@@ -132,7 +132,7 @@ TEST_SUITE("pipeline") {
               CAPTURE(own.name);
               const bool weight =
                   own.name.ends_with("attn_output.weight") || own.name.ends_with("ffn_down.weight");
-              CHECK((own.name.ends_with(".bias") || (baked && weight)));
+              CHECK((own.name.ends_with(".bias") || own.name == "output_norm.weight" || (baked && weight)));
             }
           }
         }
@@ -154,7 +154,7 @@ TEST_SUITE("pipeline") {
   TEST_CASE("packed: a merged adapter is W + alpha / rank B A, in float32, then in the file's type") {
     for (const char* family : {"llama", "qwen3"}) {
       const ModelSpec spec = test::make_tiny_spec(family, {.tied = true});
-      const test::RepairedFixture made(spec, plan::Method::kAnchors, true, false, false);
+      const test::RepairedFixture made(spec, plan::Method::kAnchors, true, false, false, true);
       const test::TemporaryDirectory work;
       const fs::path packed =
           exported(made.reordered(), work / "packed",
@@ -165,7 +165,7 @@ TEST_SUITE("pipeline") {
         CAPTURE(level);
         exporter::slice_merged(file, file.level(level), work / "merged.gguf");
         const GgufFile merged = GgufFile::open(work / "merged.gguf");
-        CHECK(merged.metadata().string("elastify.repairs") == "baked");
+        CHECK(merged.metadata().string("elastify.repairs") == "baked+norm");
         CHECK(merged.metadata().boolean("elastify.merged_adapter") == true);
         const at::Tensor ids = test::random_ids(1, 16, spec.n_vocab, 3);
         const at::Tensor expected = test::repaired_logits(made.reordered(), level, ids);
@@ -189,7 +189,7 @@ TEST_SUITE("pipeline") {
 
   TEST_CASE("packed: eval reads levels and their repairs out of one file as out of many") {
     const ModelSpec spec = test::make_tiny_spec("llama");
-    const test::RepairedFixture made(spec, plan::Method::kAnchors, true, true, false);
+    const test::RepairedFixture made(spec, plan::Method::kAnchors, true, true, false, true);
     const test::TemporaryDirectory work;
     const fs::path plain = exported(made.reordered(), work / "plain", {.levels = {}});
     const fs::path packed = exported(made.reordered(), work / "packed", {.levels = {}, .packed = true});
@@ -247,7 +247,7 @@ TEST_SUITE("pipeline") {
     }
     for (const bool baked : {false, true}) {
       const test::RepairedFixture made(test::make_tiny_spec("qwen2"), plan::Method::kAnchors, !baked, true,
-                                       baked);
+                                       baked, true);
       const test::TemporaryDirectory work;
       for (const bool packed : {true, false}) {
         const auto findings = verify(exported(made.reordered(), work / "a",
@@ -316,7 +316,7 @@ TEST_SUITE("pipeline") {
                                  "level-080-00001-of-00002.gguf", "level-080-00002-of-00002.gguf"}));
     CHECK(fs::read_symlink(shared / "level-060-00002-of-00002.gguf") == "common.gguf");
     const GgufFile common = GgufFile::open(shared / "common.gguf");
-    CHECK(common.tensors().size() == 3);
+    CHECK(common.tensors().size() == 2);  // the output norm may be a level's own
     for (const std::string name : {"full", "level-060", "level-080"}) {
       const GgufFile expected = GgufFile::open(plain / (name + ".gguf")),
                      found = GgufFile::open(shared / (name + "-00001-of-00002.gguf"));

@@ -32,13 +32,12 @@ std::string detail_of(const fs::path& output, const fs::path& model, const std::
 }
 
 struct Kind {
-  bool adapters, biases, weights;
+  bool adapters, biases, weights, norm;
 };
-constexpr Kind kKinds[] = {{true, false, false},
-                           {false, true, false},
-                           {true, true, false},
-                           {false, false, true},
-                           {false, true, true}};
+constexpr Kind kKinds[] = {{true, false, false, false}, {false, true, false, false},
+                           {true, true, false, false},  {false, false, true, false},
+                           {false, true, true, false},  {false, false, false, true},
+                           {true, false, false, true},  {false, true, true, true}};
 
 TEST_SUITE("pipeline") {
   TEST_CASE("repairs: an adapter of full rank out of its file gives the logits of the baked level") {
@@ -57,11 +56,12 @@ TEST_SUITE("pipeline") {
         options.compensation = kind;
         options.rank = 1000;
         options.sequential = options.whole_stream = true;  // both in the same way
-        const fs::path path = directory / recover::name_of(kind);
-        save_repairs(to_level_repairs(recover::fit_level(decoder, {ids}, level.widths, options), spec, level,
-                                      std::string(recover::name_of(kind))),
-                     spec, level, path);
-        const auto repairs = to_layer_repairs(load_repairs(path, spec, level), decoder);
+        const std::string name = recover::name_of(kind);
+        const fs::path path = directory / name;
+        save_repairs(
+            to_level_repairs(recover::fit_level(decoder, {ids}, level.widths, options), spec, level, name),
+            spec, level, path);
+        const auto repairs = to_level_repair(load_repairs(path, spec, level), decoder);
         const c10::NoGradGuard no_gradients;
         nn::ForwardOptions forward;
         forward.widths = &level.widths;
@@ -83,7 +83,9 @@ TEST_SUITE("pipeline") {
           CAPTURE(kind.adapters);
           CAPTURE(kind.biases);
           CAPTURE(kind.weights);
-          const RepairedFixture made(variant.spec, method, kind.adapters, kind.biases, kind.weights);
+          CAPTURE(kind.norm);
+          const RepairedFixture made(variant.spec, method, kind.adapters, kind.biases, kind.weights,
+                                     kind.norm);
           made.export_as(DType::kF32);
           const at::Tensor ids = test::random_ids(1, 8, variant.spec.n_vocab);
           const at::Tensor expected = test::repaired_logits(made.reordered(), 0.6, ids);

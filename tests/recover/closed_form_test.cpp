@@ -11,7 +11,7 @@ using recover::Compensation;
 namespace {
 
 double nll_of(const nn::Decoder& decoder, const at::Tensor& ids, const Widths& widths,
-              const std::vector<nn::LayerRepair>* repairs) {
+              const nn::LevelRepair* repairs) {
   const c10::NoGradGuard no_gradients;
   nn::ForwardOptions options;
   options.widths = &widths;
@@ -33,7 +33,7 @@ constexpr Compensation kAll[] = {Compensation::kBias, Compensation::kAdapter, Co
 
 /// Mean square of what is wrong with the residual stream after layer 0.
 double error_after_first_layer(const nn::Decoder& decoder, const at::Tensor& ids, const Widths& widths,
-                               const std::vector<nn::LayerRepair>* repairs) {
+                               const nn::LevelRepair* repairs) {
   const c10::NoGradGuard no_gradients;
   const at::Tensor x = decoder.embed(ids);
   nn::ForwardOptions options;
@@ -71,7 +71,7 @@ TEST_CASE("closed form: baked weights of the first o are those of the normal equ
     const at::Tensor moments = at::mm(x.t(), x);
     const at::Tensor ridge = 0.01 * moments.diagonal().mean() * at::eye(kept, moments.options());
     const at::Tensor expected = at::linalg_solve(moments + ridge, at::mm(x.t(), y) + at::mm(ridge, now));
-    CHECK(relative_difference(repairs[0].attention_out.weight.t(), expected) < 1e-4);
+    CHECK(relative_difference(repairs.layers[0].attention_out.weight.t(), expected) < 1e-4);
   }
 }
 
@@ -85,16 +85,18 @@ TEST_CASE("closed form: levels fitted together are as if fitted one by one") {
   const std::vector<Widths> levels{without_attention, half_widths(spec), full_widths(spec)};
   for (const bool sequential : {true, false}) {
     CAPTURE(sequential);
-    auto options = with(Compensation::kAdapterBias, 4);
+    auto options = with(recover::compensation_named("adapter+bias+norm"), 4);
     options.sequential = sequential;
     const auto together = recover::fit_levels(decoder, batches, levels, options);
     REQUIRE(together.size() == levels.size());
     for (size_t i = 0; i < levels.size(); ++i) {
       const auto alone = recover::fit_level(decoder, batches, levels[i], options);
-      for (size_t l = 0; l < alone.size(); ++l) {
-        CHECK(together[i][l].attention_out.a.defined() == (levels[i][2 * l] > 0));
-        for (const auto& [a, b] : {std::pair{together[i][l].attention_out, alone[l].attention_out},
-                                   std::pair{together[i][l].down, alone[l].down}}) {
+      CHECK(at::equal(together[i].output_norm, alone.output_norm));
+      for (size_t l = 0; l < alone.layers.size(); ++l) {
+        CHECK(together[i].layers[l].attention_out.a.defined() == (levels[i][2 * l] > 0));
+        for (const auto& [a, b] :
+             {std::pair{together[i].layers[l].attention_out, alone.layers[l].attention_out},
+              std::pair{together[i].layers[l].down, alone.layers[l].down}}) {
           if (!a.a.defined()) continue;
           CHECK(at::equal(a.a, b.a));
           CHECK(at::equal(a.b, b.b));
@@ -134,7 +136,7 @@ TEST_CASE(
   for (const int64_t rank : {1, 4, 16, 32}) {
     CAPTURE(rank);
     const auto thin = recover::fit_level(decoder, {ids}, widths, with(Compensation::kAdapter, rank));
-    CHECK(thin[0].down.a.size(0) == std::min(rank, widths[1]));
+    CHECK(thin.layers[0].down.a.size(0) == std::min(rank, widths[1]));
     const double error = error_after_first_layer(decoder, ids, widths, &thin);
     CHECK(error < last);
     last = error;
@@ -164,9 +166,10 @@ TEST_CASE("closed form: at full width there is nothing to make up for, biases of
     const at::Tensor ids = random_ids(8, 32, spec.n_vocab);
     const Widths widths = full_widths(spec);
     const double expected = nll_of(decoder, ids, widths, nullptr);
-    for (const Compensation compensation : kAll) {
-      CAPTURE(recover::name_of(compensation));
-      const auto repairs = recover::fit_level(decoder, {ids}, widths, with(compensation));
+    for (const std::string& name : recover::compensation_names()) {
+      CAPTURE(name);
+      const auto repairs =
+          recover::fit_level(decoder, {ids}, widths, with(recover::compensation_named(name)));
       CHECK(nll_of(decoder, ids, widths, &repairs) == doctest::Approx(expected).epsilon(1e-4));
     }
   }
@@ -177,8 +180,9 @@ TEST_CASE("closed form: repairs run alike with and without gradients") {
   const nn::Decoder decoder(tiny_checkpoint(spec), {});
   const at::Tensor ids = random_ids(4, 20, spec.n_vocab);
   const Widths widths = half_widths(spec);
-  for (const Compensation compensation : kAll) {
-    const auto repairs = recover::fit_level(decoder, {ids}, widths, with(compensation));
+  for (const std::string& name : recover::compensation_names()) {
+    CAPTURE(name);
+    const auto repairs = recover::fit_level(decoder, {ids}, widths, with(recover::compensation_named(name)));
     const auto masks = unit_masks(narrowed(spec, widths), 4, true);
     nn::ForwardOptions options;
     options.widths = &widths;
@@ -202,8 +206,8 @@ TEST_CASE("closed form: what a level leaves out has no repair, what it keeps has
       return !repair.weight.defined() && !repair.a.defined() && !repair.b.defined() && !repair.bias.defined();
     };
     for (size_t l = 0; l < 4; ++l) {
-      CHECK(is_empty(repairs[l].attention_out) == (widths[2 * l] == 0));
-      CHECK(is_empty(repairs[l].down) == (widths[2 * l + 1] == 0));
+      CHECK(is_empty(repairs.layers[l].attention_out) == (widths[2 * l] == 0));
+      CHECK(is_empty(repairs.layers[l].down) == (widths[2 * l + 1] == 0));
     }
     CHECK(std::isfinite(nll_of(decoder, ids, widths, &repairs)));
     CHECK(nll_of(decoder, ids, widths, &repairs) != before);
@@ -211,10 +215,14 @@ TEST_CASE("closed form: what a level leaves out has no repair, what it keeps has
 }
 
 TEST_CASE("closed form: names go both ways, and what cannot be done is said") {
-  for (const Compensation compensation : kAll)
-    CHECK((recover::compensation_named(recover::name_of(compensation)) == compensation));
+  for (const std::string& name : recover::compensation_names())
+    CHECK(recover::name_of(recover::compensation_named(name)) == name);
+  CHECK(recover::compensation_names().size() == 12);
+  CHECK_THROWS_WITH_AS(recover::compensation_named("adapter+baked"), doctest::Contains("baked+bias+norm"),
+                       UsageError);
   CHECK(message_of([] { recover::compensation_named("magic"); }) ==
-        "unknown compensation 'magic'; known are none, bias, adapter, adapter+bias, baked, baked+bias");
+        "unknown compensation 'magic'; known are none, bias, norm, bias+norm, adapter, adapter+bias, "
+        "adapter+norm, adapter+bias+norm, baked, baked+bias, baked+norm, baked+bias+norm");
   const ModelSpec spec = make_tiny_spec("llama");
   const nn::Decoder decoder(tiny_checkpoint(spec), {});
   CHECK(message_of([&] { recover::fit_level(decoder, {}, full_widths(spec), with(Compensation::kBaked)); }) ==

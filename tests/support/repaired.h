@@ -13,14 +13,15 @@ namespace elastify::test {
 /// Repairs of everything that a level keeps, of noise: what fits would be near enough to nothing to hide
 /// faults.
 inline LevelRepairs noisy_repairs(const ModelSpec& spec, const Level& level, bool adapters, bool biases,
-                                  bool weights) {
+                                  bool weights, bool norm = false) {
   torch::manual_seed(11);
-  std::vector<nn::LayerRepair> layers(static_cast<size_t>(spec.n_layers));
+  nn::LevelRepair fitted;
+  fitted.layers.resize(static_cast<size_t>(spec.n_layers));
   LevelRepairs shape{.nominal = level.nominal, .compensation = "", .layers = {}};
-  shape.layers.resize(layers.size());
+  shape.layers.resize(fitted.layers.size());
   int64_t rank = 3;
   for (const RepairPlace& place : repair_places(shape, spec, level.widths)) {
-    nn::LayerRepair& layer = layers[static_cast<size_t>(place.tensor->layer)];
+    nn::LayerRepair& layer = fitted.layers[static_cast<size_t>(place.tensor->layer)];
     nn::ProjectionRepair& repair = place.tensor->role == Role::kDown ? layer.down : layer.attention_out;
     const Shape matrix = shape_at(*place.tensor, level.widths);
     if (adapters && rank > 0) {
@@ -31,15 +32,18 @@ inline LevelRepairs noisy_repairs(const ModelSpec& spec, const Level& level, boo
     if (weights) repair.weight = torch::randn({matrix[0], matrix[1]}) * 0.2;
     rank = (rank + 3) % 4;  // 3, 2, 1, none
   }
+  if (norm) fitted.output_norm = torch::rand({spec.d_model}) + 0.5;
   std::string name = weights ? "baked" : adapters ? "adapter" : "";
   if (biases) name += name.empty() ? "bias" : "+bias";
-  return pipeline::to_level_repairs(layers, spec, level, name);
+  if (norm) name += name.empty() ? "norm" : "+norm";
+  return pipeline::to_level_repairs(fitted, spec, level, name);
 }
 
 /// A tiny model reordered at random, with repairs of its levels, and what is exported of it.
 class RepairedFixture {
  public:
-  RepairedFixture(const ModelSpec& spec, plan::Method method, bool adapters, bool biases, bool weights) {
+  RepairedFixture(const ModelSpec& spec, plan::Method method, bool adapters, bool biases, bool weights,
+                  bool norm = false) {
     write_tiny_hf_model(spec, model(), 1);
     pipeline::ReorderSection options;
     options.metric = Metric::kRandom;
@@ -55,7 +59,7 @@ class RepairedFixture {
                                                        options, 7, reordered(), false);
     for (const Level& level : plan.levels)
       if (level.nominal < 1)
-        save_repairs(noisy_repairs(spec, level, adapters, biases, weights), spec, level,
+        save_repairs(noisy_repairs(spec, level, adapters, biases, weights, norm), spec, level,
                      repairs_directory(reordered(), level.nominal));
   }
   void export_as(DType type, DType adapter_type = DType::kF32) const {
