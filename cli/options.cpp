@@ -71,10 +71,10 @@ void add_repair_options(CLI::App& command, std::string& compensation, recover::C
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   command.add_flag("--sequential,!--no-sequential", options.sequential,
-                   "fit on inputs of the repaired layers below [unless there are adapters]");
+                   "fit on inputs of the repaired layers below [unless there are adapters without a norm]");
   command.add_flag(
       "--whole-stream,!--no-whole-stream", options.whole_stream,
-      "fit the residual stream, errors of the layers below included [unless there are adapters]");
+      "fit the residual stream, errors of the layers below included [as --sequential]");
 }
 
 void add_plan_options(CLI::App& command, plan::PlanOptions& options) {

@@ -35,7 +35,8 @@ struct ClosedFormOptions {
   /// projection the one that errs least on every fifth batch, held out.
   double ridge = 0;
   /// Fit on inputs of the already narrowed and repaired layers below, not on the full model's. None: unless
-  /// there are adapters, of whose low rank that asks too much (docs/quality.md).
+  /// there are adapters without an output norm: such fits shrink the stream, and the norm would blow up what
+  /// a low rank leaves of it (docs/quality.md).
   std::optional<bool> sequential;
   /// Fit the residual stream of the full model, not only the projection's output. None: as above.
   std::optional<bool> whole_stream;
@@ -44,7 +45,8 @@ struct ClosedFormOptions {
 
 /// With everything decided that was left open.
 inline ClosedFormOptions resolved(ClosedFormOptions options) {
-  const bool follows = !has(options.compensation, Compensation::kAdapter);
+  const bool follows =
+      !has(options.compensation, Compensation::kAdapter) || has(options.compensation, Compensation::kNorm);
   options.sequential = options.sequential.value_or(follows);
   options.whole_stream = options.whole_stream.value_or(follows);
   return options;

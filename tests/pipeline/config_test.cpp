@@ -36,6 +36,7 @@ TEST_SUITE("pipeline") {
       CHECK(repair({"reorder.compensate=baked+bias"}).at(key) == true);
       CHECK(repair({"reorder.compensate=adapter"}).at(key) == false);
       CHECK(repair({"reorder.compensate=adapter+bias"}).at(key) == false);
+      CHECK(repair({"reorder.compensate=adapter+norm"}).at(key) == true);
       const std::string option = std::string("reorder.") + key;
       CHECK(repair({"reorder.compensate=adapter", option + "=true"}).at(key) == true);
       CHECK(repair({"reorder.compensate=baked", option + "=false"}).at(key) == false);
