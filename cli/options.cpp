@@ -60,8 +60,8 @@ void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bo
 void add_repair_options(CLI::App& command, std::string& compensation, recover::ClosedFormOptions& options) {
   command.add_option(
       "--compensate", compensation,
-      "what makes up for the units that a level leaves out, fitted on --data: none, or a sum in "
-      "this order of adapter or baked, bias, norm, as in adapter+norm [none]");
+      "what makes up for the units that a level leaves out, fitted on --data: none, or a sum "
+      "of adapter or baked, bias, norm, as in adapter+norm [none]");
   command.add_option("--rank", options.rank, "of every adapter")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

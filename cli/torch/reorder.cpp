@@ -42,11 +42,12 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
                                 command.output, globals.force, &calibration, given ? &*given : nullptr);
   Report report = describe(plan, spec);
   report.json["metric"] = name_of(command.options.metric);
-  report.json["compensate"] = command.compensation;
+  const std::string compensation = recover::name_of(options.repair.compensation);
+  report.json["compensate"] = compensation;
   report.json["output"] = command.output.string();
   report.text +=
       fmt::format("reordered by {}, {} levels{} -> {}\n", name_of(command.options.metric), plan.levels.size(),
-                  command.compensation == "none" ? "" : fmt::format(", repairs: {}", command.compensation),
+                  compensation == "none" ? "" : fmt::format(", repairs: {}", compensation),
                   command.output.string());
   return report;
 }

@@ -298,10 +298,22 @@ std::vector<std::string> compensation_names() {
 }
 
 Compensation compensation_named(std::string_view name) {
-  for (unsigned bits = 0; bits < kAllParts; ++bits)
-    if (const auto each = static_cast<Compensation>(bits); is_one(each) && name_of(each) == name) return each;
-  throw UsageError(
-      fmt::format("unknown compensation '{}'; known are {}", name, fmt::join(compensation_names(), ", ")));
+  unsigned bits = 0;
+  bool known = true;
+  for (std::string_view rest = name; known && name != "none";) {
+    const size_t end = std::min(rest.find('+'), rest.size());
+    const auto part = std::find_if(std::begin(kParts), std::end(kParts),
+                                   [&](const auto& each) { return each.second == rest.substr(0, end); });
+    known = part != std::end(kParts);
+    if (known) bits |= static_cast<unsigned>(part->first);
+    if (end == rest.size()) break;
+    rest.remove_prefix(end + 1);
+  }
+  const auto compensation = static_cast<Compensation>(bits);
+  if (!known || !is_one(compensation))
+    throw UsageError(
+        fmt::format("unknown compensation '{}'; known are {}", name, fmt::join(compensation_names(), ", ")));
+  return compensation;
 }
 
 std::vector<nn::LevelRepair> fit_levels(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,

@@ -25,6 +25,7 @@ constexpr bool has(Compensation whole, Compensation part) {
 std::string name_of(Compensation compensation);
 /// All that there are: "none", "bias", ...
 std::vector<std::string> compensation_names();
+/// In any order of the parts: "norm+baked" is "baked+norm".
 /// \throws UsageError listing the known names
 Compensation compensation_named(std::string_view name);
 

@@ -218,6 +218,9 @@ TEST_CASE("closed form: names go both ways, and what cannot be done is said") {
   for (const std::string& name : recover::compensation_names())
     CHECK(recover::name_of(recover::compensation_named(name)) == name);
   CHECK(recover::compensation_names().size() == 12);
+  CHECK(recover::name_of(recover::compensation_named("norm+bias+baked")) == "baked+bias+norm");
+  for (const char* wrong : {"", "+", "bias+", "+norm", "none+norm"})
+    CHECK_THROWS_AS(recover::compensation_named(wrong), UsageError);
   CHECK_THROWS_WITH_AS(recover::compensation_named("adapter+baked"), doctest::Contains("baked+bias+norm"),
                        UsageError);
   CHECK(message_of([] { recover::compensation_named("magic"); }) ==
