@@ -58,10 +58,9 @@ void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bo
 }
 
 void add_repair_options(CLI::App& command, std::string& compensation, recover::ClosedFormOptions& options) {
-  command.add_option(
-      "--compensate", compensation,
-      "what makes up for the units that a level leaves out, fitted on --data: none, or a sum "
-      "of adapter or baked, bias, norm, as in adapter+norm [none]");
+  command.add_option("--compensate", compensation,
+                     "what makes up for the units that a level leaves out, fitted on --data: none, or a sum "
+                     "of adapter or baked, bias, norm, as in adapter+norm [none]");
   command.add_option("--rank", options.rank, "of every adapter")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -72,9 +71,8 @@ void add_repair_options(CLI::App& command, std::string& compensation, recover::C
       ->capture_default_str();
   command.add_flag("--sequential,!--no-sequential", options.sequential,
                    "fit on inputs of the repaired layers below [unless there are adapters without a norm]");
-  command.add_flag(
-      "--whole-stream,!--no-whole-stream", options.whole_stream,
-      "fit the residual stream, errors of the layers below included [as --sequential]");
+  command.add_flag("--whole-stream,!--no-whole-stream", options.whole_stream,
+                   "fit the residual stream, errors of the layers below included [as --sequential]");
 }
 
 void add_plan_options(CLI::App& command, plan::PlanOptions& options) {

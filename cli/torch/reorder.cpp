@@ -45,10 +45,9 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
   const std::string compensation = recover::name_of(options.repair.compensation);
   report.json["compensate"] = compensation;
   report.json["output"] = command.output.string();
-  report.text +=
-      fmt::format("reordered by {}, {} levels{} -> {}\n", name_of(command.options.metric), plan.levels.size(),
-                  compensation == "none" ? "" : fmt::format(", repairs: {}", compensation),
-                  command.output.string());
+  report.text += fmt::format(
+      "reordered by {}, {} levels{} -> {}\n", name_of(command.options.metric), plan.levels.size(),
+      compensation == "none" ? "" : fmt::format(", repairs: {}", compensation), command.output.string());
   return report;
 }
 
