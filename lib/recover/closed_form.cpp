@@ -1,5 +1,6 @@
 #include "recover/closed_form.h"
 
+#include <fmt/ranges.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -7,8 +8,6 @@
 #include <limits>
 #include <map>
 #include <utility>
-
-#include <fmt/ranges.h>
 
 #include "base/error.h"
 #include "base/progress.h"

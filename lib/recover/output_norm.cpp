@@ -3,7 +3,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <array>
+#include <utility>
 
 #include "base/progress.h"
 
