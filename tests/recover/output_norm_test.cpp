@@ -62,7 +62,7 @@ TEST_CASE("output norm: the full model keeps its own") {
   CHECK(relative_difference(repair.output_norm, decoder.output_norm()) < 1e-3);
 }
 
-TEST_CASE("output norm: what overfits is not kept: on other text a level never diverges much more") {
+TEST_CASE("output norm: fitted on a few tokens, a level diverges less on other text, too") {
   const ModelSpec spec = make_tiny_spec("llama");
   const nn::Decoder decoder(tiny_checkpoint(spec), {});
   const at::Tensor fresh = random_ids(32, 32, spec.n_vocab, 99);
@@ -70,7 +70,7 @@ TEST_CASE("output norm: what overfits is not kept: on other text a level never d
   for (uint64_t seed = 1; seed <= 4; ++seed) {
     CAPTURE(seed);
     const auto repair = fitted(decoder, {random_ids(10, 6, spec.n_vocab, seed)}, widths);
-    CHECK(divergence(decoder, fresh, widths, &repair) < 1.02 * divergence(decoder, fresh, widths, nullptr));
+    CHECK(divergence(decoder, fresh, widths, &repair) < 0.8 * divergence(decoder, fresh, widths, nullptr));
   }
 }
 
