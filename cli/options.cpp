@@ -61,9 +61,14 @@ void add_repair_options(CLI::App& command, std::string& compensation, recover::C
   command.add_option("--compensate", compensation,
                      "what makes up for the units that a level leaves out, fitted on --data: none, or a sum "
                      "of adapter or baked, bias, norm, as in adapter+norm [none]");
-  command.add_option("--rank", options.rank, "of every adapter")
+  command
+      .add_option(
+          "--rank", options.rank,
+          "of every adapter; with --spread-ranks, all of a level's together are as large as if it were")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  command.add_flag("--spread-ranks,!--no-spread-ranks", options.spread_ranks,
+                   "adapters have more rank where it counts more on --data");
   command
       .add_option("--ridge", options.ridge,
                   "pull of the fit towards the weights as they are; 0: chosen on held-out text")

@@ -47,6 +47,7 @@ void fields(V& visit, ReorderSection& o) {
   visit("storage", o.reorder.dtype);
   visit("compensate", o.repair.compensation);
   visit("rank", o.repair.rank, 1);
+  visit("spread_ranks", o.repair.spread_ranks);
   visit.share("ridge", o.repair.ridge);
   visit("sequential", o.repair.sequential);
   visit("whole_stream", o.repair.whole_stream);

@@ -349,8 +349,8 @@ ElasticPlan plan_point(const OpenModel& model, const Profile& profile, const Mom
   };
   if (!measures_losses(point.reorder.plan.method)) return make();
   ordered_json options = to_json(point.reorder);
-  for (const char* later :
-       {"storage", "compensate", "rank", "ridge", "sequential", "whole_stream", "weigh_tokens"})
+  for (const char* later : {"storage", "compensate", "rank", "spread_ranks", "ridge", "sequential",
+                            "whole_stream", "weigh_tokens"})
     options.erase(later);
   const ordered_json content{{"version", kVersion},
                              {"order", digest(order)},
@@ -596,10 +596,12 @@ ordered_json sweep(const SweepConfig& config, bool force) {
         orders.emplace(candidate.order, std::move(order));
       });
       std::string repair;
-      if (is_repaired(point))
-        repair = sha256_hex(ordered_json{to_json(point.profile), text_hash(point.profile.data), point.seed,
-                                         to_json(point.reorder)}
-                                .dump());
+      if (is_repaired(point)) {
+        ordered_json options = to_json(point.reorder);
+        if (!point.reorder.repair.spread_ranks) options.erase("spread_ranks");
+        repair = sha256_hex(
+            ordered_json{to_json(point.profile), text_hash(point.profile.data), point.seed, options}.dump());
+      }
       for (const Level& level : candidate.plan.levels)
         candidate.keys.push_back(evaluations.key(candidate.order, repair, level.widths, spec));
       for (const auto& note : candidate.plan.notes)

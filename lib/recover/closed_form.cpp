@@ -4,15 +4,16 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <array>
-#include <limits>
-#include <map>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "base/progress.h"
 #include "nn/torch_error.h"
+#include "recover/adapter_ranks.h"
 #include "recover/output_norm.h"
+#include "recover/regression.h"
+#include "recover/stream_metric.h"
 
 namespace elastify::recover {
 namespace {
@@ -29,174 +30,6 @@ bool is_one(Compensation compensation) {
   return !has(compensation, Compensation::kAdapter) || !has(compensation, Compensation::kBaked);
 }
 
-bool refits_weights(const ClosedFormOptions& options) {
-  return has(options.compensation, Compensation::kAdapter) || has(options.compensation, Compensation::kBaked);
-}
-
-/// Sums over tokens for one projection: inputs x [k] and targets y [D], float64.
-struct Sums {
-  at::Tensor xx, xy, x, y;
-  double n = 0;
-
-  Sums(int64_t n_inputs, int64_t n_outputs)
-      : xx(zeros({n_inputs, n_inputs})),
-        xy(zeros({n_inputs, n_outputs})),
-        x(zeros({n_inputs})),
-        y(zeros({n_outputs})) {}
-
-  /// \param inputs [rows, k], targets [rows, D], weights [rows, 1]  of the rows' squared errors
-  void add(const at::Tensor& inputs, const at::Tensor& targets, const at::Tensor& weights) {
-    const at::Tensor a = inputs.to(at::kFloat), b = targets.to(at::kFloat), w = weights.to(at::kFloat);
-    const at::Tensor weighted = a * w;
-    xx += at::mm(weighted.t(), a).to(at::kCPU, at::kDouble);
-    xy += at::mm(weighted.t(), b).to(at::kCPU, at::kDouble);
-    x += weighted.sum(0, false, at::kDouble).to(at::kCPU);
-    y += (b * w).sum(0, false, at::kDouble).to(at::kCPU);
-    n += w.sum(at::kDouble).item<double>();
-  }
-  void add(const Sums& other) {
-    xx += other.xx;
-    xy += other.xy;
-    x += other.x;
-    y += other.y;
-    n += other.n;
-  }
-
- private:
-  static at::Tensor zeros(at::IntArrayRef shape) {
-    return at::zeros(shape, at::TensorOptions().dtype(at::kDouble));
-  }
-};
-
-/// A projection's fit to what its sums say.
-class Regression {
- public:
-  /// \param weight  as it is, [D, k]
-  Regression(const at::Tensor& weight, const Sums& sums, const ClosedFormOptions& options)
-      : options_(options),
-        type_(weight.options()),
-        now_(weight.to(at::kCPU, at::kDouble).t()),
-        mean_x_(sums.x / sums.n),
-        mean_y_(sums.y / sums.n),
-        moments_(sums.xx / sums.n),
-        cross_(sums.xy / sums.n),
-        scale_(moments_.diagonal().mean().item<double>()) {
-    if (!has(options.compensation, Compensation::kBias)) return;
-    moments_ = moments_ - at::outer(mean_x_, mean_x_);
-    cross_ = cross_ - at::outer(mean_x_, mean_y_);
-  }
-
-  /// Of the fitted weights.
-  /// \param ridge  in units of the inputs' mean square
-  nn::ProjectionRepair repair(double ridge) const {
-    nn::ProjectionRepair result;
-    at::Tensor fitted = now_;
-    if (refits_weights(options_)) {
-      const at::Tensor regular = regularised(ridge);
-      at::Tensor delta = change(regular);
-      if (has(options_.compensation, Compensation::kAdapter)) {
-        const at::Tensor leading = leading_outputs(regular, delta);  // [D, r]
-        const at::Tensor a = at::mm(delta, leading);                 // [k, r]
-        result.a = a.t().contiguous().to(type_);
-        result.b = leading.contiguous().to(type_);
-        delta = at::mm(a, leading.t());
-      }
-      fitted = now_ + delta;
-      if (has(options_.compensation, Compensation::kBaked)) result.weight = fitted.t().contiguous().to(type_);
-    }
-    if (has(options_.compensation, Compensation::kBias))
-      result.bias = (mean_y_ - at::mv(fitted.t(), mean_x_)).to(type_);
-    return result;
-  }
-
-  /// Squared error per token, but for a constant, of what is fitted here on the tokens of `other`.
-  double error_on(const Regression& other, double ridge) const {
-    const at::Tensor regular = regularised(ridge);
-    at::Tensor delta = change(regular);
-    if (has(options_.compensation, Compensation::kAdapter)) {
-      const at::Tensor leading = leading_outputs(regular, delta);
-      delta = at::mm(at::mm(delta, leading), leading.t());
-    }
-    const at::Tensor fitted = now_ + delta;
-    return (fitted * (at::mm(other.moments_, fitted) - 2 * other.cross_)).sum().item<double>();
-  }
-
- private:
-  at::Tensor regularised(double ridge) const {
-    return moments_ + ridge * scale_ * at::eye(moments_.size(0), moments_.options());
-  }
-  /// (S + ridge) delta = C - S W_S: the ridge pulls the change to nothing, not the weights.
-  at::Tensor change(const at::Tensor& regular) const {
-    const auto [factor, failed] = at::linalg_cholesky_ex(regular);
-    if (failed.item<int64_t>() != 0) fail("the inputs' moments are singular; a larger ridge helps");
-    return at::cholesky_solve(cross_ - at::mm(moments_, now_), factor);
-  }
-  /// The best rank-r change is the projection of the change's outputs onto their leading directions.
-  at::Tensor leading_outputs(const at::Tensor& regular, const at::Tensor& delta) const {
-    const at::Tensor outputs = at::mm(delta.t(), at::mm(regular, delta));  // [D, D]
-    const auto [values, vectors] = at::linalg_eigh(outputs);
-    const int64_t rank = std::min({options_.rank, delta.size(0), delta.size(1)});
-    return vectors.narrow(1, vectors.size(1) - rank, rank);
-  }
-
-  const ClosedFormOptions& options_;
-  at::TensorOptions type_;
-  at::Tensor now_;  ///< [k, D]
-  at::Tensor mean_x_, mean_y_, moments_, cross_;
-  double scale_;
-};
-
-/// What a projection is fitted on: every kHeldOut-th batch apart, to choose the ridge by.
-class Sample {
- public:
-  Sample(int64_t n_inputs, int64_t n_outputs, bool holds_out)
-      : fitted_(n_inputs, n_outputs), held_out_(n_inputs, n_outputs), holds_out_(holds_out) {}
-
-  void add(size_t batch, const at::Tensor& inputs, const at::Tensor& targets, const at::Tensor& weights) {
-    (holds_out_ && batch % kHeldOut == kHeldOut - 1 ? held_out_ : fitted_).add(inputs, targets, weights);
-  }
-
-  nn::ProjectionRepair solve(const at::Tensor& weight, const ClosedFormOptions& options) {
-    double ridge = options.ridge;
-    if (ridge == 0 && options.compensation != Compensation::kBias) ridge = chosen_ridge(weight, options);
-    if (held_out_.n > 0) fitted_.add(held_out_);
-    return Regression(weight, fitted_, options).repair(ridge);
-  }
-
- private:
-  /// From the middle down the slope: the error has one valley.
-  double chosen_ridge(const at::Tensor& weight, const ClosedFormOptions& options) const {
-    if (held_out_.n == 0) return kRidges.front();
-    const Regression fit(weight, fitted_, options), judge(weight, held_out_, options);
-    std::map<size_t, double> errors;
-    const auto error = [&](size_t i) {
-      if (i >= kRidges.size()) return std::numeric_limits<double>::infinity();  // -1, too
-      const auto known = errors.find(i);
-      return known != errors.end() ? known->second : errors[i] = fit.error_on(judge, kRidges[i]);
-    };
-    size_t best = kRidges.size() / 2;
-    for (const int step : {-1, 1})
-      while (error(best + static_cast<size_t>(step)) < error(best)) best += static_cast<size_t>(step);
-    return kRidges[best];
-  }
-
-  static constexpr size_t kHeldOut = 5;
-  static constexpr std::array<double, 5> kRidges{1e-3, 1e-2, 1e-1, 1, 10};
-  Sums fitted_, held_out_;
-  bool holds_out_;
-};
-
-at::Tensor rows_of(const at::Tensor& x) {
-  return x.reshape({-1, x.size(-1)});
-}
-
-/// What a token's squared error counts: by the size of the stream that the next norm divides it by. In some
-/// models the first token's stream is hundreds of times as large as any other's and would decide the fit.
-at::Tensor token_weights(const at::Tensor& stream, const ClosedFormOptions& options) {
-  const at::Tensor size = rows_of(stream).to(at::kFloat).square().mean(1, true);
-  return options.weigh_tokens ? size.clamp_min(1e-12).reciprocal() : at::ones_like(size);
-}
-
 /// Rows of y less the constant that the projection adds anyway.
 at::Tensor without(const at::Tensor& y, const at::Tensor& bias) {
   return bias.defined() ? rows_of(y) - bias : rows_of(y);
@@ -206,14 +39,20 @@ at::Tensor without(const at::Tensor& y, const at::Tensor& bias) {
 class LevelFit {
  public:
   LevelFit(const nn::Decoder& decoder, int64_t layer, const Widths& widths, nn::LevelRepair& repairs,
-           const ClosedFormOptions& options)
-      : decoder_(decoder), layer_(layer), widths_(widths), repairs_(repairs), options_(options) {}
+           const ClosedFormOptions& options, at::Tensor metric)
+      : decoder_(decoder),
+        layer_(layer),
+        widths_(widths),
+        repairs_(repairs),
+        options_(options),
+        metric_(std::move(metric)) {}
 
   /// Fits o or down and moves the level's stream past that half of the layer.
+  /// \param rank  of an adapter; 0: none
   /// \param before, after  the full model's stream around that half, by batch
   /// \param stream  the level's
-  void fit(Site site, const std::vector<at::Tensor>& before, const std::vector<at::Tensor>& after,
-           std::vector<at::Tensor>& stream) const {
+  void fit(Site site, int64_t rank, const std::vector<at::Tensor>& before,
+           const std::vector<at::Tensor>& after, std::vector<at::Tensor>& stream) const {
     const at::Tensor weight = decoder_.projection(layer_, site, widths_);
     if (weight.size(1) == 0) return;  // that half is left out, and there is nothing to regress on
     nn::ForwardOptions level, inputs;
@@ -222,17 +61,22 @@ class LevelFit {
     inputs.half = site == Site::kAttnOut ? nn::Half::kAttention : nn::Half::kMlp;
     inputs.projects = false;
     const at::Tensor bias = decoder_.projection_bias(layer_, site);
-    Sample sample(weight.size(1), weight.size(0), options_.ridge == 0 && stream.size() > 1);
+    std::optional<Sample> sample;
+    if (rank > 0 || has(options_.compensation, Compensation::kBakedBias))
+      sample.emplace(weight.size(1), weight.size(0), options_.ridge == 0 && stream.size() > 1);
     std::vector<at::Tensor> kept;
     for (size_t b = 0; b < stream.size(); ++b) {
       const nn::LayerTrace trace = decoder_.trace(layer_, stream[b], inputs);
       kept.push_back(decoder_.site_input(layer_, site, trace));
+      if (!sample) continue;
       // What the full model adds to its stream here, less what is wrong with the level's already.
       const at::Tensor& base = *options_.whole_stream ? stream[b] : before[b];
-      sample.add(b, rows_of(kept.back()), without(after[b] - base, bias), token_weights(after[b], options_));
+      sample->add(b, rows_of(kept.back()), without(after[b] - base, bias), token_weights(after[b], options_));
     }
     nn::LayerRepair& repair = repairs_.layers[static_cast<size_t>(layer_)];
-    (site == Site::kAttnOut ? repair.attention_out : repair.down) = sample.solve(weight, options_);
+    if (sample)
+      (site == Site::kAttnOut ? repair.attention_out : repair.down) =
+          sample->repair(weight, options_, rank, metric_);
     for (size_t b = 0; b < stream.size(); ++b)
       stream[b] = decoder_.add_projection(layer_, site, stream[b], std::exchange(kept[b], {}), level);
   }
@@ -243,6 +87,22 @@ class LevelFit {
   const Widths& widths_;
   nn::LevelRepair& repairs_;
   const ClosedFormOptions& options_;
+  at::Tensor metric_;  ///< of errors after the layer; undefined: the plain one
+};
+
+/// How adapters are fitted.
+struct Adapters {
+  std::vector<at::Tensor> metrics;             ///< [n_layers], see stream_metrics()
+  std::vector<std::vector<LayerRanks>> ranks;  ///< [levels][n_layers]
+
+  Adapters(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
+           const std::vector<Widths>& levels, const ClosedFormOptions& options)
+      : metrics(static_cast<size_t>(decoder.spec().n_layers)),
+        ranks(levels.size(), std::vector<LayerRanks>(metrics.size(), {options.rank, options.rank})) {
+    if (!has(options.compensation, Compensation::kAdapter) || !options.spread_ranks) return;
+    metrics = stream_metrics(decoder, batches);
+    ranks = spread_ranks(decoder, batches, levels, metrics, options);
+  }
 };
 
 /// \param repairs  of each level; takes the layers'
@@ -250,6 +110,7 @@ void fit_projections(const nn::Decoder& decoder, const std::vector<at::Tensor>& 
                      const std::vector<Widths>& levels, const ClosedFormOptions& options,
                      std::vector<nn::LevelRepair>& repairs) {
   const int64_t n_layers = decoder.spec().n_layers;
+  const Adapters adapters(decoder, batches, levels, options);
   int64_t n_tokens = 0;
   for (const at::Tensor& ids : batches) n_tokens += ids.numel();
   Progress progress("compensation", n_tokens * n_layers * static_cast<int64_t>(levels.size()),
@@ -258,6 +119,7 @@ void fit_projections(const nn::Decoder& decoder, const std::vector<at::Tensor>& 
   for (const at::Tensor& ids : batches) full.push_back(decoder.embed(ids));
   std::vector<std::vector<at::Tensor>> narrow(levels.size(), full);
   for (int64_t l = 0; l < n_layers; ++l) {
+    const auto layer = static_cast<size_t>(l);
     std::vector<at::Tensor> middles, outputs;
     for (const at::Tensor& stream : full) {
       const nn::LayerTrace trace = decoder.trace(l, stream);
@@ -266,9 +128,10 @@ void fit_projections(const nn::Decoder& decoder, const std::vector<at::Tensor>& 
     }
     for (size_t i = 0; i < levels.size(); ++i) {
       with_context(fmt::format("layers.{}", l), [&] {
-        const LevelFit level(decoder, l, levels[i], repairs[i], options);
-        level.fit(Site::kAttnOut, full, middles, narrow[i]);
-        level.fit(Site::kFfnDown, middles, outputs, narrow[i]);
+        const LevelFit level(decoder, l, levels[i], repairs[i], options, adapters.metrics[layer]);
+        const LayerRanks& ranks = adapters.ranks[i][layer];
+        level.fit(Site::kAttnOut, ranks.attention_out, full, middles, narrow[i]);
+        level.fit(Site::kFfnDown, ranks.down, middles, outputs, narrow[i]);
       });
       if (!*options.sequential) narrow[i] = outputs;
       progress.advance(n_tokens);

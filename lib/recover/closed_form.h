@@ -11,11 +11,12 @@ namespace elastify::recover {
 
 /// Least-squares repairs of o and down of every layer at these widths: with X the inputs that the level keeps
 /// and Y what the full model computes, W = argmin ||Y - X W^T - bias||^2 + ridge ||W - W_S||^2, W_S the
-/// weights as they are; an adapter is the nearest W - W_S of its rank in what it does to X. Sequential fits
-/// go from the first layer to the last, on inputs of the level itself. Output norms come last, see
-/// fit_output_norms(). No training. Levels fitted together share the full model's passes and are as if fitted
-/// one by one. Memory: the residual stream of every level and what goes into one projection, over all
-/// batches.
+/// weights as they are; an adapter is the nearest W - W_S of its rank in what it does to X. Ranks that are
+/// spread go where spread_ranks() says, and nearest is then by what errors cost (stream_metrics()).
+/// Sequential fits go from the first layer to the last, on inputs of the level itself. Output norms come
+/// last, see fit_output_norms(). No training. Levels fitted together share the full model's passes and are as
+/// if fitted one by one. Memory: the residual stream of every level and what goes into one projection, over
+/// all batches.
 /// \param decoder  the full model, units in order of importance
 /// \param batches  calibration token ids, int64 [B, T]
 /// \param levels   widths of each

@@ -31,7 +31,10 @@ Compensation compensation_named(std::string_view name);
 
 struct ClosedFormOptions {
   Compensation compensation = Compensation::kNone;
-  int64_t rank = 16;  ///< of every adapter
+  int64_t rank = 16;  ///< of every adapter; spread, all together are as large as if it were
+  /// Adapters' ranks go where they count most on the calibration text. That may lose on other text
+  /// (docs/quality.md).
+  bool spread_ranks = false;
   /// Pull towards the weights as they are, in units of the inputs' mean square; 0: of five sizes, for each
   /// projection the one that errs least on every fifth batch, held out.
   double ridge = 0;

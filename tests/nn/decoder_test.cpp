@@ -288,19 +288,6 @@ std::vector<TinyVariant> deep_variants() {
   return variants;
 }
 
-/// The model without the halves, as a model of its own.
-Checkpoint shallow_checkpoint(const Checkpoint& source, const Widths& widths) {
-  const ModelSpec narrow = narrowed(source.spec(), widths);
-  std::vector<size_t> places;
-  for (const TensorSpec& tensor : narrow.tensors)
-    places.push_back(static_cast<size_t>(source.spec().find(tensor.name)));
-  return Checkpoint(
-      source.path(), source.format(), narrow, std::vector<DType>(narrow.tensors.size(), DType::kF32),
-      source.files(), {}, [=](size_t i) {
-        return slice(source.load(places[i], DType::kF32), source.spec().tensors[places[i]], widths);
-      });
-}
-
 }  // namespace
 
 TEST_CASE("decoder: a half of width 0 adds nothing, its biases included, in every variant") {
@@ -324,7 +311,7 @@ TEST_CASE("decoder: a half of width 0 adds nothing, its biases included, in ever
       CHECK(at::equal(found, fused_hidden(nn::Decoder(silenced(checkpoint, level.widths), {}), ids, rest)));
       CHECK(at::equal(fused_hidden(streamed, ids, options), found));
       CHECK(relative_difference(differentiable_hidden(full, ids, &level.widths), found) < 1e-5);
-      const nn::Decoder sub(shallow_checkpoint(checkpoint, level.widths), {});
+      const nn::Decoder sub(sliced_checkpoint(checkpoint, level.widths), {});
       CHECK(relative_difference(fused_hidden(sub, ids), found) < 1e-5);
       CHECK(relative_difference(differentiable_hidden(sub, ids), found) < 1e-5);
     }
@@ -335,7 +322,7 @@ TEST_CASE("decoder: without a half there is no projection, no input of one, and 
   const ModelSpec spec = make_tiny_spec("qwen2", {.n_layers = 4});
   const Checkpoint checkpoint = tiny_checkpoint(spec);
   const Widths widths = shallow_widths(spec);
-  const nn::Decoder full(checkpoint, {}), sub(shallow_checkpoint(checkpoint, widths), {});
+  const nn::Decoder full(checkpoint, {}), sub(sliced_checkpoint(checkpoint, widths), {});
   nn::ForwardOptions options;
   options.widths = &widths;
   const at::Tensor x = full.embed(random_ids(2, 9, spec.n_vocab));
@@ -365,7 +352,7 @@ TEST_CASE("decoder: a cache holds nothing of layers without attention, and gener
     const ModelSpec spec = make_tiny_spec(family, {.n_layers = 4});
     const Checkpoint checkpoint = tiny_checkpoint(spec);
     const Widths widths = shallow_plan(spec).levels[0].widths;
-    const nn::Decoder full(checkpoint, {}), sub(shallow_checkpoint(checkpoint, widths), {});
+    const nn::Decoder full(checkpoint, {}), sub(sliced_checkpoint(checkpoint, widths), {});
     const at::Tensor ids = random_ids(2, 20, spec.n_vocab);
     nn::ForwardOptions options;
     options.widths = &widths;

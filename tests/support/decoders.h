@@ -24,11 +24,15 @@ inline Checkpoint tiny_checkpoint(const ModelSpec& spec, uint64_t seed = 1) {
 
 /// The model at these widths as a model of its own, whose tensors hold no more than it needs.
 inline Checkpoint sliced_checkpoint(const Checkpoint& source, const Widths& widths) {
-  const ModelSpec& spec = source.spec();
-  return Checkpoint(source.path(), source.format(), narrowed(spec, widths),
-                    std::vector<DType>(spec.tensors.size(), DType::kF32), source.files(), {}, [=](size_t i) {
-                      return slice(source.load(i, DType::kF32), source.spec().tensors[i], widths);
-                    });
+  const ModelSpec narrow = narrowed(source.spec(), widths);
+  std::vector<size_t> places;  // halves of layers may be left out
+  for (const TensorSpec& tensor : narrow.tensors)
+    places.push_back(static_cast<size_t>(source.spec().find(tensor.name)));
+  return Checkpoint(
+      source.path(), source.format(), narrow, std::vector<DType>(narrow.tensors.size(), DType::kF32),
+      source.files(), {}, [=](size_t i) {
+        return slice(source.load(places[i], DType::kF32), source.spec().tensors[places[i]], widths);
+      });
 }
 
 /// About half of the units of every space, in uneven steps.

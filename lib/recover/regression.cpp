@@ -1,0 +1,207 @@
+#include "recover/regression.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <map>
+#include <utility>
+
+#include "base/error.h"
+
+namespace elastify::recover {
+namespace {
+
+constexpr size_t kHeldOut = 5;
+constexpr std::array<double, 5> kRidges{1e-3, 1e-2, 1e-1, 1, 10};
+
+at::Tensor zeros(at::IntArrayRef shape) {
+  return at::zeros(shape, at::TensorOptions().dtype(at::kDouble));
+}
+
+/// A projection's fit to what its sums say.
+class Regression {
+ public:
+  Regression(const at::Tensor& weight, const Sums& sums, const ClosedFormOptions& options, at::Tensor root)
+      : options_(options),
+        root_(std::move(root)),
+        type_(weight.options()),
+        now_(weight.to(at::kCPU, at::kDouble).t()),
+        mean_x_(sums.x / sums.n),
+        mean_y_(sums.y / sums.n),
+        moments_(sums.xx / sums.n),
+        cross_(sums.xy / sums.n),
+        scale_(moments_.diagonal().mean().item<double>()) {
+    if (!has(options.compensation, Compensation::kBias)) return;
+    moments_ = moments_ - at::outer(mean_x_, mean_x_);
+    cross_ = cross_ - at::outer(mean_x_, mean_y_);
+  }
+
+  struct Fit {
+    at::Tensor weight;  ///< [k, D]
+    at::Tensor a, b;    ///< of an adapter, whose change is a b^T: [k, r], [D, r]
+  };
+  /// \param ridge  in units of the inputs' mean square
+  Fit fit(double ridge, int64_t rank) const {
+    const bool is_adapter = has(options_.compensation, Compensation::kAdapter) && rank > 0;
+    if (!is_adapter && !has(options_.compensation, Compensation::kBaked)) return {now_, {}, {}};
+    const at::Tensor regular = regularised(ridge);
+    at::Tensor delta = change(regular);
+    if (!is_adapter) return {now_ + delta, {}, {}};
+    // The best change of that rank: the projection of the change's outputs onto their leading directions.
+    delta = seen(delta);
+    const auto [values, vectors] = at::linalg_eigh(outputs(regular, delta));
+    const int64_t n = std::min({rank, delta.size(0), delta.size(1)});
+    const at::Tensor leading = vectors.narrow(1, vectors.size(1) - n, n), a = at::mm(delta, leading);
+    const at::Tensor b = root_.defined() ? at::linalg_solve_triangular(root_.t(), leading, true) : leading;
+    return {now_ + at::mm(a, b.t()), a, b};
+  }
+
+  nn::ProjectionRepair repair(const Fit& fit) const {
+    nn::ProjectionRepair result;
+    if (fit.a.defined()) {
+      result.a = fit.a.t().contiguous().to(type_);
+      result.b = fit.b.contiguous().to(type_);
+    }
+    if (has(options_.compensation, Compensation::kBaked))
+      result.weight = fit.weight.t().contiguous().to(type_);
+    if (has(options_.compensation, Compensation::kBias))
+      result.bias = (mean_y_ - at::mv(fit.weight.t(), mean_x_)).to(type_);
+    return result;
+  }
+
+  /// Squared error per token, but for a constant, of such weights on the tokens here.
+  double error_of(const at::Tensor& weight) const {
+    return (seen(weight) * seen(at::mm(moments_, weight) - 2 * cross_)).sum().item<double>();
+  }
+
+  /// See Sample::gains().
+  at::Tensor gains(double ridge) const {
+    const at::Tensor regular = regularised(ridge);
+    const at::Tensor values = at::linalg_eigvalsh(outputs(regular, seen(change(regular))));
+    return values.flip(0).narrow(0, 0, std::min(now_.size(0), now_.size(1))).clamp_min(0);
+  }
+
+ private:
+  at::Tensor regularised(double ridge) const {
+    return moments_ + ridge * scale_ * at::eye(moments_.size(0), moments_.options());
+  }
+  /// (S + ridge) delta = C - S W_S: the ridge pulls the change to nothing, not the weights.
+  at::Tensor change(const at::Tensor& regular) const {
+    const auto [factor, failed] = at::linalg_cholesky_ex(regular);
+    if (failed.item<int64_t>() != 0) fail("the inputs' moments are singular; a larger ridge helps");
+    return at::cholesky_solve(cross_ - at::mm(moments_, now_), factor);
+  }
+  /// Rows [.., D] whose squares are the squares of `rows` in the metric.
+  at::Tensor seen(const at::Tensor& rows) const { return root_.defined() ? at::mm(rows, root_) : rows; }
+  /// Second moments of what a change makes of the inputs, [D, D].
+  static at::Tensor outputs(const at::Tensor& regular, const at::Tensor& delta) {
+    return at::mm(delta.t(), at::mm(regular, delta));
+  }
+
+  const ClosedFormOptions& options_;
+  at::Tensor root_;
+  at::TensorOptions type_;
+  at::Tensor now_;  ///< [k, D]
+  at::Tensor mean_x_, mean_y_, moments_, cross_;
+  double scale_;
+};
+
+/// Of the sizes there are, what `judge` finds to err least. From the middle down the slope: the error has one
+/// valley.
+double chosen_ridge(const Regression& fit, const Regression& judge, int64_t rank) {
+  std::map<size_t, double> errors;
+  const auto error = [&](size_t i) {
+    if (i >= kRidges.size()) return std::numeric_limits<double>::infinity();  // -1, too
+    const auto known = errors.find(i);
+    return known != errors.end() ? known->second
+                                 : errors[i] = judge.error_of(fit.fit(kRidges[i], rank).weight);
+  };
+  size_t best = kRidges.size() / 2;
+  for (const int step : {-1, 1})
+    while (error(best + static_cast<size_t>(step)) < error(best)) best += static_cast<size_t>(step);
+  return kRidges[best];
+}
+
+}  // namespace
+
+at::Tensor rows_of(const at::Tensor& x) {
+  return x.reshape({-1, x.size(-1)});
+}
+
+at::Tensor token_weights(const at::Tensor& stream, const ClosedFormOptions& options) {
+  const at::Tensor size = rows_of(stream).to(at::kFloat).square().mean(1, true);
+  return options.weigh_tokens ? size.clamp_min(1e-12).reciprocal() : at::ones_like(size);
+}
+
+Sums::Sums(int64_t n_inputs, int64_t n_outputs)
+    : xx(zeros({n_inputs, n_inputs})),
+      xy(zeros({n_inputs, n_outputs})),
+      x(zeros({n_inputs})),
+      y(zeros({n_outputs})) {}
+
+void Sums::add(const at::Tensor& inputs, const at::Tensor& targets, const at::Tensor& weights) {
+  const at::Tensor a = inputs.to(at::kFloat), b = targets.to(at::kFloat), w = weights.to(at::kFloat);
+  const at::Tensor weighted = a * w;
+  xx += at::mm(weighted.t(), a).to(at::kCPU, at::kDouble);
+  xy += at::mm(weighted.t(), b).to(at::kCPU, at::kDouble);
+  x += weighted.sum(0, false, at::kDouble).to(at::kCPU);
+  y += (b * w).sum(0, false, at::kDouble).to(at::kCPU);
+  n += w.sum(at::kDouble).item<double>();
+}
+
+Sums Sums::operator+(const Sums& other) const {
+  Sums sum = *this;
+  sum.xx = xx + other.xx;
+  sum.xy = xy + other.xy;
+  sum.x = x + other.x;
+  sum.y = y + other.y;
+  sum.n = n + other.n;
+  return sum;
+}
+
+Sums Sums::leading(int64_t n_inputs) const {
+  Sums part = *this;
+  part.xx = xx.narrow(0, 0, n_inputs).narrow(1, 0, n_inputs);
+  part.xy = xy.narrow(0, 0, n_inputs);
+  part.x = x.narrow(0, 0, n_inputs);
+  return part;
+}
+
+Sample::Sample(int64_t n_inputs, int64_t n_outputs, bool holds_out)
+    : fitted_(n_inputs, n_outputs), held_out_(n_inputs, n_outputs), holds_out_(holds_out) {}
+
+void Sample::add(size_t batch, const at::Tensor& inputs, const at::Tensor& targets,
+                 const at::Tensor& weights) {
+  (holds_out_ && batch % kHeldOut == kHeldOut - 1 ? held_out_ : fitted_).add(inputs, targets, weights);
+}
+
+Sums Sample::all() const {
+  return held_out_.n > 0 ? fitted_ + held_out_ : fitted_;
+}
+
+double Sample::ridge(const at::Tensor& weight, const ClosedFormOptions& options, int64_t rank,
+                     const at::Tensor& root) const {
+  if (options.ridge > 0) return options.ridge;
+  if (held_out_.n == 0) return kRidges.front();
+  const int64_t n = weight.size(1);
+  return chosen_ridge(Regression(weight, fitted_.leading(n), options, root),
+                      Regression(weight, held_out_.leading(n), options, root), rank);
+}
+
+nn::ProjectionRepair Sample::repair(const at::Tensor& weight, const ClosedFormOptions& options, int64_t rank,
+                                    const at::Tensor& root) const {
+  const Regression regression(weight, all(), options, root);
+  return regression.repair(regression.fit(ridge(weight, options, rank, root), rank));
+}
+
+at::Tensor Sample::gains(const at::Tensor& weight, const ClosedFormOptions& options,
+                         const at::Tensor& root) const {
+  ClosedFormOptions whole = options;
+  whole.compensation =
+      has(options.compensation, Compensation::kBias) ? Compensation::kBakedBias : Compensation::kBaked;
+  return Regression(weight, all().leading(weight.size(1)), whole, root).gains(ridge(weight, whole, 0, root));
+}
+
+}  // namespace elastify::recover

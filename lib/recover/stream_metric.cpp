@@ -1,0 +1,88 @@
+#include "recover/stream_metric.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/progress.h"
+
+namespace elastify::recover {
+namespace {
+
+constexpr int64_t kTokens = 4096;  ///< at least; a matrix [D, D] is estimated
+constexpr int64_t kTokensPerColumn = 8;
+constexpr double kDamping = 0.1;
+constexpr double kMost = 4;  ///< times the gradient in the middle, squared
+
+/// Sequences spread over the text, one by one.
+std::vector<at::Tensor> some_sequences(const std::vector<at::Tensor>& batches, int64_t n_tokens) {
+  const at::Tensor ids = at::cat(batches);
+  const int64_t n = std::clamp<int64_t>((n_tokens + ids.size(1) - 1) / ids.size(1), 1, ids.size(0));
+  std::vector<at::Tensor> sequences;
+  for (int64_t i = 0; i < n; ++i) sequences.push_back(ids.narrow(0, i * ids.size(0) / n, 1));
+  return sequences;
+}
+
+/// Gradients times the root mean square of their stream, [tokens, D].
+at::Tensor scaled(const at::Tensor& gradient, const at::Tensor& stream) {
+  const auto rows = [](const at::Tensor& x) { return x.reshape({-1, x.size(-1)}).to(at::kFloat); };
+  return rows(gradient) * rows(stream).square().mean(1, true).sqrt();
+}
+
+/// E[g g^T]. All later tokens look at the first one, and its gradient may be larger than any other's by
+/// orders of magnitude: none counts more than kMost times as much as the one in the middle.
+at::Tensor moments_of(const at::Tensor& gradients) {
+  const at::Tensor size = gradients.square().sum(1, true);
+  const at::Tensor most = kMost * size.median();
+  const at::Tensor capped = gradients * (most / size.clamp_min(1e-30)).clamp_max(1).sqrt();
+  return (at::mm(capped.t(), capped) / static_cast<double>(gradients.size(0))).to(at::kCPU, at::kDouble);
+}
+
+at::Tensor root_of(at::Tensor moments) {
+  // Where no gradient gets through, all directions count alike, and nothing much.
+  const double size = std::max(moments.diagonal().mean().item<double>(), 1e-30);
+  moments = moments + kDamping * size * at::eye(moments.size(0), moments.options());
+  const auto [root, failed] = at::linalg_cholesky_ex(moments);
+  if (failed.item<int64_t>() != 0) fail("the moments of the loss's gradients are not finite");
+  return root;
+}
+
+}  // namespace
+
+std::vector<at::Tensor> stream_metrics(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches) {
+  const int64_t n_layers = decoder.spec().n_layers, d_model = decoder.spec().d_model;
+  std::vector<at::Tensor> metrics(static_cast<size_t>(n_layers));
+  for (const AxisSpace& space : decoder.spec().spaces)
+    if (space.n_units == 0) return metrics;
+  const std::vector<at::Tensor> sequences =
+      some_sequences(batches, std::max(kTokens, kTokensPerColumn * d_model));
+  int64_t n_tokens = 0;
+  for (const at::Tensor& ids : sequences) n_tokens += ids.numel();
+  // Layer by layer over all sequences, there and back: a streamed decoder loads each layer twice.
+  Progress progress("gradients", 2 * n_layers * n_tokens, "layer-tokens");
+  std::vector<std::vector<at::Tensor>> streams(static_cast<size_t>(n_layers) + 1);  // before each layer
+  for (const at::Tensor& ids : sequences) streams[0].push_back(decoder.embed(ids));
+  for (int64_t l = 0; l < n_layers; ++l)
+    for (const at::Tensor& stream : streams[static_cast<size_t>(l)]) {
+      streams[static_cast<size_t>(l) + 1].push_back(decoder.layer(l, stream));
+      progress.advance(stream.size(1));
+    }
+  std::vector<at::Tensor> gradients;
+  for (size_t i = 0; i < sequences.size(); ++i)
+    gradients.push_back(decoder.loss_and_gradient(streams.back()[i], sequences[i]).gradient);
+  for (int64_t l = n_layers; l-- > 0;) {
+    const auto layer = static_cast<size_t>(l);
+    std::vector<at::Tensor> of_tokens;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      of_tokens.push_back(scaled(gradients[i], streams[layer + 1][i]));
+      gradients[i] = decoder.backward(l, decoder.trace(l, streams[layer][i]), gradients[i]).input;
+      progress.advance(sequences[i].numel());
+    }
+    streams[layer + 1].clear();
+    metrics[layer] = root_of(moments_of(at::cat(of_tokens)));
+  }
+  return metrics;
+}
+
+}  // namespace elastify::recover

@@ -1,0 +1,119 @@
+#include "recover/regression.h"
+
+#include <torch/torch.h>
+
+#include "support/decoders.h"
+
+using namespace elastify;
+using recover::Compensation;
+
+namespace {
+
+constexpr int64_t kInputs = 12, kOutputs = 16, kRows = 400;
+
+/// A narrowed projection that misses what other inputs did.
+struct Problem {
+  at::Tensor inputs, targets, weight, root;
+  recover::Sample sample{kInputs, kOutputs, false};
+
+  Problem() {
+    torch::manual_seed(3);
+    inputs = at::randn({kRows, kInputs}) * at::linspace(0.2, 2, kInputs);
+    weight = at::randn({kOutputs, kInputs});
+    targets = at::mm(inputs, (weight + 0.5 * at::randn({kOutputs, kInputs})).t()) +
+              0.3 * at::randn({kRows, kOutputs});
+    // Some outputs count ten times as much as others, and they count together.
+    root = (at::randn({kOutputs, kOutputs}, at::kDouble).tril(-1) * 0.3 +
+            at::diag(at::linspace(0.5, 5, kOutputs, at::kDouble)));
+    sample.add(0, inputs, targets, at::ones({kRows, 1}));
+  }
+
+  static recover::ClosedFormOptions options(Compensation compensation) {
+    recover::ClosedFormOptions options;
+    options.compensation = compensation;
+    options.ridge = 1e-9;
+    return options;
+  }
+
+  nn::ProjectionRepair repair(Compensation compensation, int64_t rank, const at::Tensor& metric) const {
+    return sample.repair(weight, options(compensation), rank, metric);
+  }
+
+  /// Mean square of what is left, in the metric of `root` (undefined: the plain one).
+  double error(const nn::ProjectionRepair& repair, const at::Tensor& metric) const {
+    at::Tensor used = repair.weight.defined() ? repair.weight : weight;
+    if (repair.a.defined()) used = used + at::mm(repair.b, repair.a);
+    at::Tensor left = (targets - at::mm(inputs, used.t())).to(at::kDouble);
+    if (metric.defined()) left = at::mm(left, metric);
+    return left.square().sum().item<double>() / kRows;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("regression: an adapter is the best of its rank in the metric that it is fitted in") {
+  const Problem problem;
+  for (const int64_t rank : {1, 3, 6}) {
+    CAPTURE(rank);
+    const auto plain = problem.repair(Compensation::kAdapter, rank, {});
+    const auto metric = problem.repair(Compensation::kAdapter, rank, problem.root);
+    CHECK(metric.a.size(0) == rank);
+    CHECK(problem.error(metric, problem.root) < 0.98 * problem.error(plain, problem.root));
+    CHECK(problem.error(plain, {}) < 0.98 * problem.error(metric, {}));
+    // Nor does a step to any side help.
+    for (uint64_t seed = 0; seed < 20; ++seed) {
+      torch::manual_seed(seed);
+      nn::ProjectionRepair moved = metric;
+      moved.a = metric.a + 0.01 * at::randn_like(metric.a);
+      moved.b = metric.b + 0.01 * at::randn_like(metric.b);
+      CHECK(problem.error(moved, problem.root) > problem.error(metric, problem.root));
+    }
+  }
+}
+
+TEST_CASE("regression: every rank takes off the error what was said of it") {
+  const Problem problem;
+  for (const at::Tensor& metric : {at::Tensor(), problem.root}) {
+    CAPTURE(metric.defined());
+    const at::Tensor gains =
+        problem.sample.gains(problem.weight, Problem::options(Compensation::kAdapter), metric);
+    REQUIRE(gains.size(0) == kInputs);
+    double error = problem.error({}, metric);
+    for (int64_t rank = 1; rank <= kInputs; ++rank) {
+      CAPTURE(rank);
+      const double left = problem.error(problem.repair(Compensation::kAdapter, rank, metric), metric);
+      CHECK(error - left == doctest::Approx(gains[rank - 1].item<double>()).epsilon(0.01));
+      error = left;
+    }
+    CHECK(error == doctest::Approx(problem.error(problem.repair(Compensation::kBaked, 0, metric), metric))
+                       .epsilon(1e-4));
+  }
+}
+
+TEST_CASE("regression: the sums of leading inputs are those of the inputs alone") {
+  const Problem problem;
+  constexpr int64_t kLeading = 5;
+  recover::Sample alone(kLeading, kOutputs, false);
+  alone.add(0, problem.inputs.narrow(1, 0, kLeading), problem.targets, at::ones({kRows, 1}));
+  const at::Tensor weight = problem.weight.narrow(1, 0, kLeading);
+  const auto options = Problem::options(Compensation::kAdapter);
+  CHECK(at::allclose(problem.sample.gains(weight, options, problem.root),
+                     alone.gains(weight, options, problem.root)));
+}
+
+TEST_CASE("regression: what was held out for the ridge is not there when the ridge is chosen again") {
+  torch::manual_seed(4);
+  recover::Sample sample(kInputs, kOutputs, true);
+  const at::Tensor weight = at::zeros({kOutputs, kInputs});
+  for (size_t batch = 0; batch < 5; ++batch)  // too little to fit well
+    sample.add(batch, at::randn({5, kInputs}), at::randn({5, kOutputs}), at::ones({5, 1}));
+  auto options = Problem::options(Compensation::kBaked);
+  options.ridge = 0;
+  const auto repair = [&] { return sample.repair(weight, options, 0, {}).weight; };
+  const at::Tensor first = repair(), gains = sample.gains(weight, options, {});
+  CHECK(at::equal(repair(), first));
+  CHECK(at::equal(sample.gains(weight, options, {}), gains));
+  // Noise asks for the largest ridge, and nothing else does.
+  options.ridge = 10;
+  CHECK(at::equal(repair(), first));
+}

@@ -1,0 +1,59 @@
+#include "recover/stream_metric.h"
+
+#include <torch/torch.h>
+
+#include "support/decoders.h"
+
+using namespace elastify;
+using namespace elastify::test;
+
+namespace {
+
+/// E[g g^T] out of autograd, g times the root mean square of its stream, and none more than twice as long as
+/// the one in the middle.
+at::Tensor expected_moments(const nn::Decoder& decoder, const at::Tensor& ids, int64_t layer) {
+  at::Tensor stream;
+  {
+    const c10::NoGradGuard no_gradients;
+    stream = decoder.embed(ids);
+    for (int64_t l = 0; l <= layer; ++l) stream = decoder.layer(l, stream);
+  }
+  stream.set_requires_grad(true);
+  at::Tensor x = stream;
+  for (int64_t l = layer + 1; l < decoder.spec().n_layers; ++l) x = decoder.layer(l, x);
+  decoder.token_nll(decoder.final_norm(x), ids).sum().backward();
+  const c10::NoGradGuard no_gradients;
+  at::Tensor rows =
+      (stream.grad() * stream.square().mean(-1, true).sqrt()).reshape({-1, stream.size(-1)}).to(at::kDouble);
+  const at::Tensor length = rows.norm(2, 1, true);
+  rows = rows * (2 * length.median() / length).nan_to_num(1).clamp_max(1);
+  return at::mm(rows.t(), rows) / static_cast<double>(rows.size(0));
+}
+
+}  // namespace
+
+TEST_CASE("stream metric: the moments of the loss's gradients after every layer, and a tenth of their size") {
+  for (const TinyVariant& variant : tiny_variants()) {
+    CAPTURE(variant.name);
+    const nn::Decoder decoder(tiny_checkpoint(variant.spec), {});
+    const at::Tensor ids = random_ids(6, 24, variant.spec.n_vocab);
+    const auto metrics = recover::stream_metrics(decoder, {ids.narrow(0, 0, 4), ids.narrow(0, 4, 2)});
+    REQUIRE(metrics.size() == static_cast<size_t>(variant.spec.n_layers));
+    for (int64_t l = 0; l < variant.spec.n_layers; ++l) {
+      CAPTURE(l);
+      at::Tensor expected = expected_moments(decoder, ids, l);
+      expected = expected + 0.1 * expected.diagonal().mean() * at::eye(expected.size(0), expected.options());
+      const at::Tensor& root = metrics[static_cast<size_t>(l)];
+      CHECK(relative_difference(at::mm(root, root.t()), expected) < 1e-3);
+      CHECK(at::equal(root, root.tril()));
+    }
+  }
+}
+
+TEST_CASE("stream metric: a model with halves left out has none") {
+  const ModelSpec spec = make_tiny_spec("llama", {.n_layers = 4});
+  const Widths widths = shallow_widths(spec);
+  const nn::Decoder decoder(sliced_checkpoint(tiny_checkpoint(spec), widths), {});
+  for (const at::Tensor& metric : recover::stream_metrics(decoder, {random_ids(2, 16, spec.n_vocab)}))
+    CHECK(!metric.defined());
+}
