@@ -101,6 +101,12 @@ void add_plan_options(CLI::App& command, plan::PlanOptions& options) {
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   command.add_flag("--depth", options.depth, "let `dp` and `dp+kl` drop attentions and layers as well");
+  command
+      .add_option("--search-seq", options.search_seq,
+                  "tokens per sequence of the text that `dp` and `dp+kl` measure on, where shorter ones are "
+                  "from more places; 0: as --seq")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command.add_option("--search-steps", options.search_steps, "moves that `dp+kl` measures, over all levels")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

@@ -25,7 +25,7 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
     nn::warn_if_blas_is_slow();
     profile::ProfileOptions profiling = command.profiling;
     profiling.metrics = {command.options.metric};
-    if (command.options.plan.method != plan::Method::kAnchors) profiling.removal_tokens = 0;
+    if (!plan::goes_by_removal_loss(command.options.plan.method)) profiling.removal_tokens = 0;
     profiling.second_moments |= pipeline::measures_losses(command.options.plan.method);
     pipeline::Measured measured = pipeline::measure_profile(model, globals.compute, profiling);
     profile = std::move(measured.profile);

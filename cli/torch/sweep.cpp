@@ -1,6 +1,7 @@
 #include "pipeline/sweep.h"
 #include "cli/commands.h"
 #include "nn/decoder.h"
+#include "pipeline/sweep_report.h"
 
 namespace elastify::cli {
 

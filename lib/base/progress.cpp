@@ -55,6 +55,10 @@ std::string clock_text(double total_seconds) {
   return fmt::format("{}:{:02}", whole / 60, whole % 60);
 }
 
+std::string rate_text(double rate) {
+  return rate < 9.95 ? fmt::format("{:.2g}", rate) : fmt::format("{:.0f}", rate);
+}
+
 void install_interrupt_handler() {
   struct sigaction action = {};
   action.sa_handler = on_signal;
@@ -108,8 +112,8 @@ void Progress::draw(bool final) {
       total_ > 0 ? std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_)) : 1;
   const double left = rate > 0 ? static_cast<double>(total_ - done_) / rate : 0;
   const std::string line =
-      fmt::format("{}: {}/{} {} ({:.0f}%), {:.0f} {}/s, {} {}", label_, done_, total_, unit_, 100 * share,
-                  rate, unit_, clock_text(final ? elapsed : left), final ? "in all" : "left");
+      fmt::format("{}: {}/{} {} ({:.0f}%), {} {}/s, {} {}", label_, done_, total_, unit_, 100 * share,
+                  rate_text(rate), unit_, clock_text(final ? elapsed : left), final ? "in all" : "left");
   if (!terminal_) {
     log::write_info(line);
     return;

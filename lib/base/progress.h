@@ -36,6 +36,8 @@ class Progress {
 
 /// "1:05" (minutes and seconds) or "2:00:10".
 std::string clock_text(double seconds);
+/// "1234", "12", "3.5", "0.012": whole numbers, or two digits of what is less than ten.
+std::string rate_text(double rate);
 
 /// Makes SIGINT and SIGTERM set a flag instead of ending the process, so that work stops between steps and
 /// temporary files are removed. A second signal, half a second later or more, ends the process at once.

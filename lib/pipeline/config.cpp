@@ -44,6 +44,7 @@ void fields(V& visit, ReorderSection& o) {
   visit.share("min_width", o.plan.min_width);
   visit("depth", o.plan.depth);
   visit("search_steps", o.plan.search_steps, 0);
+  visit("search_seq", o.plan.search_seq, 0);
   visit("storage", o.reorder.dtype);
   visit("compensate", o.repair.compensation);
   visit("rank", o.repair.rank, 1);

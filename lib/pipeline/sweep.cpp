@@ -4,21 +4,19 @@
 
 #include <chrono>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <span>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/progress.h"
-#include "base/svg_chart.h"
 #include "base/version.h"
 #include "pipeline/repairs.h"
 #include "pipeline/steps.h"
+#include "pipeline/sweep_report.h"
 #include "pipeline/widths.h"
 #include "recover/closed_form.h"
 
@@ -30,37 +28,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// JSON writes what is not a number as null.
-double number(const ordered_json& value) {
-  return value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();
-}
-
-/// Axes with more than one value; all of them if there is only one point.
-std::vector<size_t> varying(const std::vector<GridAxis>& grid) {
-  std::vector<size_t> axes;
-  for (size_t i = 0; i < grid.size(); ++i)
-    if (grid[i].values.size() > 1) axes.push_back(i);
-  for (size_t i = 0; axes.empty() && i < grid.size(); ++i) axes.push_back(i);
-  return axes;
-}
-
-/// "metric" for "reorder.metric".
-std::string short_name(const std::string& key) {
-  return key.substr(key.find('.') + 1);
-}
-
-/// "taylor, uniform, seed 1": a name says what it is, a number does not.
-std::string point_name(const SweepPoint& point, const std::vector<GridAxis>& grid) {
-  std::vector<std::string> parts;
-  for (const size_t i : varying(grid)) {
-    const std::string& value = point.values[i];
-    const bool is_name = grid[i].key == kRows || grid[i].key == "reorder.metric" ||
-                         grid[i].key == "reorder.plan" || grid[i].key == "reorder.compensate";
-    parts.push_back(is_name ? value : fmt::format("{} {}", short_name(grid[i].key), value));
-  }
-  return fmt::format("{}", fmt::join(parts, ", "));
 }
 
 /// Points whose importances come out of the same passes over the same tokens.
@@ -93,7 +60,7 @@ std::vector<ProfileGroup> group_by_profile(const SweepConfig& config, const orde
     if (std::find(metrics.begin(), metrics.end(), point.reorder.metric) == metrics.end())
       metrics.push_back(point.reorder.metric);
     group->options.second_moments |= point.profile.second_moments;
-    if (point.reorder.plan.method == plan::Method::kAnchors)
+    if (plan::goes_by_removal_loss(point.reorder.plan.method))
       group->options.removal_tokens = point.profile.removal_tokens;
   }
   return groups;
@@ -206,11 +173,11 @@ class Evaluations {
     Evaluation evaluation;
     evaluation.tasks = json.value("tasks", ordered_json::object());
     eval::PerplexityResult& result = evaluation.text;
-    result.nll = number(json.at("nll"));
+    result.nll = number_of(json.at("nll"));
     result.perplexity = std::exp(result.nll);
-    result.bits_per_byte = number(json.at("bits_per_byte"));
+    result.bits_per_byte = number_of(json.at("bits_per_byte"));
     result.tokens = json.at("tokens").get<int64_t>();
-    result.tokens_per_second = number(json.at("tokens_per_second"));
+    result.tokens_per_second = number_of(json.at("tokens_per_second"));
     return &known_.emplace(key, std::move(evaluation)).first->second;
   }
   void keep(const std::string& key, const Evaluation& evaluation, const std::string& point, double level) {
@@ -358,6 +325,7 @@ ElasticPlan plan_point(const OpenModel& model, const Profile& profile, const Mom
                              {"text", text_hash(point.profile.data)},
                              {"profile", to_json(point.profile)},
                              {"corpus", profile.corpus_digest},
+                             {"removal_loss", profile.removal_loss},
                              {"seed", point.seed},
                              {"compute", compute_key(point)}};
   const fs::path file = kept / fmt::format("plan-{}.json", sha256_hex(content.dump()));
@@ -412,140 +380,6 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
   }
   report["configuration"] = configuration;
   return report;
-}
-
-/// RFC 4180.
-std::string csv_cell(const std::string& text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-  std::string quoted = "\"";
-  for (const char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
-  return quoted + "\"";
-}
-
-std::string csv(const ordered_json& report) {
-  constexpr const char* kColumns[] = {"level",         "true_ratio", "total_ratio", "perplexity",
-                                      "bits_per_byte", "nll",        "excess_nll"};
-  std::string text;
-  for (const auto& axis : report.at("axes")) text += csv_cell(axis.at("key").get<std::string>()) + ",";
-  text += fmt::format("{}", fmt::join(kColumns, ","));
-  for (const auto& [task, ignored] : report.at("tasks").items()) text += "," + csv_cell(task);
-  text += "\n";
-  for (const auto& point : report.at("points")) {
-    std::string cells;
-    for (const auto& value : point.at("options")) cells += csv_cell(text_of(value)) + ",";
-    for (const auto& level : point.at("levels")) {
-      std::vector<std::string> values;
-      for (const char* column : kColumns) values.push_back(fmt::format("{:.8g}", number(level.at(column))));
-      for (const auto& [task, ignored] : report.at("tasks").items())
-        values.push_back(fmt::format("{:.4f}", level.at("tasks").at(task).at("accuracy_norm").get<double>()));
-      text += cells + fmt::format("{}\n", fmt::join(values, ","));
-    }
-  }
-  return text;
-}
-
-/// A line per point: its colour is the value of the first axis that varies, its dashes are the others'.
-std::string chart(const ordered_json& report, const std::vector<GridAxis>& grid) {
-  Chart picture;
-  picture.title = fs::path(report.at("model").get<std::string>()).stem().string();
-  picture.x_label = "true ratio: share of the decoder weights kept";
-  picture.y_label = "perplexity on held-out text";
-  picture.log_y = true;
-  const std::vector<size_t> axes = varying(grid);
-  std::vector<std::string> colours;
-  std::vector<std::vector<std::string>> dashes;
-  const auto index = [](auto& known, const auto& value) {
-    const auto found = std::find(known.begin(), known.end(), value);
-    if (found != known.end()) return static_cast<int>(found - known.begin());
-    known.push_back(value);
-    return static_cast<int>(known.size()) - 1;
-  };
-  for (const auto& point : report.at("points")) {
-    ChartSeries line;
-    line.name = point.at("name");
-    const auto value = [&](size_t axis) { return text_of(point.at("options").at(grid[axis].key)); };
-    std::vector<std::string> others;
-    for (size_t i = 1; i < axes.size(); ++i) others.push_back(value(axes[i]));
-    line.colour = palette_colour(static_cast<size_t>(index(colours, value(axes[0]))));
-    line.dash = index(dashes, others);
-    for (const auto& level : point.at("levels")) {
-      line.x.push_back(level.at("true_ratio"));
-      line.y.push_back(number(level.at("perplexity")));
-    }
-    picture.series.push_back(std::move(line));
-  }
-  return to_svg(picture);
-}
-
-/// Rows against the first of them: excess nats per token over the full model, mean over the grid with the
-/// standard deviation where it has several points, and as a share of the first row's.
-std::string row_table(const ordered_json& report) {
-  const ordered_json& full_tasks = report.at("tasks");
-  const auto mean = [](const std::vector<double>& values) {
-    double sum = 0;
-    for (const double value : values) sum += value;
-    return sum / static_cast<double>(values.size());
-  };
-  const auto deviation = [&](const std::vector<double>& values) {
-    double squares = 0;
-    for (const double value : values) squares += (value - mean(values)) * (value - mean(values));
-    return std::sqrt(squares / static_cast<double>(values.size() - 1));
-  };
-  const auto mean_accuracy = [&](const ordered_json& tasks) {
-    std::vector<double> values;
-    for (const auto& [name, task] : tasks.items()) values.push_back(number(task.at("accuracy_norm")));
-    return mean(values);
-  };
-  using Seeds = std::vector<double>;
-  std::vector<std::string> names;
-  std::map<std::string, std::vector<Seeds>> excess, accuracy;  // [levels], without the full model's
-  for (const auto& point : report.at("points")) {
-    const std::string name = point.at("options").at(kRows);
-    if (excess.count(name) == 0) names.push_back(name);
-    const size_t n_levels = point.at("levels").size() - 1;
-    excess[name].resize(n_levels);
-    accuracy[name].resize(n_levels);
-    for (size_t i = 0; i < n_levels; ++i) {
-      const ordered_json& level = point.at("levels")[i];
-      excess[name][i].push_back(number(level.at("excess_nll")));
-      if (!full_tasks.empty()) accuracy[name][i].push_back(mean_accuracy(level.at("tasks")));
-    }
-  }
-  size_t width = 0;
-  for (const std::string& name : names) width = std::max(width, name.size());
-  const size_t n_levels = excess.at(names[0]).size();
-  const bool several = excess.at(names[0])[0].size() > 1;
-  const std::string spread = several ? " (± standard deviation)" : "";
-  const auto table = [&](const std::map<std::string, std::vector<Seeds>>& values, int cell,
-                         const auto& tail) {
-    std::string text = fmt::format("{:<{}}", "", width);
-    for (size_t i = 0; i < n_levels; ++i)
-      text += fmt::format("  {:>{}}", report.at("points")[0].at("levels")[i].at("level").get<double>(),
-                          several ? cell + 7 : cell);
-    for (const std::string& name : names) {
-      text += fmt::format("\n{:<{}}", name, width);
-      for (size_t i = 0; i < n_levels; ++i) {
-        const Seeds& seeds = values.at(name)[i];
-        text += fmt::format("  {:>5.3f}{}{}", mean(seeds),
-                            several ? fmt::format(" ±{:.3f}", deviation(seeds)) : "", tail(seeds, i));
-      }
-    }
-    return text + "\n";
-  };
-  std::string text = fmt::format("\nexcess nats per token{}, share of {}'s\n", spread, names[0]);
-  text += table(excess, 11, [&](const Seeds& seeds, size_t i) {
-    return fmt::format(" {:>5.2f}", mean(seeds) / mean(excess.at(names[0])[i]));
-  });
-  if (full_tasks.empty()) return text;
-  std::vector<std::string> tasks;
-  for (const auto& [name, task] : full_tasks.items()) tasks.push_back(name);
-  text += fmt::format("\naccuracy per character{}, mean of {}; full model: {:.3f}\n", spread,
-                      fmt::join(tasks, ", "), mean_accuracy(full_tasks));
-  return text + table(accuracy, 5, [](const Seeds&, size_t) { return ""; });
-}
-
-std::string short_number(double value) {
-  return value < 1e5 ? fmt::format("{:.2f}", value) : fmt::format("{:.3g}", value);
 }
 
 }  // namespace
@@ -612,53 +446,9 @@ ordered_json sweep(const SweepConfig& config, bool force) {
 
   const ordered_json report = make_report(config, candidates, spec, evaluations);
   write_text(output / "sweep.json", report.dump(2) + "\n");
-  write_text(output / "sweep.csv", csv(report));
-  write_text(output / "sweep.svg", chart(report, config.grid));
+  write_text(output / "sweep.csv", sweep_csv(report));
+  write_text(output / "sweep.svg", sweep_chart(report, config.grid));
   return report;
-}
-
-std::string sweep_table(const ordered_json& report) {
-  std::vector<GridAxis> grid;
-  for (const auto& axis : report.at("axes")) {
-    grid.push_back({axis.at("key").get<std::string>(), {}});
-    for (const auto& value : axis.at("values")) grid.back().values.push_back(text_of(value));
-  }
-  const std::vector<size_t> axes = varying(grid);
-  std::vector<size_t> widths;
-  std::string text;
-  for (const size_t i : axes) {
-    size_t& width = widths.emplace_back(short_name(grid[i].key).size());
-    for (const auto& value : grid[i].values) width = std::max(width, value.size());
-    text += fmt::format("{:<{}}  ", short_name(grid[i].key), width);
-  }
-  const ordered_json& points = report.at("points");
-  std::vector<double> best;
-  for (size_t i = 0; i < points.at(0).at("levels").size(); ++i) {
-    text += fmt::format("{:>9} ", points.at(0).at("levels").at(i).at("level").get<double>());
-    double& lowest = best.emplace_back(std::numeric_limits<double>::infinity());
-    for (const auto& point : points) {
-      const double value = number(point.at("levels").at(i).at("perplexity"));
-      if (value < lowest) lowest = value;
-    }
-  }
-  text.back() = '\n';
-  const bool marks = points.size() > 1;
-  for (const auto& point : points) {
-    for (size_t i = 0; i < axes.size(); ++i)
-      text += fmt::format("{:<{}}  ", text_of(point.at("options").at(grid[axes[i]].key)), widths[i]);
-    const ordered_json& levels = point.at("levels");
-    for (size_t i = 0; i < levels.size(); ++i) {
-      const double value = number(levels.at(i).at("perplexity"));
-      const bool marked = marks && value == best[i] && levels.at(i).at("level").get<double>() < 1;
-      text += fmt::format("{:>9}{}", short_number(value), marked ? '*' : ' ');
-    }
-    while (text.back() == ' ') text.pop_back();
-    text += '\n';
-  }
-  text += fmt::format("perplexity over {} tokens{}\n", report.at("tokens").get<int64_t>(),
-                      marks ? "; * lowest of the level" : "");
-  if (grid[0].key == kRows && points.at(0).at("levels").size() > 1) text += row_table(report);
-  return text;
 }
 
 }  // namespace elastify::pipeline

@@ -2,8 +2,6 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include <string>
-
 #include "pipeline/config.h"
 
 namespace elastify::pipeline {
@@ -22,8 +20,5 @@ namespace elastify::pipeline {
 /// \throws Error  naming the point that fails; plans that need no profile are made before anything is
 /// measured
 nlohmann::ordered_json sweep(const SweepConfig& config, bool force);
-
-/// Perplexity by point and level, as a table for people.
-std::string sweep_table(const nlohmann::ordered_json& report);
 
 }  // namespace elastify::pipeline

@@ -14,6 +14,12 @@ namespace {
 
 /// Where a measured rise of the loss is not above noise, a space still is not free.
 constexpr double kLeastRise = 1e-4;
+/// Of a pass, evenly over the layers, and passes whose streams are kept: a search goes on from one of the
+/// last few widths nearly always.
+constexpr int64_t kKeptStreams = 8;
+constexpr size_t kKeptPasses = 4;
+/// Numbers of the full model's predictions that are kept, of four bytes each: 1 GiB.
+constexpr int64_t kMostPredictions = int64_t{1} << 28;
 
 /// A space alone at one width, and what that does to the loss.
 struct Narrowed {
@@ -116,23 +122,75 @@ plan::CostCurves WidthMeter::curves(const std::vector<solve::PrefixErrors>& erro
   });
 }
 
+int64_t WidthMeter::stride() const {
+  return (decoder_.spec().n_layers + kKeptStreams - 1) / kKeptStreams;
+}
+
+std::vector<std::vector<at::Tensor>> WidthMeter::known_streams(const Widths& widths) const {
+  const std::vector<AxisSpace>& spaces = decoder_.spec().spaces;
+  auto nearest = passes_.end();
+  int64_t most = 0;  // layers
+  for (auto pass = passes_.begin(); pass != passes_.end(); ++pass) {
+    int64_t alike = decoder_.spec().n_layers;
+    for (size_t s = 0; s < spaces.size(); ++s)
+      if (pass->widths[s] != widths[s]) alike = std::min(alike, spaces[s].layer);
+    if (nearest == passes_.end() || alike > most) nearest = pass, most = alike;
+  }
+  if (nearest == passes_.end()) return {};
+  passes_.splice(passes_.begin(), passes_, nearest);
+  auto streams = nearest->streams;
+  streams.resize(std::min(streams.size(), static_cast<size_t>(most / stride()) + 1));
+  return streams;
+}
+
+std::vector<at::Tensor> WidthMeter::hidden(const Widths& widths) const {
+  nn::ForwardOptions options;
+  options.widths = &widths;
+  Pass pass{widths, known_streams(widths)};
+  if (pass.streams.empty()) {
+    pass.streams.emplace_back();
+    for (const at::Tensor& ids : batches_) pass.streams.back().push_back(decoder_.embed(ids));
+  }
+  auto n_known = static_cast<int64_t>(pass.streams.size());
+  std::vector<at::Tensor> streams = pass.streams.back();
+  for (int64_t l = (n_known - 1) * stride(); l < decoder_.spec().n_layers; ++l) {
+    if (l == n_known * stride()) {
+      pass.streams.push_back(streams);
+      ++n_known;
+    }
+    for (at::Tensor& stream : streams) stream = decoder_.layer(l, stream, options);
+  }
+  for (at::Tensor& stream : streams) stream = decoder_.final_norm(stream, options);
+  passes_.push_front(std::move(pass));
+  if (passes_.size() > kKeptPasses) passes_.pop_back();
+  return streams;
+}
+
+at::Tensor WidthMeter::full_prediction(size_t batch, int64_t sequence) const {
+  int64_t n_tokens = 0;
+  for (const at::Tensor& ids : batches_) n_tokens += ids.numel();
+  const auto predict = [&] {
+    return at::log_softmax(decoder_.logits(full_hidden_[batch][sequence]).to(at::kFloat), 1);
+  };
+  if (n_tokens * decoder_.spec().n_vocab > kMostPredictions) return predict();
+  at::Tensor& kept = full_predictions_[{batch, sequence}];
+  if (!kept.defined()) kept = predict();
+  return kept;
+}
+
 double WidthMeter::divergence(const Widths& widths) const {
   return nn::with_torch_errors([&] {
     const c10::NoGradGuard no_gradients;
-    nn::ForwardOptions options;
-    options.widths = &widths;
+    if (full_hidden_.empty()) full_hidden_ = hidden(full_widths(decoder_.spec()));
+    const std::vector<at::Tensor> narrow = hidden(widths);
     double sum = 0, n = 0;
-    for (size_t i = 0; i < batches_.size(); ++i) {
-      const at::Tensor& ids = batches_[i];
-      if (hidden_.size() == i) hidden_.push_back(decoder_.hidden(ids));
-      const at::Tensor &full = hidden_[i], narrow = decoder_.hidden(ids, options);
-      for (int64_t b = 0; b < ids.size(0); ++b) {  // the logits of one sequence at a time
-        const at::Tensor p = at::log_softmax(decoder_.logits(full[b]).to(at::kFloat), 1);
-        const at::Tensor q = at::log_softmax(decoder_.logits(narrow[b]).to(at::kFloat), 1);
+    for (size_t i = 0; i < batches_.size(); ++i)
+      for (int64_t b = 0; b < batches_[i].size(0); ++b) {  // the logits of one sequence at a time
+        const at::Tensor p = full_prediction(i, b);
+        const at::Tensor q = at::log_softmax(decoder_.logits(narrow[i][b]).to(at::kFloat), 1);
         sum += (p.exp() * (p - q)).sum(at::kDouble).item<double>();
-        n += static_cast<double>(ids.size(1));
+        n += static_cast<double>(batches_[i].size(1));
       }
-    }
     return sum / n;
   });
 }
@@ -157,6 +215,10 @@ MeasuredPlan plan_widths(const OpenModel& model, const Profile* profile, const M
   const nn::Decoder decoder(arranged(model.checkpoint, order), calibration->compute);
   profile::ProfileOptions text = calibration->text;
   text.tokens = text.removal_tokens > 0 ? text.removal_tokens : 1024;
+  if (planning.search_seq > 0) {
+    text.batch = std::max<int64_t>(text.batch * text.seq / planning.search_seq, 1);
+    text.seq = planning.search_seq;
+  }
   const WidthMeter meter(decoder, calibration_batches(model, decoder, text, seed));
   plan::CostCurves curves = meter.curves(errors);
   plan::MeasureLoss measure;

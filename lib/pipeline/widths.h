@@ -1,6 +1,9 @@
 #pragma once
 
+#include <list>
+#include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "model/permutation.h"
@@ -22,13 +25,29 @@ class WidthMeter {
   /// eighth of its width.
   /// \param errors  of these orders, [spaces]
   plan::CostCurves curves(const std::vector<solve::PrefixErrors>& errors) const;
-  /// KL(full || sub-model) of the next token's distribution, mean over tokens, nats.
+  /// KL(full || sub-model) of the next token's distribution, mean over tokens, nats. Layers below the first
+  /// one whose widths differ from those of a recent call are not run again; the value is the same bits.
   double divergence(const Widths& widths) const;
 
  private:
+  /// Residual streams of a sub-model before every so many layers.
+  struct Pass {
+    Widths widths;
+    std::vector<std::vector<at::Tensor>> streams;  ///< [layers / stride()][batches]
+  };
+  int64_t stride() const;
+  /// What the recent passes have of one at these widths.
+  std::vector<std::vector<at::Tensor>> known_streams(const Widths& widths) const;
+  /// Hidden states after the output norm, by batch.
+  std::vector<at::Tensor> hidden(const Widths& widths) const;
+  /// log p of the full model for one sequence, float [T, V].
+  at::Tensor full_prediction(size_t batch, int64_t sequence) const;
+
   const nn::Decoder& decoder_;
   std::vector<at::Tensor> batches_;
-  mutable std::vector<at::Tensor> hidden_;  ///< of the full model, once a divergence was asked for
+  mutable std::vector<at::Tensor> full_hidden_;  ///< once a divergence was asked for
+  mutable std::map<std::pair<size_t, int64_t>, at::Tensor> full_predictions_;  ///< where they fit in memory
+  mutable std::list<Pass> passes_;                                             ///< the last used ones first
 };
 
 struct MeasuredPlan {

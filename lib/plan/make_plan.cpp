@@ -30,6 +30,8 @@ void check_options(const PlanOptions& options) {
     throw UsageError(fmt::format("min_width: expected 0 to 1, got {}", options.min_width));
   if (options.search_steps < 0)
     throw UsageError(fmt::format("search_steps: expected 0 or more, got {}", options.search_steps));
+  if (options.search_seq != 0 && options.search_seq < 2)
+    throw UsageError(fmt::format("search_seq: expected 0, or 2 or more, got {}", options.search_seq));
   if (options.depth && !goes_by_curves(options.method))
     throw UsageError(fmt::format("depth: the plan `{}` drops no layers", name_of(options.method)),
                      "plan `dp` or `dp+kl`");
@@ -183,6 +185,10 @@ std::string_view name_of(Method method) {
   for (const auto& [known, name] : kMethods)
     if (known == method) return name;
   fail("unknown plan {}", static_cast<int>(method));
+}
+
+bool goes_by_removal_loss(Method method) {
+  return method == Method::kAnchors || method == Method::kDpKl;
 }
 
 ElasticPlan make_plan(const ModelSpec& spec, const Profile* profile, const PlanOptions& options,

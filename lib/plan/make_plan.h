@@ -42,11 +42,16 @@ struct PlanOptions {
   bool depth = false;
   Metric metric = Metric::kTaylor;  ///< whose scores `zscore` goes by, and `dp` unless there are curves
   int64_t search_steps = 100;       ///< moves that `dp+kl` measures, at all levels together
+  /// Tokens per sequence of the text that `dp` and `dp+kl` measure on; 0: as many as the calibration text's.
+  /// Of as much text, more and shorter sequences are from more places.
+  int64_t search_seq = 0;
 };
 
 /// \throws UsageError listing the known methods
 Method method_named(std::string_view name);
 std::string_view name_of(Method method);
+/// Whether plans of this method differ with the profile's removal_loss.
+bool goes_by_removal_loss(Method method);
 /// "0.9,0.7,0.5", "0.2:1.0:0.1" (low:high:step) or both mixed; in rising order. The full model (1) is always
 /// among them.
 /// \throws UsageError

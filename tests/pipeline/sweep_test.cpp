@@ -12,6 +12,7 @@
 #include "eval/evaluate.h"
 #include "pipeline/run.h"
 #include "pipeline/steps.h"
+#include "pipeline/sweep_report.h"
 #include "support/errors.h"
 #include "support/shared_data.h"
 #include "support/temporary_directory.h"
@@ -222,6 +223,20 @@ TEST_SUITE("pipeline") {
     const auto first = kept(tiny.path("out"));
     CHECK(sweep(config, false) == report);
     CHECK((kept(tiny.path("out")) == first));
+  }
+
+  TEST_CASE("sweep: what a row gives does not depend on the rows beside it") {
+    const TinySweep tiny;
+    const std::string searched = "{name: searched, reorder.metric: gram, reorder.plan: dp+kl}";
+    const std::string anchored = "{name: anchored, reorder.plan: anchors}";
+    const auto alone = sweep(tiny.config("alone", "{seed: 0}\nrows: [" + searched + "]"), false);
+    const auto beside =
+        sweep(tiny.config("beside", "{seed: 0}\nrows: [" + anchored + ", " + searched + "]"), false);
+    CHECK(alone.at("points")[0].at("levels") == beside.at("points")[1].at("levels"));
+    const Checkpoint model = open_model(tiny.path("model"), {}).checkpoint;
+    const fs::path profile = fs::directory_iterator(tiny.path("alone/.profiles"))->path();
+    CHECK(load_profile(profile, model.spec()).removal_loss.size() ==
+          static_cast<size_t>(model.spec().n_layers));
   }
 
   TEST_CASE("sweep: tasks need a tokenizer, and are for sweeps") {

@@ -89,6 +89,23 @@ TEST_SUITE("pipeline") {
     }
   }
 
+  TEST_CASE("widths: a divergence has the same bits, whatever was measured before it") {
+    const ModelSpec spec = make_tiny_spec("llama", {.n_layers = 11});
+    const Checkpoint checkpoint = tiny_checkpoint(spec);
+    const nn::Decoder decoder(checkpoint, {});
+    const std::vector<at::Tensor> batches{random_ids(3, 16, spec.n_vocab), random_ids(2, 16, spec.n_vocab)};
+    const WidthMeter meter(decoder, batches);
+    Widths widths = full_widths(spec);
+    for (const int64_t layer : {5, 10, 0, 7, 7, 2, 9, 1, 10, 4, 6, 3, 8}) {
+      CAPTURE(layer);
+      const Widths before = widths;
+      widths[spec.mlp_space(layer)] -= 8;
+      const double divergence = meter.divergence(widths);
+      CHECK(divergence == WidthMeter(decoder, batches).divergence(widths));
+      if (layer % 3 == 1) widths = before;
+    }
+  }
+
   TEST_CASE("widths: a search on divergences ends no higher than uniform widths on the text it measured") {
     const Subject subject;
     const OpenModel model{subject.checkpoint, std::nullopt, std::nullopt};
@@ -114,6 +131,38 @@ TEST_SUITE("pipeline") {
     }
     CHECK(sum_searched <= sum_uniform + 1e-9);
     check(plan_by(plan::Method::kDp), subject.spec);
+  }
+
+  TEST_CASE("widths: a search measures on sequences of the length that is asked for, of as much text") {
+    const Subject subject;
+    const OpenModel model{subject.checkpoint, std::nullopt, std::nullopt};
+    Calibration calibration;
+    calibration.text.data = {"self"};
+    calibration.text.seq = 16;
+    calibration.text.batch = 4;
+    calibration.text.removal_tokens = 64;
+    profile::ProfileOptions text = calibration.text;
+    text.tokens = text.removal_tokens;
+    text.seq = 8;
+    text.batch = 8;
+    const auto batches = calibration_batches(model, subject.decoder, text, 0);
+    REQUIRE(batches.size() == 1);
+    CHECK(batches[0].sizes() == at::IntArrayRef{8, 8});
+    ReorderSection options = with(plan::Method::kDpKl);
+    const auto plan = [&] {
+      return plan_widths(model, &subject.measured.profile, subject.measured.moments,
+                         identity_permutation(subject.spec), options, 0, &calibration)
+          .plan;
+    };
+    const auto measured_on_short = [&](const ElasticPlan& searched) {
+      const double loss = WidthMeter(subject.decoder, batches).divergence(searched.levels[0].widths);
+      return searched.notes.at(0).find(fmt::format("measured loss {:.4g},", loss)) != std::string::npos;
+    };
+    CHECK_FALSE(measured_on_short(plan()));
+    options.plan.search_seq = 8;
+    CHECK(measured_on_short(plan()));
+    options.plan.search_seq = 1;
+    CHECK(message_of([&] { plan(); }) == "search_seq: expected 0, or 2 or more, got 1");
   }
 
   TEST_CASE("widths: what a method goes by and is not there is said with a way out") {
