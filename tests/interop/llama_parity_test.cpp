@@ -108,7 +108,7 @@ TEST_SUITE("interop") {
     const auto ids =
         make_tokenizer(*source.vocabulary)
             ->encode("Mr. Speaker, the state of our Union is strong, and its people are working.");
-    // An order that leaves something to compare: rounding alone moves the logits of a level in disarray.
+    // An order that leaves something to compare: the logits of a level in disarray differ by processor.
     profile::ProfileOptions profiling;
     profiling.data = {"self"};
     profiling.tokens = 512;
