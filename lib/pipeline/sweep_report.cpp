@@ -37,8 +37,29 @@ std::string csv_cell(const std::string& text) {
   return quoted + "\"";
 }
 
+/// What a level of some true ratio costs over the full model.
+struct Cost {
+  double ratio, excess;
+};
+
+/// What a row would cost at `ratio`, from what its levels cost: between two levels along a line for the
+/// logarithm, beyond the narrowest along the last such line, above the widest in proportion to what is left
+/// out. Rows reach a nominal level to a grid step, and a hundredth of the weights can be a tenth of the
+/// excess.
+/// \param levels  rising ratios below 1, at least one
+double excess_at(const std::vector<Cost>& levels, double ratio) {
+  const Cost& widest = levels.back();
+  if (ratio >= widest.ratio || levels.size() == 1) return widest.excess * (1 - ratio) / (1 - widest.ratio);
+  size_t upper = 1;
+  while (levels[upper].ratio < ratio) ++upper;
+  const Cost &below = levels[upper - 1], &above = levels[upper];
+  const double part = above.ratio > below.ratio ? (ratio - below.ratio) / (above.ratio - below.ratio) : 1;
+  if (below.excess > 0 && above.excess > 0) return below.excess * std::pow(above.excess / below.excess, part);
+  return below.excess + part * (above.excess - below.excess);
+}
+
 /// Rows against the first of them: excess nats per token over the full model, mean over the grid with the
-/// standard deviation where it has several points, and as a share of the first row's.
+/// standard deviation where it has several points, and as a share of the first row's at the same true ratio.
 std::string row_table(const ordered_json& report) {
   const ordered_json& full_tasks = report.at("tasks");
   const auto mean = [](const std::vector<double>& values) {
@@ -58,16 +79,18 @@ std::string row_table(const ordered_json& report) {
   };
   using Seeds = std::vector<double>;
   std::vector<std::string> names;
-  std::map<std::string, std::vector<Seeds>> excess, accuracy;  // [levels], without the full model's
+  std::map<std::string, std::vector<Seeds>> excess, accuracy, ratio;  // [levels], without the full model's
   for (const auto& point : report.at("points")) {
     const std::string name = point.at("options").at(kRows);
     if (excess.count(name) == 0) names.push_back(name);
     const size_t n_levels = point.at("levels").size() - 1;
     excess[name].resize(n_levels);
     accuracy[name].resize(n_levels);
+    ratio[name].resize(n_levels);
     for (size_t i = 0; i < n_levels; ++i) {
       const ordered_json& level = point.at("levels")[i];
       excess[name][i].push_back(number_of(level.at("excess_nll")));
+      ratio[name][i].push_back(level.at("true_ratio").get<double>());
       if (!full_tasks.empty()) accuracy[name][i].push_back(mean_accuracy(level.at("tasks")));
     }
   }
@@ -87,21 +110,28 @@ std::string row_table(const ordered_json& report) {
       for (size_t i = 0; i < n_levels; ++i) {
         const Seeds& seeds = values.at(name)[i];
         text += fmt::format("  {:>5.3f}{}{}", mean(seeds),
-                            several ? fmt::format(" ±{:.3f}", deviation(seeds)) : "", tail(seeds, i));
+                            several ? fmt::format(" ±{:.3f}", deviation(seeds)) : "", tail(name, i));
       }
     }
     return text + "\n";
   };
-  std::string text = fmt::format("\nexcess nats per token{}, share of {}'s\n", spread, names[0]);
-  text += table(excess, 11, [&](const Seeds& seeds, size_t i) {
-    return fmt::format(" {:>5.2f}", mean(seeds) / mean(excess.at(names[0])[i]));
+  const auto mean_cost = [&](const std::string& name, size_t i) {
+    return Cost{mean(ratio.at(name)[i]), mean(excess.at(name)[i])};
+  };
+  std::vector<Cost> first;
+  for (size_t i = 0; i < n_levels; ++i) first.push_back(mean_cost(names[0], i));
+  std::string text =
+      fmt::format("\nexcess nats per token{}, share of {}'s at the same true ratio\n", spread, names[0]);
+  text += table(excess, 11, [&](const std::string& name, size_t i) {
+    const Cost cost = mean_cost(name, i);
+    return fmt::format(" {:>5.2f}", cost.excess / excess_at(first, cost.ratio));
   });
   if (full_tasks.empty()) return text;
   std::vector<std::string> tasks;
   for (const auto& [name, task] : full_tasks.items()) tasks.push_back(name);
   text += fmt::format("\naccuracy per character{}, mean of {}; full model: {:.3f}\n", spread,
                       fmt::join(tasks, ", "), mean_accuracy(full_tasks));
-  return text + table(accuracy, 5, [](const Seeds&, size_t) { return ""; });
+  return text + table(accuracy, 5, [](const std::string&, size_t) { return ""; });
 }
 
 std::string short_number(double value) {
