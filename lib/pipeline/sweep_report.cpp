@@ -44,8 +44,8 @@ struct Cost {
 
 /// What a row would cost at `ratio`, from what its levels cost: between two levels along a line for the
 /// logarithm, beyond the narrowest along the last such line, above the widest (or with one level alone) in
-/// proportion to what is left out. Rows reach a nominal level to a grid step, and a hundredth of the weights can be a tenth of the
-/// excess.
+/// proportion to what is left out. Rows reach a nominal level to a grid step, and a hundredth of the weights
+/// can be a tenth of the excess.
 /// \param levels  rising ratios below 1, at least one
 double excess_at(const std::vector<Cost>& levels, double ratio) {
   const Cost& widest = levels.back();
