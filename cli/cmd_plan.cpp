@@ -75,7 +75,7 @@ void add_plan(CLI::App& app, const Globals& globals, Action& action) {
   args->text.tokens = 1024;
   auto* text = command->add_option_group(
       "text", "what `dp` (with second moments in the profile) and `dp+kl` measure losses on");
-  add_profile_options(*text, args->text, false);
+  add_text_options(*text, args->text);
   command->add_flag("--explain", args->explain, "say which layers stay wide at which level, and why");
   command->add_option("--plot", args->plot,
                       "SVG file to draw the widths into: heat maps of levels by layers");
@@ -88,6 +88,8 @@ void add_plan(CLI::App& app, const Globals& globals, Action& action) {
       "         elastify plan model --profile profile.h5 --metric gram --plan dp+kl --data text.txt -o "
       "plan.json");
   command->callback([args, &globals, &action] {
+    if (args->text.tokens == 0)
+      throw CLI::ValidationError("--tokens", "say how many: every plan is measured on all of them");
     args->text.seed = globals.seed;
     action = [args, &globals] { return run_plan(globals, *args); };
   });

@@ -16,7 +16,8 @@ void add_reorder(CLI::App& app, const Globals& globals, Action& action) {
   add_plan_options(*command, args->options.plan);
   auto* widths =
       command->add_option("--widths", args->widths, "plan.json of `elastify plan`, instead of a new plan");
-  for (const char* planning : {"--plan", "--levels", "--budget"})
+  for (const char* planning : {"--plan", "--levels", "--budget", "--grid", "--min-width", "--depth",
+                               "--search-seq", "--search-steps", "--anchor-share"})
     widths->excludes(command->get_option(planning));
   add_repair_options(*command, args->compensation, args->options.repair);
   command

@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "cli/options.h"
 
 namespace elastify::cli {
 
@@ -13,8 +14,10 @@ void add_run(CLI::App& app, const Globals& globals, Action& action) {
   command->add_flag("--resume", args->resume,
                     "go on after what is up to date (always done; --force starts over)");
   command->footer("Example: elastify run configs/smollm2_135m/quickstart.yaml --set profile.tokens=2048");
-  command->callback(
-      [args, &globals, &action] { action = [args, &globals] { return run_run(globals, *args); }; });
+  command->callback([command, args, &globals, &action] {
+    add_overrides(*command, args->overrides);
+    action = [args, &globals] { return run_run(globals, *args); };
+  });
 }
 
 }  // namespace elastify::cli

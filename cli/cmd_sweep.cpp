@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "cli/options.h"
 
 namespace elastify::cli {
 
@@ -18,8 +19,10 @@ void add_sweep(CLI::App& app, const Globals& globals, Action& action) {
   command->footer(
       "Example: elastify sweep configs/stories3m/metrics_sweep.yaml --set 'grid.seed=[0, 1]'\n"
       "Writes sweep.csv, sweep.json and sweep.svg into the file's output directory.");
-  command->callback(
-      [args, &globals, &action] { action = [args, &globals] { return run_sweep(globals, *args); }; });
+  command->callback([command, args, &globals, &action] {
+    add_overrides(*command, args->overrides);
+    action = [args, &globals] { return run_sweep(globals, *args); };
+  });
 }
 
 }  // namespace elastify::cli

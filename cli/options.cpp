@@ -28,9 +28,22 @@ void add_metric_option(CLI::App& command, Metric& metric, const std::string& pur
       fmt::format("{}: {} [taylor]", purpose, metric_names()));
 }
 
-void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bool with_metrics) {
+void add_text_options(CLI::App& command, profile::ProfileOptions& options) {
   command.add_option("--data", options.data,
                      "calibration text: .txt, .jsonl files, or self (sampled from the model)");
+  command.add_option("--tokens", options.tokens, "calibration tokens; 0: all of the data")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command.add_option("--seq", options.seq, "tokens per sequence")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--batch", options.batch, "sequences per forward pass")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bool with_metrics) {
+  add_text_options(command, options);
   if (with_metrics)
     command
         .add_option_function<std::vector<std::string>>(
@@ -41,18 +54,11 @@ void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bo
             },
             fmt::format("importances to measure: {} [taylor]", metric_names()))
         ->delimiter(',');
-  command.add_option("--tokens", options.tokens, "calibration tokens; 0: all of the data")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command.add_option("--seq", options.seq, "tokens per sequence")
-      ->check(CLI::Range(2, 1 << 20))
-      ->capture_default_str();
-  command.add_option("--batch", options.batch, "sequences per forward pass")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
   command
       .add_option("--removal-tokens", options.removal_tokens,
-                  "tokens for the layer-removal loss; 0: not measured")
+                  with_metrics ? "tokens for the layer-removal loss; 0: not measured"
+                               : "tokens for the layer-removal loss, and for what `dp` and `dp+kl` measure; "
+                                 "0: not measured")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
 }
@@ -113,6 +119,12 @@ void add_plan_options(CLI::App& command, plan::PlanOptions& options) {
   command.add_option("--anchor-share", options.anchor_share, "layers that `anchors` keeps at full width")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
+}
+
+void add_overrides(const CLI::App& command, std::vector<std::string>& overrides) {
+  for (const char* key : {"device", "dtype", "seed", "threads", "tokenizer"})
+    if (const CLI::Option* option = command.get_option(fmt::format("--{}", key)); option->count() > 0)
+      overrides.push_back(fmt::format("{}={}", key, option->results().back()));
 }
 
 }  // namespace elastify::cli

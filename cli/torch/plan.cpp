@@ -12,7 +12,7 @@ Report run_measured_plan(const Globals& globals, const PlanCommand& command) {
   if (command.profile.empty())
     throw UsageError("neither a profile nor second moments to go by",
                      "--profile of an `elastify profile` with --second-moments");
-  const Profile profile = load_profile(command.profile, spec);
+  const Profile profile = pipeline::load_profile_of(model, command.profile);
   const MomentSource moments = pipeline::moments_of(command.profile, spec);
   pipeline::ReorderSection options;
   options.metric = command.options.metric;

@@ -11,6 +11,8 @@ namespace elastify::cli {
 
 Report run_reorder(const Globals& globals, const ReorderCommand& command) {
   require_absent(command.output, globals.force);
+  pipeline::ReorderSection options = command.options;
+  options.repair.compensation = recover::compensation_named(command.compensation);
   nn::set_threads(globals.threads);
   const pipeline::OpenModel model = pipeline::open_model(command.model, globals.tokenizer);
   const ModelSpec& spec = model.checkpoint.spec();
@@ -19,14 +21,15 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
   if (!command.widths.empty()) given = load_plan(command.widths, spec);
   MomentSource moments;
   if (!command.profile.empty()) {
-    profile = load_profile(command.profile, spec);
+    profile = pipeline::load_profile_of(model, command.profile);
     moments = pipeline::moments_of(command.profile, spec);
   } else if (!command.profiling.data.empty()) {
     nn::warn_if_blas_is_slow();
     profile::ProfileOptions profiling = command.profiling;
     profiling.metrics = {command.options.metric};
     if (!plan::goes_by_removal_loss(command.options.plan.method)) profiling.removal_tokens = 0;
-    profiling.second_moments |= pipeline::measures_losses(command.options.plan.method);
+    profiling.second_moments |= pipeline::measures_losses(command.options.plan.method) ||
+                                command.options.plan.method == plan::Method::kShortGpt;
     pipeline::Measured measured = pipeline::measure_profile(model, globals.compute, profiling);
     profile = std::move(measured.profile);
     moments = std::move(measured.moments);
@@ -34,8 +37,6 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
     throw UsageError("neither a profile nor calibration text",
                      "--data FILE... (or self), or --profile of an earlier `elastify profile`");
   }
-  pipeline::ReorderSection options = command.options;
-  options.repair.compensation = recover::compensation_named(command.compensation);
   const pipeline::Calibration calibration{command.profiling, globals.compute, {}};
   const ElasticPlan plan =
       pipeline::write_reordered(model, profile ? &*profile : nullptr, moments, options, globals.seed,

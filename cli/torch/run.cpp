@@ -6,7 +6,7 @@ namespace elastify::cli {
 
 Report run_run(const Globals& globals, const RunCommand& command) {
   pipeline::RunConfig config = pipeline::load_config(command.config, command.overrides);
-  nn::set_threads(globals.threads > 0 ? globals.threads : static_cast<int>(config.threads));
+  nn::set_threads(static_cast<int>(config.threads));
   nn::warn_if_blas_is_slow();
   Report report;
   report.json = pipeline::run(config, globals.force);

@@ -7,7 +7,7 @@ namespace elastify::cli {
 
 Report run_sweep(const Globals& globals, const SweepCommand& command) {
   const pipeline::SweepConfig config = pipeline::load_sweep(command.config, command.overrides);
-  nn::set_threads(globals.threads > 0 ? globals.threads : static_cast<int>(config.base.threads));
+  nn::set_threads(static_cast<int>(config.base.threads));
   nn::warn_if_blas_is_slow();
   Report report;
   report.json = pipeline::sweep(config, globals.force);

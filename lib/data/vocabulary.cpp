@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "data/byte_level_bpe.h"
 #include "data/sentencepiece_model.h"
 #include "data/utf8.h"
@@ -171,6 +172,32 @@ std::string token_text(const Vocabulary& vocabulary, int64_t id) {
   }
   if (vocabulary.kind == TokenizerKind::kByteLevelBpe) return from_byte_notation(token);
   return replace_all(token, kSpaceSign, " ");
+}
+
+std::string digest(const Vocabulary& vocabulary) {
+  Sha256 sum;
+  const auto add = [&](std::string_view text) {
+    sum.update(fmt::format("{}:", text.size()));
+    sum.update(text);
+  };
+  const auto add_list = [&](const auto& list, auto&& text_of) {
+    sum.update(fmt::format("{} of them:", list.size()));
+    for (const auto& item : list) add(text_of(item));
+  };
+  const auto same = [](const std::string& text) -> const std::string& { return text; };
+  add_list(vocabulary.tokens, same);
+  add_list(vocabulary.merges, same);
+  add_list(vocabulary.scores, [](float score) { return fmt::format("{}", score); });
+  add_list(vocabulary.types, [](TokenType type) { return fmt::format("{}", static_cast<int32_t>(type)); });
+  for (const auto& id : {vocabulary.bos, vocabulary.eos, vocabulary.unknown, vocabulary.padding})
+    add(id ? fmt::format("{}", *id) : "");
+  for (const bool flag : {vocabulary.ignore_merges, vocabulary.nfc, vocabulary.add_bos, vocabulary.add_eos,
+                          vocabulary.add_space_prefix})
+    add(flag ? "1" : "0");
+  add(fmt::format("{}", static_cast<int>(vocabulary.kind)));
+  for (const std::string& text : {vocabulary.pre, vocabulary.chat_template, vocabulary.sentencepiece_model})
+    add(text);
+  return sum.finish();
 }
 
 void pad_vocabulary(Vocabulary& vocabulary, int64_t n_tokens) {

@@ -43,6 +43,9 @@ struct Vocabulary {
 /// \throws Error  if `id` is not in the vocabulary
 std::string token_text(const Vocabulary& vocabulary, int64_t id);
 
+/// SHA-256 of everything in it.
+std::string digest(const Vocabulary& vocabulary);
+
 /// Appends unused tokens "[PAD<id>]" until there are `n_tokens`: GGUF wants one token per embedding row, and
 /// embeddings are often rounded up.
 /// \throws Error  if there are more tokens than that already

@@ -132,6 +132,8 @@ void save_profile(const Profile& profile, const ModelSpec& spec, const fs::path&
   file.attribute("format", std::string_view(kFormat));
   file.attribute("version", kVersion);
   file.attribute("spec_hash", std::string_view(profile.spec_hash));
+  if (!profile.permutation_digest.empty())
+    file.attribute("permutation_digest", std::string_view(profile.permutation_digest));
   file.attribute("corpus", std::string_view(profile.corpus));
   file.attribute("corpus_digest", std::string_view(profile.corpus_digest));
   file.attribute("tokens", profile.n_tokens);
@@ -166,6 +168,8 @@ Profile load_profile(const fs::path& path, const ModelSpec& spec) {
       fail("version {} of the format is not supported; supported is {}", version, kVersion);
     Profile profile;
     profile.spec_hash = file.string_attribute("spec_hash");
+    if (file.has_attribute("permutation_digest"))
+      profile.permutation_digest = file.string_attribute("permutation_digest");
     profile.corpus = file.string_attribute("corpus");
     profile.corpus_digest = file.string_attribute("corpus_digest");
     profile.n_tokens = file.integer_attribute("tokens");

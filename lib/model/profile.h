@@ -58,6 +58,7 @@ struct InputMeans {
 /// Measured importance of every unit, per metric, and of every layer.
 struct Profile {
   std::string spec_hash;
+  std::string permutation_digest;  ///< of the reordered model that was measured; empty: as it came
   std::map<Metric, std::vector<std::vector<float>>> importance;  ///< [spaces][n_units]; higher = keep
   /// Rise of the mean next-token loss when a layer is left out, nats per token, [n_layers]; empty if not
   /// measured.

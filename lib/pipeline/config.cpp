@@ -39,7 +39,7 @@ void fields(V& visit, ReorderSection& o) {
   visit("plan", o.plan.method);
   visit("levels", o.plan.levels);
   visit("grid", o.plan.grid, 1);
-  visit("anchor_share", o.plan.anchor_share);
+  visit.share("anchor_share", o.plan.anchor_share);
   visit("budget", o.plan.budget);
   visit.share("min_width", o.plan.min_width);
   visit("depth", o.plan.depth);
@@ -480,7 +480,7 @@ std::vector<YamlRow> read_rows(const std::string& file, const YAML::Node& root) 
 std::vector<YamlAxis> read_grid(const std::string& file, const YAML::Node& root) {
   const YAML::Node grid = root.IsMap() ? root["grid"] : YAML::Node(YAML::NodeType::Undefined);
   if (!grid.IsDefined() || grid.IsNull() || (grid.IsMap() && grid.size() == 0)) {
-    if (root.IsMap() && root["rows"].IsDefined()) return {};
+    if (root.IsMap() && root["rows"].IsDefined() && !root["rows"].IsNull()) return {};
     throw UsageError(fmt::format("{}: grid is missing", file),
                      "a sweep needs options to vary, as in `grid: {reorder.metric: [taylor, magnitude]}`");
   }
@@ -499,8 +499,9 @@ std::vector<YamlAxis> read_grid(const std::string& file, const YAML::Node& root)
       refuse(entry.first, "stands here twice");
     if (entry.second.IsMap())
       refuse(entry.first, "expected a list of values, got a section",
-             fmt::format("write the option's whole path: {}.{}: [...]", key,
-                         entry.second.begin()->first.Scalar()));
+             entry.second.size() == 0 ? ""
+                                      : fmt::format("write the option's whole path: {}.{}: [...]", key,
+                                                    entry.second.begin()->first.Scalar()));
     require_free(known, key, place_of(file, entry.first), "grid");
     YamlAxis axis{key, {}};
     if (entry.second.IsScalar()) axis.values.push_back(entry.second);
@@ -519,10 +520,11 @@ std::vector<YamlAxis> read_grid(const std::string& file, const YAML::Node& root)
 
 RunConfig load_config(const fs::path& file, const std::vector<std::string>& overrides) {
   const YAML::Node root = load_yaml(file, overrides);
-  if (const YAML::Node grid = root.IsMap() ? root["grid"] : YAML::Node(YAML::NodeType::Undefined);
-      grid.IsDefined())
-    throw UsageError(fmt::format("{}: grid: a run has no grid", place_of(file.string(), grid)),
-                     fmt::format("this is a sweep: `elastify sweep {}`", file.string()));
+  for (const char* key : {"grid", "rows"})
+    if (const YAML::Node varied = root.IsMap() ? root[key] : YAML::Node(YAML::NodeType::Undefined);
+        varied.IsDefined())
+      throw UsageError(fmt::format("{}: {}: a run has no {}", place_of(file.string(), varied), key, key),
+                       fmt::format("this is a sweep: `elastify sweep {}`", file.string()));
   RunConfig config = read_config(file.string(), root);
   if (!config.eval.tasks.empty())
     throw UsageError(fmt::format("{}: eval.tasks: a run is measured on text alone", file.string()),

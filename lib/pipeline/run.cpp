@@ -173,7 +173,9 @@ ordered_json run(const RunConfig& config, bool force) {
 
   const std::string profiled =
       step("profile", profile_file,
-           {source, to_json(config.profile), text_hash(config.profile.data), compute, config.seed}, [&] {
+           {source, to_json(config.profile), text_hash(config.profile.data), imatrix_hash(config.profile),
+            compute, config.seed},
+           [&] {
              const OpenModel model = open_source();
              profile::WorkOptions work;
              if (!config.max_ram.empty()) work.max_ram = parse_bytes(config.max_ram);
@@ -183,12 +185,13 @@ ordered_json run(const RunConfig& config, bool force) {
              write_profile(model, config.compute, config.profile, work, profile_file);
            });
   const std::string arranged =
-      step("reorder", reordered, {profiled, to_json(config.reorder), config.seed}, [&] {
-        const Profile profile = load_profile(profile_file, spec);
-        const Calibration calibration{config.profile, config.compute, config.max_ram};
-        write_reordered(open_source(), &profile, moments_of(profile_file, spec), config.reorder, config.seed,
-                        reordered, true, &calibration);
-      });
+      step("reorder", reordered,
+           {profiled, to_json(config.reorder), latencies_hash(config.reorder), config.seed}, [&] {
+             const Profile profile = load_profile(profile_file, spec);
+             const Calibration calibration{config.profile, config.compute, config.max_ram};
+             write_reordered(open_source(), &profile, moments_of(profile_file, spec), config.reorder,
+                             config.seed, reordered, true, &calibration);
+           });
   const std::string exported = step("export", artifact, {arranged, to_json(config.export_)}, [&] {
     exporter::ExportOptions options = config.export_;
     if (!config.max_ram.empty()) options.max_ram = parse_bytes(config.max_ram);

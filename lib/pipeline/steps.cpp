@@ -25,7 +25,10 @@ OpenModel open_model(const fs::path& path, const fs::path& tokenizer, std::optio
     return {Checkpoint::open(file), find_vocabulary(file, tokenizer), std::nullopt, std::move(files)};
   }
   OpenModel model{Checkpoint::open(path), find_vocabulary(path, tokenizer), std::nullopt};
-  if (reorder::is_reordered(path)) model.plan = load_plan(path / "plan.json", model.checkpoint.spec());
+  if (reorder::is_reordered(path)) {
+    model.plan = load_plan(path / "plan.json", model.checkpoint.spec());
+    model.permutation_digest = digest(load_permutation(path / "permutation.h5", model.checkpoint.spec()));
+  }
   if (level && *level < 1 && !model.plan)
     throw UsageError(
         fmt::format("{}: this model has no level {}: it was not reordered", path.string(), *level),
@@ -80,12 +83,25 @@ Measured measure_profile(const OpenModel& model, const nn::DecoderOptions& compu
   profile::Measured result =
       profile::profile_model(decoder, model.checkpoint, batches, options, work, work_directory, processes);
   measured.profile = std::move(result.profile);
+  measured.profile.permutation_digest = model.permutation_digest;
   measured.profile.corpus = fmt::format("{}", fmt::join(options.data, ", "));
   measured.moments = std::move(result.moments);
   measured.streamed = placement.streamed;
   measured.pass_seconds = result.pass_seconds;
   measured.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return measured;
+}
+
+Profile load_profile_of(const OpenModel& model, const fs::path& path) {
+  Profile profile = load_profile(path, model.checkpoint.spec());
+  if (profile.permutation_digest == model.permutation_digest) return profile;
+  const auto order = [](const std::string& digest) {
+    return digest.empty() ? "as they came" : fmt::format("reordered ({:.8})", digest);
+  };
+  throw UsageError(fmt::format("{}: was measured with the units {}, and those of {} are {}", path.string(),
+                               order(profile.permutation_digest), model.checkpoint.path().string(),
+                               order(model.permutation_digest)),
+                   "give the model that was profiled, or profile this one");
 }
 
 fs::path unfinished_path(const fs::path& output) {
@@ -174,12 +190,17 @@ std::string text_hash(const std::vector<std::string>& data) {
   return content_hash(files);
 }
 
+std::string imatrix_hash(const profile::ProfileOptions& options) {
+  return options.imatrix.empty() ? "" : sha256_file(options.imatrix);
+}
+
+std::string latencies_hash(const ReorderSection& options) {
+  return options.plan.budget.table.empty() ? "" : sha256_file(options.plan.budget.table);
+}
+
 nlohmann::ordered_json identity(const OpenModel& model) {
   return {{"model", content_hash(model.checkpoint.files())},
-          {"tokenizer", model.vocabulary
-                            ? sha256_hex(fmt::format("{}|{}", fmt::join(model.vocabulary->tokens, "\n"),
-                                                     fmt::join(model.vocabulary->merges, "\n")))
-                            : ""}};
+          {"tokenizer", model.vocabulary ? digest(*model.vocabulary) : ""}};
 }
 
 nlohmann::ordered_json compute_key(const RunConfig& config) {

@@ -25,6 +25,7 @@ struct OpenModel {
   std::optional<Vocabulary> vocabulary;
   std::optional<ElasticPlan> plan;  ///< of a reordered directory, or read out of an artifact
   std::shared_ptr<const PlainFiles> files = nullptr;  ///< of an artifact
+  std::string permutation_digest = {};                ///< of a reordered directory
 };
 
 /// Opens a model, a reordered directory, or one file of an artifact (its full model, or the level asked for).
@@ -53,6 +54,9 @@ Measured measure_profile(const OpenModel& model, const nn::DecoderOptions& compu
 Measured write_profile(const OpenModel& model, const nn::DecoderOptions& compute,
                        const profile::ProfileOptions& options, const profile::WorkOptions& work,
                        const fs::path& output, const Communicator& processes = {});
+/// A profile of this very model.
+/// \throws UsageError  if it is of the same model in another order of its units
+Profile load_profile_of(const OpenModel& model, const fs::path& path);
 /// Where write_profile() keeps unfinished work.
 fs::path unfinished_path(const fs::path& output);
 
@@ -84,6 +88,10 @@ double true_ratio(const fs::path& path, std::optional<double> level);
 std::string content_hash(const std::vector<fs::path>& files);
 /// Of text files; `self` stands for no file.
 std::string text_hash(const std::vector<std::string>& data);
+/// Of the importance matrix that scores are read off, and the table of latencies that a plan goes by; of
+/// nothing where there is none.
+std::string imatrix_hash(const profile::ProfileOptions& options);
+std::string latencies_hash(const ReorderSection& options);
 /// Weights, configuration and vocabulary.
 nlohmann::ordered_json identity(const OpenModel& model);
 /// Device, compute type and threads.

@@ -46,7 +46,8 @@ std::vector<ProfileGroup> group_by_profile(const SweepConfig& config, const orde
     for (const char* varied : {"metrics", "second_moments"}) options.erase(varied);  // what is kept may grow
     std::string& text = texts[point.profile.data];
     if (text.empty()) text = text_hash(point.profile.data);
-    const ordered_json inputs{source, options, point.seed, text, compute_key(point)};
+    const ordered_json inputs{
+        source, options, point.seed, text, imatrix_hash(point.profile), compute_key(point)};
     const std::string key = sha256_hex(ordered_json{{"version", kVersion}, {"inputs", inputs}}.dump());
     auto group =
         std::find_if(groups.begin(), groups.end(), [&](const auto& known) { return known.key == key; });
@@ -308,8 +309,10 @@ void evaluate(const OpenModel& model, const RunConfig& config, const std::vector
 }
 
 /// The point's plan. One that is measured is kept by all that it depends on.
-ElasticPlan plan_point(const OpenModel& model, const Profile& profile, const MomentSource& moments,
-                       const Permutation& order, const RunConfig& point, const fs::path& kept) {
+/// \param source  the model's identity()
+ElasticPlan plan_point(const OpenModel& model, const ordered_json& source, const Profile& profile,
+                       const MomentSource& moments, const Permutation& order, const RunConfig& point,
+                       const fs::path& kept) {
   const Calibration calibration{point.profile, point.compute, point.max_ram};
   const auto make = [&] {
     return plan_widths(model, &profile, moments, order, point.reorder, point.seed, &calibration).plan;
@@ -320,8 +323,10 @@ ElasticPlan plan_point(const OpenModel& model, const Profile& profile, const Mom
                             "whole_stream", "weigh_tokens"})
     options.erase(later);
   const ordered_json content{{"version", kVersion},
+                             {"model", source},
                              {"order", digest(order)},
                              {"options", options},
+                             {"latencies", latencies_hash(point.reorder)},
                              {"text", text_hash(point.profile.data)},
                              {"profile", to_json(point.profile)},
                              {"corpus", profile.corpus_digest},
@@ -424,7 +429,7 @@ ordered_json sweep(const SweepConfig& config, bool force) {
       Candidate& candidate = candidates[i];
       with_context(candidate.name, [&] {
         Permutation order = rank(model.checkpoint, &profile, moments, point.reorder, point.seed);
-        candidate.plan = plan_point(model, profile, moments, order, point, kept);
+        candidate.plan = plan_point(model, source, profile, moments, order, point, kept);
         candidate.order = digest(order);
         candidate.config = &point;
         orders.emplace(candidate.order, std::move(order));

@@ -46,10 +46,11 @@ struct Cost {
 /// logarithm, beyond the narrowest along the last such line, above the widest (or with one level alone) in
 /// proportion to what is left out. Rows reach a nominal level to a grid step, and a hundredth of the weights
 /// can be a tenth of the excess.
-/// \param levels  rising ratios below 1, at least one
+/// \param levels  rising ratios, at least one
 double excess_at(const std::vector<Cost>& levels, double ratio) {
   const Cost& widest = levels.back();
-  if (ratio >= widest.ratio || levels.size() == 1) return widest.excess * (1 - ratio) / (1 - widest.ratio);
+  if (ratio >= widest.ratio || levels.size() == 1)
+    return widest.ratio < 1 ? widest.excess * (1 - ratio) / (1 - widest.ratio) : 0;
   size_t upper = 1;
   while (levels[upper].ratio < ratio) ++upper;
   const Cost &below = levels[upper - 1], &above = levels[upper];
@@ -124,7 +125,8 @@ std::string row_table(const ordered_json& report) {
       fmt::format("\nexcess nats per token{}, share of {}'s at the same true ratio\n", spread, names[0]);
   text += table(excess, 11, [&](const std::string& name, size_t i) {
     const Cost cost = mean_cost(name, i);
-    return fmt::format(" {:>5.2f}", cost.excess / excess_at(first, cost.ratio));
+    const double reference = excess_at(first, cost.ratio);
+    return reference > 0 ? fmt::format(" {:>5.2f}", cost.excess / reference) : fmt::format(" {:>5}", "-");
   });
   if (full_tasks.empty()) return text;
   std::vector<std::string> tasks;

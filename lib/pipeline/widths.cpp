@@ -28,7 +28,8 @@ struct Narrowed {
   double rise = 0;  ///< nats per token
 };
 
-/// Half of every space, and an eighth: far down, losses rise faster than errors of the output.
+/// Half of every space, and an eighth: far down, losses rise faster than errors of the output. Of an
+/// attention of one KV group, none, where it may go at all.
 std::vector<Narrowed> widths_to_measure(const ModelSpec& spec) {
   std::vector<Narrowed> widths;
   for (size_t s = 0; s < spec.spaces.size(); ++s) {
@@ -36,6 +37,7 @@ std::vector<Narrowed> widths_to_measure(const ModelSpec& spec) {
     const int64_t eighth = std::max<int64_t>(n / 8, 1);
     if (half < n) widths.push_back({s, half});
     if (eighth < half) widths.push_back({s, eighth});
+    if (n == 1 && spec.spaces[s].layer > 0) widths.push_back({s, 0});
   }
   return widths;
 }
@@ -49,7 +51,7 @@ std::vector<double> scaled(const solve::PrefixErrors& errors, const std::vector<
   for (const Narrowed& one : measured)
     if (const double unfitted = errors.unfitted.at(static_cast<size_t>(one.width)); unfitted > 0)
       factors.emplace_back(one.width, std::max(one.rise, kLeastRise) / unfitted);
-  if (factors.empty()) return cost;  // a space of one unit: its error is all there is to go by
+  if (factors.empty()) return cost;  // one unit that has to stay: there is nothing to choose
   for (size_t k = 0; k < cost.size(); ++k) {
     const auto width = static_cast<int64_t>(k);
     const auto& [wide, at_wide] = factors.front();
@@ -202,6 +204,9 @@ MeasuredPlan plan_widths(const OpenModel& model, const Profile* profile, const M
   plan::PlanOptions planning = options.plan;
   planning.metric = options.metric;
   const bool searches = planning.method == plan::Method::kDpKl;
+  if (planning.method == plan::Method::kDp && !moments && calibration != nullptr &&
+      !calibration->text.data.empty())
+    log::warn("plan `dp` goes by scores: the profile has no second moments to measure losses with");
   if (!measures_losses(planning.method) || (!moments && !searches))
     return {plan::make_plan(spec, profile, planning), std::nullopt};
   const std::string method(plan::name_of(planning.method));
@@ -219,6 +224,7 @@ MeasuredPlan plan_widths(const OpenModel& model, const Profile* profile, const M
     text.batch = std::max<int64_t>(text.batch * text.seq / planning.search_seq, 1);
     text.seq = planning.search_seq;
   }
+  text.tokens = std::max(text.tokens, text.seq);
   const WidthMeter meter(decoder, calibration_batches(model, decoder, text, seed));
   plan::CostCurves curves = meter.curves(errors);
   plan::MeasureLoss measure;

@@ -19,7 +19,8 @@ using Fields = JsonFields<Json>;
 constexpr double kTolerance = 1e-3;
 constexpr const char* kHint = "write it on the device with `llama-bench -m MODEL.gguf ... -o json`";
 /// What must not differ between rows: times under different settings do not compare.
-constexpr const char* kSettings[] = {"n_depth", "n_threads", "n_gpu_layers", "n_batch", "n_ubatch"};
+constexpr const char* kSettings[] = {"n_depth",  "n_threads",  "n_gpu_layers", "n_batch", "n_ubatch",
+                                     "backends", "flash_attn", "type_k",       "type_v"};
 
 struct Row {
   int64_t n_params = 0;
@@ -27,16 +28,20 @@ struct Row {
 };
 
 /// \param settings  of the first row, filled by it
-std::optional<Row> read_row(const Json& json, LatencyPhase phase, std::map<std::string, int64_t>& settings) {
+std::optional<Row> read_row(const Json& json, LatencyPhase phase,
+                            std::map<std::string, std::string>& settings) {
   const Fields fields(json);
   const int64_t n_prompt = fields.require_integer("n_prompt"), n_gen = fields.require_integer("n_gen");
   const bool prompt = phase == LatencyPhase::kPrompt;
   const int64_t n_tokens = prompt ? n_prompt : n_gen, n_other = prompt ? n_gen : n_prompt;
   if (n_tokens <= 0 || n_other != 0) return std::nullopt;
 
-  std::map<std::string, int64_t> here{{prompt ? "n_prompt" : "n_gen", n_tokens}};
+  std::map<std::string, std::string> here{{prompt ? "n_prompt" : "n_gen", fmt::format("{}", n_tokens)}};
   for (const char* key : kSettings)
-    if (const auto value = fields.integer(key)) here[key] = *value;
+    if (json.contains(key)) here[key] = json.at(key).dump();
+  // "llama 1B Q8_0": the size before the weights' type differs by level.
+  if (const auto type = fields.string("model_type"); type && !type->empty())
+    here["model_type"] = type->substr(type->find_last_of(' ') + 1);
   if (settings.empty()) settings = here;
   for (const auto& [key, value] : here)
     if (const auto other = settings.find(key); other != settings.end() && other->second != value)
@@ -67,7 +72,7 @@ LatencyTable::LatencyTable(const fs::path& path, LatencyPhase phase) {
     const Json json = parse_json<Json>(read_text(path));
     if (!json.is_array()) throw Error("expected a list of measurements", kHint);
     std::map<int64_t, std::vector<double>> measured;
-    std::map<std::string, int64_t> settings;
+    std::map<std::string, std::string> settings;
     for (size_t i = 0; i < json.size(); ++i)
       with_context(fmt::format("[{}]", i), [&] {
         if (const auto row = read_row(json[i], phase, settings)) measured[row->n_params].push_back(row->ns);

@@ -51,7 +51,11 @@ class Solver {
   }
 
   /// \throws Error if the lowest level is out of reach
-  void require_reachable() const { problem_.require_reachable(widths({0, least_groups_, 0}), half_step(0)); }
+  void require_reachable() const {
+    // A level as it is said has four digits.
+    const int64_t slack = std::max(half_step(0), problem_.scale.full() / 10000);
+    problem_.require_reachable(widths({0, least_groups_, 0}), slack);
+  }
 
   /// One choice per level, nested, of the least total cost.
   std::vector<Choice> solve() const {
@@ -116,7 +120,8 @@ class Solver {
       for (int64_t groups = least_groups_; groups <= spec_.n_kv_heads(); ++groups)
         row.push_back(attention_weight(a, groups));
       step_.push_back(sum_layers(a, [&](size_t layer, bool anchor) {
-        return anchor ? 0 : neuron_weight_[layer] * std::min(grid_, spec_.layer_d_ff[layer]);
+        // An MLP no wider than one step stays whole.
+        return anchor || spec_.layer_d_ff[layer] <= grid_ ? 0 : neuron_weight_[layer] * grid_;
       }));
       // Of the layers that carry the budget, and of the anchors.
       const int64_t all_units = attention_weight(0, spec_.n_kv_heads()) + mlp_weight(0, spec_.d_ff());

@@ -57,7 +57,6 @@ std::vector<std::vector<LayerRanks>> spread_ranks(const nn::Decoder& decoder,
   std::vector<std::vector<LayerRanks>> ranks(levels.size(),
                                              std::vector<LayerRanks>(static_cast<size_t>(n_layers)));
   std::vector<Offer> offers(levels.size());
-  const bool holds_out = options.ridge == 0 && batches.size() > 1;
   const Widths all = full_widths(decoder.spec());
   Progress progress("ranks of adapters", n_tokens * n_layers, "layer-tokens");
   std::vector<at::Tensor> streams;
@@ -70,9 +69,10 @@ std::vector<std::vector<LayerRanks>> spread_ranks(const nn::Decoder& decoder,
       const nn::LayerTrace trace = decoder.trace(l, streams[b]);
       for (const Site site : {Site::kAttnOut, Site::kFfnDown}) {
         const at::Tensor weight = decoder.projection(l, site, all);
+        if (weight.size(1) == 0) continue;  // a half that the model itself leaves out
         const at::Tensor inputs = rows_of(decoder.site_input(l, site, trace));
         const at::Tensor& after = site == Site::kAttnOut ? trace.middle : trace.output;
-        samples.try_emplace(site, weight.size(1), weight.size(0), holds_out)
+        samples.try_emplace(site, weight.size(1), weight.size(0), streams.size(), options)
             .first->second.add(b, inputs, at::mm(inputs, weight.t()), token_weights(after, options));
       }
       streams[b] = trace.output;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/progress.h"
 #include "nn/torch_error.h"
 #include "recover/adapter_ranks.h"
@@ -63,7 +64,7 @@ class LevelFit {
     const at::Tensor bias = decoder_.projection_bias(layer_, site);
     std::optional<Sample> sample;
     if (rank > 0 || has(options_.compensation, Compensation::kBakedBias))
-      sample.emplace(weight.size(1), weight.size(0), options_.ridge == 0 && stream.size() > 1);
+      sample.emplace(weight.size(1), weight.size(0), stream.size(), options_);
     std::vector<at::Tensor> kept;
     for (size_t b = 0; b < stream.size(); ++b) {
       const nn::LayerTrace trace = decoder_.trace(layer_, stream[b], inputs);
@@ -100,7 +101,7 @@ struct Adapters {
       : metrics(static_cast<size_t>(decoder.spec().n_layers)),
         ranks(levels.size(), std::vector<LayerRanks>(metrics.size(), {options.rank, options.rank})) {
     if (!has(options.compensation, Compensation::kAdapter) || !options.spread_ranks) return;
-    metrics = stream_metrics(decoder, batches);
+    metrics = stream_metrics(decoder, batches, options);
     ranks = spread_ranks(decoder, batches, levels, metrics, options);
   }
 };
@@ -185,6 +186,9 @@ std::vector<nn::LevelRepair> fit_levels(const nn::Decoder& decoder, const std::v
   for (nn::LevelRepair& level : repairs) level.layers.resize(static_cast<size_t>(decoder.spec().n_layers));
   if (options.compensation == Compensation::kNone || levels.empty()) return repairs;
   if (batches.empty()) fail("closed-form compensation needs calibration data");
+  if (options.compensation != Compensation::kNorm && decoder.dtype() != at::kFloat)
+    log::warn("repairs are fitted to a stream in {}, which rounds what a layer adds to it; f32 does not",
+              c10::toString(decoder.dtype()));
   return nn::with_torch_errors([&] {
     const c10::NoGradGuard no_gradients;
     if (options.compensation != Compensation::kNorm)

@@ -16,7 +16,8 @@ namespace elastify::recover {
 /// Sequential fits go from the first layer to the last, on inputs of the level itself. Output norms come
 /// last, see fit_output_norms(). No training. Levels fitted together share the full model's passes and are as
 /// if fitted one by one. Memory: the residual stream of every level and what goes into one projection, over
-/// all batches.
+/// all batches, and second moments of a projection's inputs, up to eight times k^2 in float64. Spread ranks:
+/// see stream_metrics(), too.
 /// \param decoder  the full model, units in order of importance
 /// \param batches  calibration token ids, int64 [B, T]
 /// \param levels   widths of each

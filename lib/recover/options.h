@@ -36,7 +36,7 @@ struct ClosedFormOptions {
   /// (docs/quality.md).
   bool spread_ranks = false;
   /// Pull towards the weights as they are, in units of the inputs' mean square; 0: of five sizes, for each
-  /// projection the one that errs least on every fifth batch, held out.
+  /// projection the one that errs least on every fifth batch, or of fewer the last, held out.
   double ridge = 0;
   /// Fit on inputs of the already narrowed and repaired layers below, not on the full model's. None: unless
   /// there are adapters without an output norm: such fits shrink the stream, and the norm would blow up what

@@ -6,13 +6,13 @@
 #include <utility>
 
 #include "base/progress.h"
+#include "recover/hold_out.h"
 
 namespace elastify::recover {
 namespace {
 
 constexpr int64_t kRows = 4096;  ///< predictions that are compared, at least
 constexpr int64_t kRowsPerWeight = 8;
-constexpr int64_t kHeldOut = 5;  ///< every fifth sequence
 constexpr int kEvaluations = 6;  ///< of the divergence per search; more gain next to nothing
 
 /// Token ids of some sequences, [B, T] each.
@@ -24,10 +24,12 @@ struct Split {
 
   explicit Split(const Batches& all, int64_t n_rows) {
     const at::Tensor ids = at::cat(all);
-    const int64_t n = std::clamp<int64_t>((n_rows + ids.size(1) - 1) / ids.size(1), 1, ids.size(0));
+    const auto least = static_cast<int64_t>(kHoldOutEvery);
+    const int64_t n = std::min(std::max((n_rows + ids.size(1) - 1) / ids.size(1), least), ids.size(0));
     std::vector<int64_t> most, rest;
     for (int64_t i = 0; i < n; ++i)
-      (i % kHeldOut == kHeldOut - 1 ? rest : most).push_back(i * ids.size(0) / n);
+      (is_held_out(static_cast<size_t>(i), static_cast<size_t>(n)) ? rest : most)
+          .push_back(i * ids.size(0) / n);
     const auto take = [&](const std::vector<int64_t>& which) {
       return ids.index_select(0, at::tensor(which, at::kLong)).split(all.front().size(0));
     };

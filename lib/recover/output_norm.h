@@ -11,8 +11,8 @@ namespace elastify::recover {
 /// Fits weights of the output norm to every level: of those that the norm could have, the ones with the least
 /// Kullback-Leibler divergence from the full model's predictions. A level errs in its stream, and the norm
 /// scales what is left to the size that the full model's has: the level is surer than it has reason to be.
-/// The divergence is convex in these weights. Every fifth sequence is held out; what does not help there is
-/// not kept.
+/// The divergence is convex in these weights. Every fifth sequence is held out (is_held_out()); what does not
+/// help there is not kept.
 /// \param decoder  the full model, units in order of importance
 /// \param batches  calibration token ids, int64 [B, T], of which a part is used
 /// \param levels   widths of each

@@ -4,16 +4,17 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <utility>
 
 #include "base/error.h"
+#include "recover/hold_out.h"
 
 namespace elastify::recover {
 namespace {
 
-constexpr size_t kHeldOut = 5;
 constexpr std::array<double, 5> kRidges{1e-3, 1e-2, 1e-1, 1, 10};
 
 at::Tensor zeros(at::IntArrayRef shape) {
@@ -33,6 +34,9 @@ class Regression {
         moments_(sums.xx / sums.n),
         cross_(sums.xy / sums.n),
         scale_(moments_.diagonal().mean().item<double>()) {
+    // A sum is finite only if all of it is. Not every LAPACK says so of a factorisation.
+    if (!std::isfinite(moments_.sum().item<double>()) || !std::isfinite(cross_.sum().item<double>()))
+      throw Error("what goes through this layer is not finite", "compute in f32, or in bf16 rather than f16");
     if (!has(options.compensation, Compensation::kBias)) return;
     moments_ = moments_ - at::outer(mean_x_, mean_x_);
     cross_ = cross_ - at::outer(mean_x_, mean_y_);
@@ -85,7 +89,9 @@ class Regression {
 
  private:
   at::Tensor regularised(double ridge) const {
-    return moments_ + ridge * scale_ * at::eye(moments_.size(0), moments_.options());
+    at::Tensor regular = moments_.clone();
+    regular.diagonal().add_(ridge * (scale_ > 0 ? scale_ : 1));  // inputs that are never used change nothing
+    return regular;
   }
   /// (S + ridge) delta = C - S W_S: the ridge pulls the change to nothing, not the weights.
   at::Tensor change(const at::Tensor& regular) const {
@@ -169,12 +175,15 @@ Sums Sums::leading(int64_t n_inputs) const {
   return part;
 }
 
-Sample::Sample(int64_t n_inputs, int64_t n_outputs, bool holds_out)
-    : fitted_(n_inputs, n_outputs), held_out_(n_inputs, n_outputs), holds_out_(holds_out) {}
+Sample::Sample(int64_t n_inputs, int64_t n_outputs, size_t n_batches, const ClosedFormOptions& options)
+    : fitted_(n_inputs, n_outputs),
+      held_out_(n_inputs, n_outputs),
+      n_batches_(n_batches),
+      holds_out_(options.ridge == 0) {}
 
 void Sample::add(size_t batch, const at::Tensor& inputs, const at::Tensor& targets,
                  const at::Tensor& weights) {
-  (holds_out_ && batch % kHeldOut == kHeldOut - 1 ? held_out_ : fitted_).add(inputs, targets, weights);
+  (holds_out_ && is_held_out(batch, n_batches_) ? held_out_ : fitted_).add(inputs, targets, weights);
 }
 
 Sums Sample::all() const {

@@ -31,10 +31,11 @@ at::Tensor rows_of(const at::Tensor& x);
 /// would decide the fit.
 at::Tensor token_weights(const at::Tensor& stream, const ClosedFormOptions& options);
 
-/// What a projection is fitted on: every fifth batch apart, to choose the ridge by.
+/// What a projection is fitted on: some batches apart (is_held_out()), to choose the ridge by.
 class Sample {
  public:
-  Sample(int64_t n_inputs, int64_t n_outputs, bool holds_out);
+  /// \param n_batches  that will be added
+  Sample(int64_t n_inputs, int64_t n_outputs, size_t n_batches, const ClosedFormOptions& options);
   void add(size_t batch, const at::Tensor& inputs, const at::Tensor& targets, const at::Tensor& weights);
 
   /// Weights, adapter, bias as the options ask for.
@@ -55,6 +56,7 @@ class Sample {
                const at::Tensor& root) const;
 
   Sums fitted_, held_out_;
+  size_t n_batches_;
   bool holds_out_;
 };
 

@@ -3,9 +3,11 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/error.h"
 #include "base/progress.h"
+#include "recover/regression.h"
 
 namespace elastify::recover {
 namespace {
@@ -24,10 +26,10 @@ std::vector<at::Tensor> some_sequences(const std::vector<at::Tensor>& batches, i
   return sequences;
 }
 
-/// Gradients times the root mean square of their stream, [tokens, D].
-at::Tensor scaled(const at::Tensor& gradient, const at::Tensor& stream) {
-  const auto rows = [](const at::Tensor& x) { return x.reshape({-1, x.size(-1)}).to(at::kFloat); };
-  return rows(gradient) * rows(stream).square().mean(1, true).sqrt();
+/// Gradients [tokens, D] by errors that count as token_weights() says: where a token's count less the larger
+/// its stream is, times that size.
+at::Tensor scaled(const at::Tensor& gradient, const at::Tensor& stream, const ClosedFormOptions& options) {
+  return rows_of(gradient).to(at::kFloat) * token_weights(stream, options).rsqrt();
 }
 
 /// E[g g^T]. All later tokens look at the first one, and its gradient may be larger than any other's by
@@ -44,13 +46,15 @@ at::Tensor root_of(at::Tensor moments) {
   const double size = std::max(moments.diagonal().mean().item<double>(), 1e-30);
   moments = moments + kDamping * size * at::eye(moments.size(0), moments.options());
   const auto [root, failed] = at::linalg_cholesky_ex(moments);
-  if (failed.item<int64_t>() != 0) fail("the moments of the loss's gradients are not finite");
+  if (failed.item<int64_t>() != 0 || !std::isfinite(moments.sum().item<double>()))
+    throw Error("the gradients of the loss are not finite", "compute in f32, or in bf16 rather than f16");
   return root;
 }
 
 }  // namespace
 
-std::vector<at::Tensor> stream_metrics(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches) {
+std::vector<at::Tensor> stream_metrics(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
+                                       const ClosedFormOptions& options) {
   const int64_t n_layers = decoder.spec().n_layers, d_model = decoder.spec().d_model;
   std::vector<at::Tensor> metrics(static_cast<size_t>(n_layers));
   for (const AxisSpace& space : decoder.spec().spaces)
@@ -75,7 +79,7 @@ std::vector<at::Tensor> stream_metrics(const nn::Decoder& decoder, const std::ve
     const auto layer = static_cast<size_t>(l);
     std::vector<at::Tensor> of_tokens;
     for (size_t i = 0; i < sequences.size(); ++i) {
-      of_tokens.push_back(scaled(gradients[i], streams[layer + 1][i]));
+      of_tokens.push_back(scaled(gradients[i], streams[layer + 1][i], options));
       gradients[i] = decoder.backward(l, decoder.trace(l, streams[layer][i]), gradients[i]).input;
       progress.advance(sequences[i].numel());
     }

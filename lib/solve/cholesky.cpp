@@ -11,7 +11,7 @@ namespace elastify::solve {
 
 constexpr const char* kRidgeHint = "a larger ridge makes the second moments positive definite";
 
-void check(const Projection& projection) {
+void check(const Projection& projection, bool solves) {
   const at::Tensor &w = projection.weight, &h = projection.moments;
   if (w.dim() != 2 || h.dim() != 2) fail("expected two matrices, got {} and {} axes", w.dim(), h.dim());
   if (w.scalar_type() != at::kDouble || h.scalar_type() != at::kDouble)
@@ -25,7 +25,7 @@ void check(const Projection& projection) {
     if (!std::isfinite(x.sum().item<double>())) fail("expected finite {}", name);
   if (projection.block < 1 || n % projection.block != 0)
     fail("expected whole units of {} inputs, got {} inputs", projection.block, n);
-  if (n > 0 && !(h.diagonal().min().item<double>() > 0))
+  if (solves && n > 0 && !(h.diagonal().min().item<double>() > 0))
     throw Error(fmt::format("expected positive mean squares of the inputs, got {} for input {}",
                             h.diagonal().min().item<double>(), h.diagonal().argmin().item<int64_t>()),
                 kRidgeHint);

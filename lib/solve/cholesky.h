@@ -6,8 +6,9 @@
 
 namespace elastify::solve {
 
+/// \param solves  also that no input's mean square is zero
 /// \throws Error  if shapes, types or the block do not fit together, or if not all is finite
-void check(const Projection& projection);
+void check(const Projection& projection, bool solves = true);
 
 /// The lower triangle L of h = L L^T.
 /// \param h  float64 [n, n]

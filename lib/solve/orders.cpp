@@ -197,7 +197,7 @@ std::vector<int64_t> forward_order(const Projection& projection) {
 }
 
 std::vector<int64_t> gram_order(const Projection& projection) {
-  check(projection);
+  check(projection, false);
   const int64_t n_units = projection.n_units(), block = projection.block;
   const at::Tensor products = (at::mm(projection.weight.t(), projection.weight) * projection.moments)
                                   .view({n_units, block, n_units, block})

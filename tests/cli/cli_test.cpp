@@ -60,7 +60,9 @@ TEST_SUITE("cli") {
         {"reorder /nowhere --data self -o /tmp/never", "no such file"},
         {"reorder /nowhere --metric tailor -o /tmp/never", "tailor"},
         {"reorder /nowhere --levels 0.5,2 -o /tmp/never", "2"},
+        {"reorder /nowhere --data self --compensate adaptr -o /tmp/never", "unknown compensation 'adaptr'"},
         {"plan /nowhere --plan best -o /tmp/never", "best"},
+        {"plan /nowhere --tokens 0 -o /tmp/never", "--tokens"},
         {"plan /nowhere --budget money -o /tmp/never", "money"},
         {"plan /nowhere --min-width 2 -o /tmp/never", "--min-width"},
         {"plan /nowhere --plot widths.png -o /tmp/never", "plots are SVG files"},
@@ -162,9 +164,24 @@ TEST_SUITE("cli") {
     CHECK(nlohmann::json::parse(reordered.out).at("levels") == plan.at("levels"));
     CHECK(read_text(model.directory.path() / "out/plan.json") ==
           read_text(model.directory.path() / "k.json"));
-    CHECK(elastify(fmt::format("reorder {} --widths {}/k.json --levels 0.5 -o {}/x", ordered, base, base))
-              .status == 2);
+    for (const char* planning : {"--levels 0.5", "--grid 16", "--depth"})
+      CHECK(elastify(fmt::format("reorder {} --widths {}/k.json {} -o {}/x", ordered, base, planning, base))
+                .status == 2);
     CHECK(elastify(fmt::format("verify {}/out --against {}", base, model.path.string())).status == 0);
+
+    // The units of the reordered model stand elsewhere.
+    const Outcome mixed = elastify(
+        fmt::format("reorder {0}/out --profile {0}/p.h5 --metric gram --levels 0.6 --grid 8 -o {0}/y", base));
+    CHECK(mixed.status == 2);
+    CHECK(mixed.err.find("p.h5: was measured with the units as they came") != std::string::npos);
+    CHECK(elastify(fmt::format("plan {0}/out --profile {0}/p.h5 --metric gram --plan dp+kl --data self "
+                               "--levels 0.6 --grid 8 -o {0}/y.json",
+                               base))
+              .status == 2);
+    CHECK(elastify(fmt::format("profile {0}/out --data self --tokens 128 --seq 16 -o {0}/own.h5", base))
+              .status == 0);
+    CHECK(elastify(fmt::format("reorder {0}/out --profile {0}/own.h5 --levels 0.6 --grid 8 -o {0}/y", base))
+              .status == 0);
   }
 
   TEST_CASE(
@@ -242,6 +259,15 @@ TEST_SUITE("cli") {
     CHECK(nlohmann::json::parse(again.out).at("points").size() == 2);
     CHECK(again.err.find("point 1/2") == std::string::npos);
     CHECK(read_text(base / "out/sweep.csv") == csv);
+
+    // Flags of every command stand over the file, too.
+    const Outcome seeded = elastify(fmt::format("sweep {}/sweep.yaml --seed 3 --threads 1", base.string()));
+    CHECK(seeded.status == 0);
+    const auto resolved = nlohmann::json::parse(read_text(base / "out/config.json"));
+    CHECK(resolved.at("seed") == 3);
+    CHECK(resolved.at("threads") == 1);
+    CHECK(read_text(base / "out/sweep.csv") != csv);
+    CHECK(elastify(fmt::format("sweep {}/sweep.yaml --device nowhere", base.string())).status != 0);
 
     const Outcome bad =
         elastify(fmt::format("sweep {}/sweep.yaml --set grid.reorder.metrc=[taylor]", base.string()));

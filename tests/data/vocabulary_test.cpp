@@ -80,6 +80,26 @@ TEST_CASE("vocabulary: GGUF keys survive writing and reading") {
   }
 }
 
+TEST_CASE("vocabulary: its digest is of everything in it") {
+  const Vocabulary vocabulary = load_vocabulary(tokenizer_fixture("gpt-2"));
+  const auto changed = [&](auto&& change) {
+    Vocabulary other = vocabulary;
+    change(other);
+    return digest(other) != digest(vocabulary);
+  };
+  CHECK_FALSE(changed([](Vocabulary&) {}));
+  CHECK(changed([](Vocabulary& other) { other.chat_template += " "; }));
+  CHECK(changed([](Vocabulary& other) { other.add_bos = !other.add_bos; }));
+  CHECK(changed([](Vocabulary& other) { other.eos = 1234; }));
+  CHECK(changed([](Vocabulary& other) { other.pre = "other"; }));
+  CHECK(changed([](Vocabulary& other) { other.types.back() = TokenType::kUserDefined; }));
+  CHECK(changed([](Vocabulary& other) { std::swap(other.merges.front(), other.merges.back()); }));
+  CHECK(changed([](Vocabulary& other) {  // the same text, cut elsewhere
+    other.tokens[0] += other.tokens[1];
+    other.tokens[1].clear();
+  }));
+}
+
 TEST_CASE("vocabulary: GGUF keys have the types that llama.cpp insists on") {
   Vocabulary vocabulary = load_vocabulary(tokenizer_fixture("sentencepiece"));
   vocabulary.chat_template = "T";

@@ -17,6 +17,7 @@ namespace {
 
 Profile make_profile(const ModelSpec& spec) {
   Profile profile{.spec_hash = spec_hash(spec),
+                  .permutation_digest = "abcd",
                   .importance = {},
                   .removal_loss = {},
                   .block_influence = {},
@@ -64,6 +65,7 @@ TEST_CASE("profile: saved and loaded it is the same, with equal bytes each time"
   CHECK(loaded.base_loss == 3.25);
   CHECK(loaded.corpus == "two stories");
   CHECK(loaded.corpus_digest == "abc");
+  CHECK(loaded.permutation_digest == "abcd");
   CHECK(loaded.n_tokens == 640);
   CHECK(loaded.seq_len == 64);
   CHECK(loaded.seed == 11);

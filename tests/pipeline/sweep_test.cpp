@@ -129,11 +129,13 @@ TEST_SUITE("pipeline") {
     const std::vector<Bad> table{
         {"", "sweep.yaml: grid is missing", "grid: {reorder.metric: [taylor, magnitude]}"},
         {"grid: {}\n", "sweep.yaml: grid is missing", ""},
+        {"rows:\n", "sweep.yaml: grid is missing", ""},
         {"grid: 7\n", "sweep.yaml:4: grid: expected a section of options and lists of values, got '7'", ""},
         {"grid:\n  reorder.metrc: [taylor]\n", "sweep.yaml:5: unknown key 'grid.reorder.metrc'",
          "did you mean 'reorder.metric'?"},
         {"grid:\n  reorder:\n    metric: [taylor]\n", "sweep.yaml:5: grid.reorder: expected a list of values",
          "reorder.metric: [...]"},
+        {"grid:\n  seed: {}\n", "sweep.yaml:5: grid.seed: expected a list of values, got a section", ""},
         {"grid:\n  seed: []\n", "sweep.yaml:5: grid.seed: expected a list of values, got none", ""},
         {"grid:\n  seed:\n", "sweep.yaml:5: grid.seed: expected a list of values, got none", ""},
         {"grid:\n  seed: [0]\n  seed: [1]\n", "sweep.yaml:6: grid.seed: stands here twice", ""},
@@ -184,14 +186,37 @@ TEST_SUITE("pipeline") {
 
   TEST_CASE("sweep: a run refuses a sweep's file, and says what it is") {
     const test::TemporaryDirectory directory;
-    write_text(directory.path() / "sweep.yaml", kMinimal + "grid:\n  seed: [0, 1]\n");
-    try {
-      load_config(directory.path() / "sweep.yaml");
-      FAIL("accepted");
-    } catch (const UsageError& error) {
-      CHECK(std::string(error.what()).find("sweep.yaml:") != std::string::npos);
-      CHECK(error.hint().find("elastify sweep") != std::string::npos);
+    for (const char* varied : {"grid:\n  seed: [0, 1]\n", "rows:\n  - {name: a, seed: 1}\n"}) {
+      CAPTURE(varied);
+      write_text(directory.path() / "sweep.yaml", kMinimal + varied);
+      try {
+        load_config(directory.path() / "sweep.yaml");
+        FAIL("accepted");
+      } catch (const UsageError& error) {
+        CHECK(std::string(error.what()).find("sweep.yaml:") != std::string::npos);
+        CHECK(error.hint().find("elastify sweep") != std::string::npos);
+      }
     }
+  }
+
+  TEST_CASE("sweep: keys go by the content of importance matrices and tables of latencies") {
+    const test::TemporaryDirectory directory;
+    const fs::path table = directory.path() / "latency.json";
+    RunConfig config;
+    CHECK(latencies_hash(config.reorder).empty());
+    CHECK(imatrix_hash(config.profile).empty());
+    config.reorder.plan.budget.table = table;
+    config.profile.imatrix = table.string();
+    const auto hashes = [&] {
+      return std::pair(latencies_hash(config.reorder), imatrix_hash(config.profile));
+    };
+    write_text(table, "[1]");
+    const auto one = hashes();
+    write_text(table, "[2]");
+    CHECK(hashes().first != one.first);
+    CHECK(hashes().second != one.second);
+    write_text(table, "[1]");
+    CHECK((hashes() == one));
   }
 
   TEST_CASE("sweep: a level out of reach is said before anything is measured") {

@@ -12,14 +12,15 @@ using namespace elastify::test;
 
 /// A tiny model with second moments, and the text they come from.
 struct Subject {
-  ModelSpec spec = make_tiny_spec("llama", {.n_layers = 3});
+  ModelSpec spec;
   Checkpoint checkpoint = tiny_checkpoint(spec);
   nn::Decoder decoder{checkpoint, {}};
   at::Tensor ids = random_ids(8, 32, spec.n_vocab);
   profile::Measured measured;
   std::vector<solve::PrefixErrors> errors;
 
-  Subject() {
+  explicit Subject(int64_t n_kv_heads = 2)
+      : spec(make_tiny_spec("llama", {.n_layers = 3, .n_kv_heads = n_kv_heads})) {
     profile::ProfileOptions options;
     options.metrics = {Metric::kTaylor, Metric::kGram};
     options.removal_tokens = 0;
@@ -133,6 +134,22 @@ TEST_SUITE("pipeline") {
     check(plan_by(plan::Method::kDp), subject.spec);
   }
 
+  TEST_CASE("widths: an attention of one KV group is measured by leaving it out, but in the first layer") {
+    const Subject subject(1);
+    const WidthMeter meter(subject.decoder, {subject.ids});
+    const plan::CostCurves curves = meter.curves(subject.errors);
+    for (int64_t l = 1; l < subject.spec.n_layers; ++l) {
+      CAPTURE(l);
+      const size_t s = subject.spec.attention_space(l);
+      Widths widths = full_widths(subject.spec);
+      widths[s] = 0;
+      const double rise = subject.nll(widths) - subject.nll(full_widths(subject.spec));
+      REQUIRE(curves.cost[s].size() == 2);
+      CHECK(curves.cost[s][0] == doctest::Approx(std::max(rise, 1e-4)).epsilon(2e-3));
+      CHECK(curves.cost[s][1] == doctest::Approx(0));
+    }
+  }
+
   TEST_CASE("widths: a search measures on sequences of the length that is asked for, of as much text") {
     const Subject subject;
     const OpenModel model{subject.checkpoint, std::nullopt, std::nullopt};
@@ -161,6 +178,9 @@ TEST_SUITE("pipeline") {
     CHECK_FALSE(measured_on_short(plan()));
     options.plan.search_seq = 8;
     CHECK(measured_on_short(plan()));
+    options.plan.search_seq = 32;  // more than all of the text that is asked for: one sequence
+    calibration.text.removal_tokens = 16;
+    CHECK_FALSE(measured_on_short(plan()));
     options.plan.search_seq = 1;
     CHECK(message_of([&] { plan(); }) == "search_seq: expected 0, or 2 or more, got 1");
   }

@@ -175,6 +175,25 @@ TEST_CASE("plan: an MLP narrower than the grid stays whole") {
   CHECK(groups(spec, plan.levels[0], 0) == 2);
 }
 
+TEST_CASE("plan: where no MLP can be narrowed, KV groups come as near to the level as they can") {
+  const ModelSpec spec = make_spec(5, 4, 2, 172);
+  PlanOptions options;
+  options.grid = 256;
+  const auto with_groups = [&](int64_t n) {
+    Widths widths = full_widths(spec);
+    for (int64_t layer = 0; layer < spec.n_layers; ++layer) widths[spec.attention_space(layer)] = n;
+    return static_cast<double>(n_decoder_params(spec, widths)) /
+           static_cast<double>(n_decoder_params(spec, full_widths(spec)));
+  };
+  for (const int64_t n : {1, 2, 3}) {
+    CAPTURE(n);
+    options.levels = {with_groups(n)};
+    CHECK(groups(spec, make_plan(spec, nullptr, options).levels[0], 0) == n);
+  }
+  options.levels = {0.9 * with_groups(1)};
+  CHECK_THROWS_AS(make_plan(spec, nullptr, options), Error);
+}
+
 TEST_CASE("plan: one layer with one KV group has its MLP to give") {
   const ModelSpec spec = make_spec(1, 1, 3, 1536);
   PlanOptions options;

@@ -43,7 +43,7 @@ TEST_CASE(
     CAPTURE(variant.name);
     const nn::Decoder decoder(tiny_checkpoint(variant.spec), {});
     const at::Tensor ids = random_ids(8, 32, variant.spec.n_vocab);
-    const auto metrics = recover::stream_metrics(decoder, {ids});
+    const auto metrics = recover::stream_metrics(decoder, {ids}, {});
     const Widths widths = half_widths(variant.spec);
     for (const int64_t rank : {1, 3, 1000}) {
       CAPTURE(rank);
@@ -70,7 +70,7 @@ TEST_CASE("adapter ranks: they go where units are left out, and each level has i
   const ModelSpec spec = make_tiny_spec("llama", {.n_layers = 4});
   const nn::Decoder decoder(tiny_checkpoint(spec), {});
   const at::Tensor ids = random_ids(16, 32, spec.n_vocab);
-  const auto metrics = recover::stream_metrics(decoder, {ids});
+  const auto metrics = recover::stream_metrics(decoder, {ids}, {});
   std::vector<Widths> levels(2, full_widths(spec));
   levels[0][spec.mlp_space(1)] = 20;
   levels[1][spec.attention_space(2)] = 1;
@@ -94,7 +94,7 @@ TEST_CASE("adapter ranks: halves that a level leaves out get none, those without
   widths[spec.mlp_space(0)] = 24;
   const auto options = options_of(2);
   const auto ranks =
-      recover::spread_ranks(decoder, {ids}, {widths}, recover::stream_metrics(decoder, {ids}), options)
+      recover::spread_ranks(decoder, {ids}, {widths}, recover::stream_metrics(decoder, {ids}, {}), options)
           .front();
   const nn::LevelRepair repair = recover::fit_level(decoder, {ids}, widths, options);
   for (size_t l = 0; l < 4; ++l) {

@@ -2,6 +2,11 @@
 
 #include <torch/torch.h>
 
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "recover/hold_out.h"
 #include "support/decoders.h"
 
 using namespace elastify;
@@ -14,7 +19,7 @@ constexpr int64_t kInputs = 12, kOutputs = 16, kRows = 400;
 /// A narrowed projection that misses what other inputs did.
 struct Problem {
   at::Tensor inputs, targets, weight, root;
-  recover::Sample sample{kInputs, kOutputs, false};
+  recover::Sample sample{kInputs, kOutputs, 1, options(Compensation::kBaked)};
 
   Problem() {
     torch::manual_seed(3);
@@ -93,7 +98,7 @@ TEST_CASE("regression: every rank takes off the error what was said of it") {
 TEST_CASE("regression: the sums of leading inputs are those of the inputs alone") {
   const Problem problem;
   constexpr int64_t kLeading = 5;
-  recover::Sample alone(kLeading, kOutputs, false);
+  recover::Sample alone(kLeading, kOutputs, 1, Problem::options(Compensation::kBaked));
   alone.add(0, problem.inputs.narrow(1, 0, kLeading), problem.targets, at::ones({kRows, 1}));
   const at::Tensor weight = problem.weight.narrow(1, 0, kLeading);
   const auto options = Problem::options(Compensation::kAdapter);
@@ -102,18 +107,48 @@ TEST_CASE("regression: the sums of leading inputs are those of the inputs alone"
 }
 
 TEST_CASE("regression: what was held out for the ridge is not there when the ridge is chosen again") {
-  torch::manual_seed(4);
-  recover::Sample sample(kInputs, kOutputs, true);
-  const at::Tensor weight = at::zeros({kOutputs, kInputs});
-  for (size_t batch = 0; batch < 5; ++batch)  // too little to fit well
-    sample.add(batch, at::randn({5, kInputs}), at::randn({5, kOutputs}), at::ones({5, 1}));
-  auto options = Problem::options(Compensation::kBaked);
-  options.ridge = 0;
-  const auto repair = [&] { return sample.repair(weight, options, 0, {}).weight; };
-  const at::Tensor first = repair(), gains = sample.gains(weight, options, {});
-  CHECK(at::equal(repair(), first));
-  CHECK(at::equal(sample.gains(weight, options, {}), gains));
-  // Noise asks for the largest ridge, and nothing else does.
-  options.ridge = 10;
-  CHECK(at::equal(repair(), first));
+  for (const size_t n_batches : {2, 5}) {
+    CAPTURE(n_batches);
+    torch::manual_seed(4);
+    auto options = Problem::options(Compensation::kBaked);
+    options.ridge = 0;
+    recover::Sample sample(kInputs, kOutputs, n_batches, options);
+    const at::Tensor weight = at::zeros({kOutputs, kInputs});
+    for (size_t batch = 0; batch < n_batches; ++batch)  // too little to fit well
+      sample.add(batch, at::randn({5, kInputs}), at::randn({5, kOutputs}), at::ones({5, 1}));
+    const auto repair = [&] { return sample.repair(weight, options, 0, {}).weight; };
+    const at::Tensor first = repair(), gains = sample.gains(weight, options, {});
+    CHECK(at::equal(repair(), first));
+    CHECK(at::equal(sample.gains(weight, options, {}), gains));
+    // Noise asks for the largest ridge, and nothing else does.
+    options.ridge = 10;
+    CHECK(at::equal(repair(), first));
+  }
+}
+
+TEST_CASE("regression: every fifth part is held out, of fewer the last, of one none") {
+  const auto held_out = [](size_t n) {
+    std::vector<size_t> parts;
+    for (size_t i = 0; i < n; ++i)
+      if (recover::is_held_out(i, n)) parts.push_back(i);
+    return parts;
+  };
+  CHECK(held_out(1).empty());
+  CHECK(held_out(2) == std::vector<size_t>{1});
+  CHECK(held_out(4) == std::vector<size_t>{3});
+  CHECK(held_out(5) == std::vector<size_t>{4});
+  CHECK(held_out(11) == std::vector<size_t>{4, 9});
+}
+
+TEST_CASE("regression: inputs that are never used change nothing, such that are not finite are refused") {
+  const auto options = Problem::options(Compensation::kBaked);
+  const at::Tensor weight = at::ones({kOutputs, kInputs});
+  const auto repair = [&](double input) {
+    recover::Sample sample(kInputs, kOutputs, 1, options);
+    sample.add(0, at::full({kRows, kInputs}, input), at::ones({kRows, kOutputs}), at::ones({kRows, 1}));
+    return sample.repair(weight, options, 0, {}).weight;
+  };
+  CHECK(at::equal(repair(0), weight));
+  CHECK_THROWS_WITH_AS(repair(std::nan("")), "what goes through this layer is not finite", Error);
+  CHECK_THROWS_AS(repair(std::numeric_limits<double>::infinity()), Error);
 }

@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include "recover/adapter_ranks.h"
 #include "support/decoders.h"
 
 using namespace elastify;
@@ -9,9 +10,9 @@ using namespace elastify::test;
 
 namespace {
 
-/// E[g g^T] out of autograd, g times the root mean square of its stream, and none more than twice as long as
-/// the one in the middle.
-at::Tensor expected_moments(const nn::Decoder& decoder, const at::Tensor& ids, int64_t layer) {
+/// E[g g^T] out of autograd, g times the root mean square of its stream where tokens are weighed, and none
+/// more than twice as long as the one in the middle.
+at::Tensor expected_moments(const nn::Decoder& decoder, const at::Tensor& ids, int64_t layer, bool weighed) {
   at::Tensor stream;
   {
     const c10::NoGradGuard no_gradients;
@@ -23,8 +24,9 @@ at::Tensor expected_moments(const nn::Decoder& decoder, const at::Tensor& ids, i
   for (int64_t l = layer + 1; l < decoder.spec().n_layers; ++l) x = decoder.layer(l, x);
   decoder.token_nll(decoder.final_norm(x), ids).sum().backward();
   const c10::NoGradGuard no_gradients;
-  at::Tensor rows =
-      (stream.grad() * stream.square().mean(-1, true).sqrt()).reshape({-1, stream.size(-1)}).to(at::kDouble);
+  at::Tensor rows = stream.grad();
+  if (weighed) rows = rows * stream.square().mean(-1, true).sqrt();
+  rows = rows.reshape({-1, stream.size(-1)}).to(at::kDouble);
   const at::Tensor length = rows.norm(2, 1, true);
   rows = rows * (2 * length.median() / length).nan_to_num(1).clamp_max(1);
   return at::mm(rows.t(), rows) / static_cast<double>(rows.size(0));
@@ -37,15 +39,22 @@ TEST_CASE("stream metric: the moments of the loss's gradients after every layer,
     CAPTURE(variant.name);
     const nn::Decoder decoder(tiny_checkpoint(variant.spec), {});
     const at::Tensor ids = random_ids(6, 24, variant.spec.n_vocab);
-    const auto metrics = recover::stream_metrics(decoder, {ids.narrow(0, 0, 4), ids.narrow(0, 4, 2)});
-    REQUIRE(metrics.size() == static_cast<size_t>(variant.spec.n_layers));
-    for (int64_t l = 0; l < variant.spec.n_layers; ++l) {
-      CAPTURE(l);
-      at::Tensor expected = expected_moments(decoder, ids, l);
-      expected = expected + 0.1 * expected.diagonal().mean() * at::eye(expected.size(0), expected.options());
-      const at::Tensor& root = metrics[static_cast<size_t>(l)];
-      CHECK(relative_difference(at::mm(root, root.t()), expected) < 1e-3);
-      CHECK(at::equal(root, root.tril()));
+    for (const bool weighed : {true, false}) {
+      CAPTURE(weighed);
+      recover::ClosedFormOptions options;
+      options.weigh_tokens = weighed;
+      const auto metrics =
+          recover::stream_metrics(decoder, {ids.narrow(0, 0, 4), ids.narrow(0, 4, 2)}, options);
+      REQUIRE(metrics.size() == static_cast<size_t>(variant.spec.n_layers));
+      for (int64_t l = 0; l < variant.spec.n_layers; ++l) {
+        CAPTURE(l);
+        at::Tensor expected = expected_moments(decoder, ids, l, weighed);
+        expected =
+            expected + 0.1 * expected.diagonal().mean() * at::eye(expected.size(0), expected.options());
+        const at::Tensor& root = metrics[static_cast<size_t>(l)];
+        CHECK(relative_difference(at::mm(root, root.t()), expected) < 1e-3);
+        CHECK(at::equal(root, root.tril()));
+      }
     }
   }
 }
@@ -54,6 +63,15 @@ TEST_CASE("stream metric: a model with halves left out has none") {
   const ModelSpec spec = make_tiny_spec("llama", {.n_layers = 4});
   const Widths widths = shallow_widths(spec);
   const nn::Decoder decoder(sliced_checkpoint(tiny_checkpoint(spec), widths), {});
-  for (const at::Tensor& metric : recover::stream_metrics(decoder, {random_ids(2, 16, spec.n_vocab)}))
-    CHECK(!metric.defined());
+  const std::vector<at::Tensor> text{random_ids(2, 16, spec.n_vocab)};
+  const auto metrics = recover::stream_metrics(decoder, text, {});
+  for (const at::Tensor& metric : metrics) CHECK(!metric.defined());
+  recover::ClosedFormOptions options;
+  options.rank = 2;
+  const auto ranks = recover::spread_ranks(decoder, text, {full_widths(decoder.spec())}, metrics, options);
+  for (size_t l = 0; l < ranks[0].size(); ++l) {
+    CAPTURE(l);
+    if (widths[2 * l] == 0) CHECK(ranks[0][l].attention_out == 0);
+    if (widths[2 * l + 1] == 0) CHECK(ranks[0][l].down == 0);
+  }
 }
