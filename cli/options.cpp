@@ -4,6 +4,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include <optional>
+
 namespace elastify::cli {
 namespace {
 
@@ -80,10 +82,15 @@ void add_repair_options(CLI::App& command, std::string& compensation, recover::C
                   "pull of the fit towards the weights as they are; 0: chosen on held-out text")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
-  command.add_flag("--sequential,!--no-sequential", options.sequential,
-                   "fit on inputs of the repaired layers below [unless there are adapters without a norm]");
-  command.add_flag("--whole-stream,!--no-whole-stream", options.whole_stream,
-                   "fit the residual stream, errors of the layers below included [as --sequential]");
+  // Bound to an optional, CLI11 would take a flag that is not given for one that is false.
+  const auto add_open_flag = [&](const char* names, std::optional<bool>& value, const char* help) {
+    command.add_flag_function(
+        names, [&value](int64_t count) { value = count > 0; }, help);
+  };
+  add_open_flag("--sequential,!--no-sequential", options.sequential,
+                "fit on inputs of the repaired layers below [unless there are adapters without a norm]");
+  add_open_flag("--whole-stream,!--no-whole-stream", options.whole_stream,
+                "fit the residual stream, errors of the layers below included [as --sequential]");
 }
 
 void add_plan_options(CLI::App& command, plan::PlanOptions& options) {

@@ -139,6 +139,23 @@ TEST_SUITE("cli") {
     CHECK(refused.err.find("run `elastify profile` with --second-moments") != std::string::npos);
   }
 
+  TEST_CASE("cli: refitted weights follow the repaired layers below unless that is turned off") {
+    const TinyModel model;
+    const auto weights = [&](const std::string& flags) {
+      const fs::path output = model.directory.path() / "out";
+      const Outcome done =
+          elastify(fmt::format("reorder {} --data self --tokens 512 --seq 16 --levels 0.6 "
+                               "--grid 8 --compensate baked {} --force -o {}",
+                               model.path.string(), flags, output.string()));
+      CAPTURE(done.err);
+      REQUIRE(done.status == 0);
+      return read_text(output / "repairs/level-060/weights.safetensors");
+    };
+    const std::string given_nothing = weights("");
+    CHECK(weights("--sequential --whole-stream") == given_nothing);
+    CHECK(weights("--no-sequential --no-whole-stream") != given_nothing);
+  }
+
   TEST_CASE("cli: a plan that was measured is what a reordered model is planned by") {
     const TinyModel model;
     const std::string base = model.directory.path().string();
