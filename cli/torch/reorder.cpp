@@ -28,8 +28,7 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
     profile::ProfileOptions profiling = command.profiling;
     profiling.metrics = {command.options.metric};
     if (!plan::goes_by_removal_loss(command.options.plan.method)) profiling.removal_tokens = 0;
-    profiling.second_moments |= pipeline::measures_losses(command.options.plan.method) ||
-                                command.options.plan.method == plan::Method::kShortGpt;
+    profiling.second_moments |= pipeline::needs_moments(command.options.plan.method);
     pipeline::Measured measured = pipeline::measure_profile(model, globals.compute, profiling);
     profile = std::move(measured.profile);
     moments = std::move(measured.moments);

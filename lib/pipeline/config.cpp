@@ -390,8 +390,7 @@ RunConfig read_config(const std::string& file, const YAML::Node& root, const Rep
   auto& metrics = config.profile.metrics;
   if (std::find(metrics.begin(), metrics.end(), config.reorder.metric) == metrics.end())
     metrics.push_back(config.reorder.metric);
-  const plan::Method method = config.reorder.plan.method;
-  config.profile.second_moments |= measures_losses(method) || method == plan::Method::kShortGpt;
+  config.profile.second_moments |= needs_moments(config.reorder.plan.method);
   return config;
 }
 

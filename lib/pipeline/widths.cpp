@@ -70,6 +70,10 @@ bool measures_losses(plan::Method method) {
   return method == plan::Method::kDp || method == plan::Method::kDpKl;
 }
 
+bool needs_moments(plan::Method method) {
+  return measures_losses(method) || method == plan::Method::kShortGpt;
+}
+
 WidthMeter::WidthMeter(const nn::Decoder& decoder, std::vector<at::Tensor> batches)
     : decoder_(decoder), batches_(std::move(batches)) {
   if (batches_.empty()) fail("widths are measured on text, and there is none");

@@ -66,5 +66,7 @@ MeasuredPlan plan_widths(const OpenModel& model, const Profile* profile, const M
 
 /// Whether planning by this method measures losses, so that it needs text and second moments.
 bool measures_losses(plan::Method method);
+/// Whether it goes by second moments, or by the influence of layers, which is measured along with them.
+bool needs_moments(plan::Method method);
 
 }  // namespace elastify::pipeline

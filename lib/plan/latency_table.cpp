@@ -39,9 +39,11 @@ std::optional<Row> read_row(const Json& json, LatencyPhase phase,
   std::map<std::string, std::string> here{{prompt ? "n_prompt" : "n_gen", fmt::format("{}", n_tokens)}};
   for (const char* key : kSettings)
     if (json.contains(key)) here[key] = json.at(key).dump();
-  // "llama 1B Q8_0": the size before the weights' type differs by level.
-  if (const auto type = fields.string("model_type"); type && !type->empty())
-    here["model_type"] = type->substr(type->find_last_of(' ') + 1);
+  // "llama 1B Q4_K - Medium": architecture and size, before the weights' type, differ by level.
+  if (const auto model = fields.string("model_type")) {
+    const size_t size = model->find(' '), type = model->find(' ', size + 1);
+    if (size != std::string::npos && type != std::string::npos) here["model_type"] = model->substr(type + 1);
+  }
   if (settings.empty()) settings = here;
   for (const auto& [key, value] : here)
     if (const auto other = settings.find(key); other != settings.end() && other->second != value)

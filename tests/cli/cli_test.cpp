@@ -156,6 +156,16 @@ TEST_SUITE("cli") {
     CHECK(weights("--no-sequential --no-whole-stream") != given_nothing);
   }
 
+  TEST_CASE("cli: reorder measures what whole layers are dropped by") {
+    const TinyModel model;
+    const Outcome done =
+        elastify(fmt::format("reorder {} --data self --tokens 128 --seq 16 --metric magnitude "
+                             "--plan shortgpt --levels 0.5 -o {}/out",
+                             model.path.string(), model.directory.path().string()));
+    CAPTURE(done.err);
+    CHECK(done.status == 0);
+  }
+
   TEST_CASE("cli: a plan that was measured is what a reordered model is planned by") {
     const TinyModel model;
     const std::string base = model.directory.path().string();

@@ -188,6 +188,15 @@ TEST_CASE("latency: tokens per second serve, too; files that do not are refused"
         "0 models with times for reading a prompt, expected at least 2");
   rows[1]["n_threads"] = 2;
   CHECK(message(rows) == "[1]: n_threads: rows with 4 and 2");
+  rows[1]["n_threads"] = 4;
+  rows[0]["model_type"] = "llama 1B Q4_K - Medium";
+  rows[1]["model_type"] = "deci ?B Q5_K - Medium";
+  CHECK(message(rows) == "[1]: model_type: rows with Q4_K - Medium and Q5_K - Medium");
+  rows[1]["model_type"] = "deci ?B Q4_K - Medium";
+  rows[0]["type_k"] = "f16";
+  rows[1]["type_k"] = "q8_0";
+  CHECK(message(rows) == "[1]: type_k: rows with \"f16\" and \"q8_0\"");
+  rows[1]["type_k"] = "f16";
   rows[1] = row(400, 4, 128);
   CHECK(message(rows) == "[1]: n_gen: rows with 16 and 128");
   rows[1] = row(400, -4);
