@@ -19,7 +19,7 @@ void add_reorder(CLI::App& app, const Globals& globals, Action& action) {
   for (const char* planning : {"--plan", "--levels", "--budget", "--grid", "--min-width", "--depth",
                                "--search-seq", "--search-steps", "--anchor-share"})
     widths->excludes(command->get_option(planning));
-  add_repair_options(*command, args->compensation, args->options.repair);
+  add_repair_options(*command, args->compensation, args->options);
   command
       ->add_option("--storage", args->options.reorder.dtype,
                    "type to store tensors in: f32, f16, bf16 [the source's; f32 if quantised]")

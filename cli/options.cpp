@@ -65,10 +65,16 @@ void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bo
       ->capture_default_str();
 }
 
-void add_repair_options(CLI::App& command, std::string& compensation, recover::ClosedFormOptions& options) {
+void add_repair_options(CLI::App& command, std::string& compensation, pipeline::ReorderSection& section) {
+  recover::ClosedFormOptions& options = section.repair;
   command.add_option("--compensate", compensation,
                      "what makes up for the units that a level leaves out, fitted on --data: none, or a sum "
                      "of adapter or baked, bias, norm, as in adapter+norm [none]");
+  command
+      .add_option("--fit-tokens", section.fit_tokens,
+                  "calibration tokens that --compensate fits on; 0: as many as --tokens")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command
       .add_option(
           "--rank", options.rank,

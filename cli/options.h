@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "export/export_model.h"
+#include "pipeline/config.h"
 #include "plan/make_plan.h"
 #include "profile/options.h"
-#include "recover/options.h"
 
 namespace CLI {
 class App;
@@ -22,7 +22,7 @@ void add_text_options(CLI::App& command, profile::ProfileOptions& options);
 void add_profile_options(CLI::App& command, profile::ProfileOptions& options, bool with_metrics = true);
 void add_plan_options(CLI::App& command, plan::PlanOptions& options);
 void add_levels_option(CLI::App& command, std::vector<double>& levels, const std::string& help);
-void add_repair_options(CLI::App& command, std::string& compensation, recover::ClosedFormOptions& options);
+void add_repair_options(CLI::App& command, std::string& compensation, pipeline::ReorderSection& section);
 void add_metric_option(CLI::App& command, Metric& metric,
                        const std::string& purpose = "importance to order by");
 

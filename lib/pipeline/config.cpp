@@ -47,6 +47,7 @@ void fields(V& visit, ReorderSection& o) {
   visit("search_seq", o.plan.search_seq, 0);
   visit("storage", o.reorder.dtype);
   visit("compensate", o.repair.compensation);
+  visit("fit_tokens", o.fit_tokens, 0);
   visit("rank", o.repair.rank, 1);
   visit("spread_ranks", o.repair.spread_ranks);
   visit.share("ridge", o.repair.ridge);

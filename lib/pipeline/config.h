@@ -20,6 +20,7 @@ struct ReorderSection {
   plan::PlanOptions plan;
   reorder::ReorderOptions reorder;
   recover::ClosedFormOptions repair;  ///< of every level but the full model
+  int64_t fit_tokens = 0;  ///< calibration tokens that repairs are fitted on; 0: as many as the profile reads
 };
 
 struct EvalOptions {

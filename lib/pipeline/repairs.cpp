@@ -30,6 +30,12 @@ at::Tensor to_device(const std::optional<HostTensor>& tensor, const nn::Decoder&
 
 }  // namespace
 
+profile::ProfileOptions fitting_text(const profile::ProfileOptions& profiled, const ReorderSection& options) {
+  profile::ProfileOptions text = profiled;
+  if (options.fit_tokens > 0) text.tokens = options.fit_tokens;
+  return text;
+}
+
 std::vector<at::Tensor> calibration_batches(const OpenModel& source, const nn::Decoder& decoder,
                                             const profile::ProfileOptions& text, int64_t seed) {
   const TokenBatches batches =

@@ -16,6 +16,9 @@ struct Calibration {
   std::string max_ram;  ///< larger models are streamed; empty: no limit
 };
 
+/// The text that repairs are fitted on: the profile's, as much of it as they take.
+profile::ProfileOptions fitting_text(const profile::ProfileOptions& profiled, const ReorderSection& options);
+
 /// The calibration text, as ids, int64 [B, T].
 std::vector<at::Tensor> calibration_batches(const OpenModel& source, const nn::Decoder& decoder,
                                             const profile::ProfileOptions& text, int64_t seed);

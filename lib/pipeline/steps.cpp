@@ -166,7 +166,11 @@ ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, cons
   AtomicDirectory directory(output, replace);
   reorder::reorder_model(model.checkpoint, model.vocabulary ? &*model.vocabulary : nullptr, permutation, plan,
                          options.reorder, directory.path());
-  if (repaired) write_repairs(model, plan, options.repair, *calibration, seed, directory.path());
+  if (repaired) {
+    Calibration fitting = *calibration;
+    fitting.text = fitting_text(fitting.text, options);
+    write_repairs(model, plan, options.repair, fitting, seed, directory.path());
+  }
   directory.commit();
   return plan;
 }

@@ -211,13 +211,15 @@ bool is_repaired(const RunConfig& config) {
   return config.reorder.repair.compensation != recover::Compensation::kNone;
 }
 
-/// Repairs of these levels, fitted on the text that the point is profiled on.
+/// Repairs of these levels.
 std::map<size_t, nn::LevelRepair> fit_repairs(const OpenModel& model, const nn::Decoder& decoder,
                                               const Candidate& candidate, const std::set<size_t>& levels) {
   std::vector<Widths> widths;
   for (const size_t i : levels) widths.push_back(candidate.plan.levels[i].widths);
-  const auto batches = calibration_batches(model, decoder, candidate.config->profile, candidate.config->seed);
-  auto fitted = recover::fit_levels(decoder, batches, widths, candidate.config->reorder.repair);
+  const RunConfig& config = *candidate.config;
+  const auto batches =
+      calibration_batches(model, decoder, fitting_text(config.profile, config.reorder), config.seed);
+  auto fitted = recover::fit_levels(decoder, batches, widths, config.reorder.repair);
   std::map<size_t, nn::LevelRepair> repairs;
   for (const size_t i : levels) repairs[i] = std::move(fitted[repairs.size()]);
   return repairs;
@@ -319,8 +321,8 @@ ElasticPlan plan_point(const OpenModel& model, const ordered_json& source, const
   };
   if (!measures_losses(point.reorder.plan.method)) return make();
   ordered_json options = to_json(point.reorder);
-  for (const char* later : {"storage", "compensate", "rank", "spread_ranks", "ridge", "sequential",
-                            "whole_stream", "weigh_tokens"})
+  for (const char* later : {"storage", "compensate", "fit_tokens", "rank", "spread_ranks", "ridge",
+                            "sequential", "whole_stream", "weigh_tokens"})
     options.erase(later);
   const ordered_json content{{"version", kVersion},
                              {"model", source},

@@ -141,6 +141,21 @@ void fit_projections(const nn::Decoder& decoder, const std::vector<at::Tensor>& 
   }
 }
 
+/// Fewer tokens than this for each input of a projection fit its refitted weights to the text itself
+/// (docs/quality.md).
+constexpr int64_t kTokensPerInput = 32;
+
+void warn_if_text_is_short(const std::vector<at::Tensor>& batches, int64_t n_inputs) {
+  int64_t n_tokens = 0;
+  for (const at::Tensor& ids : batches) n_tokens += ids.numel();
+  if (n_tokens < kTokensPerInput * n_inputs)
+    log::warn(
+        "repairs are fitted on {} tokens, {} for each of the {} inputs of the widest projection: they may "
+        "not "
+        "hold on other text; --fit-tokens (`reorder.fit_tokens`) takes more",
+        n_tokens, n_tokens / n_inputs, n_inputs);
+}
+
 }  // namespace
 
 std::string name_of(Compensation compensation) {
@@ -189,6 +204,8 @@ std::vector<nn::LevelRepair> fit_levels(const nn::Decoder& decoder, const std::v
   if (options.compensation != Compensation::kNorm && decoder.dtype() != at::kFloat)
     log::warn("repairs are fitted to a stream in {}, which rounds what a layer adds to it; f32 does not",
               c10::toString(decoder.dtype()));
+  if (has(options.compensation, Compensation::kAdapter) || has(options.compensation, Compensation::kBaked))
+    warn_if_text_is_short(batches, decoder.spec().d_ff());
   return nn::with_torch_errors([&] {
     const c10::NoGradGuard no_gradients;
     if (options.compensation != Compensation::kNorm)

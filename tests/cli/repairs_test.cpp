@@ -95,6 +95,27 @@ TEST_SUITE("cli") {
     CHECK(fs::exists(subject.directory / "a/repairs/level-060/weights.safetensors"));
     CHECK_FALSE(fs::exists(subject.directory / "a/repairs/level-060/adapter_config.json"));
   }
+
+  TEST_CASE("cli: repairs take as much of the text as they are given, and say when it is little") {
+    if (!test::has_shared_data("cli: repairs take as much")) return;
+    const Subject subject;
+    const std::string data =
+        fmt::format("--data '{}' --seq 64 --metric random --compensate baked", subject.text);
+    const std::string weights = "repairs/level-060/weights.safetensors";
+    for (const char* given : {"--tokens 1024", "--tokens 512", "--tokens 1024 --fit-tokens 512"}) {
+      const Outcome made = subject.reorder(data + " " + given, given);
+      CAPTURE(made.err);
+      REQUIRE(made.status == 0);
+      const bool all = std::string(given) == "--tokens 1024";
+      CHECK(made.err.find(fmt::format("fitted on {} tokens, {} for each of the 172 inputs", all ? 1024 : 512,
+                                      all ? 5 : 2)) != std::string::npos);
+    }
+    const auto made = [&](const std::string& given) {
+      return read_text(subject.directory / given / weights);
+    };
+    CHECK((made("--tokens 1024 --fit-tokens 512") == made("--tokens 512")));
+    CHECK((made("--tokens 1024 --fit-tokens 512") != made("--tokens 1024")));
+  }
 }
 
 }  // namespace

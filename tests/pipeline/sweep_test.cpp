@@ -294,6 +294,25 @@ TEST_SUITE("pipeline") {
           static_cast<size_t>(model.spec().n_layers));
   }
 
+  TEST_CASE("sweep: repairs fitted on more text leave order and widths as they are") {
+    const TinySweep tiny;
+    const std::string row = "reorder.metric: gram, reorder.plan: dp, reorder.compensate: baked";
+    const auto report =
+        sweep(tiny.config("out", "{seed: 0}\nrows: [{name: as profiled, " + row +
+                                     "}, {name: as much, reorder.fit_tokens: 128, " + row +
+                                     "}, {name: more, reorder.fit_tokens: 256, " + row + "}]"),
+              false);
+    const auto level = [&](size_t point, const char* column) {
+      return report.at("points")[point].at("levels")[0].at(column).get<double>();
+    };
+    CHECK(level(0, "true_ratio") == level(2, "true_ratio"));
+    CHECK(level(0, "excess_nll") == level(1, "excess_nll"));
+    CHECK(level(0, "excess_nll") != level(2, "excess_nll"));
+    size_t n_plans = 0;
+    for (const auto& [name, when] : kept(tiny.path("out"))) n_plans += name.rfind("plan-", 0) == 0 ? 1 : 0;
+    CHECK(n_plans == 1);
+  }
+
   TEST_CASE("sweep: tasks need a tokenizer, and are for sweeps") {
     const TinySweep tiny;
     const std::string grid = "{seed: 0}";
