@@ -141,7 +141,7 @@ void fit_projections(const nn::Decoder& decoder, const std::vector<at::Tensor>& 
   }
 }
 
-/// Fewer tokens than this for each input of a projection fit its refitted weights to the text itself
+/// With fewer tokens than this for each input, a projection learns the text it is fitted on
 /// (docs/quality.md).
 constexpr int64_t kTokensPerInput = 32;
 
@@ -150,9 +150,8 @@ void warn_if_text_is_short(const std::vector<at::Tensor>& batches, int64_t n_inp
   for (const at::Tensor& ids : batches) n_tokens += ids.numel();
   if (n_tokens < kTokensPerInput * n_inputs)
     log::warn(
-        "repairs are fitted on {} tokens, {} for each of the {} inputs of the widest projection: they may "
-        "not "
-        "hold on other text; --fit-tokens (`reorder.fit_tokens`) takes more",
+        "repairs are fitted on {} tokens, {} for each of the {} inputs of the widest projection, and may not "
+        "hold on other text; more: --fit-tokens (`reorder.fit_tokens`), if there is as much text",
         n_tokens, n_tokens / n_inputs, n_inputs);
 }
 
