@@ -17,6 +17,9 @@
 namespace elastify::nn {
 namespace {
 
+/// Of x^T x per product: the fewer, the less is computed above the diagonal.
+constexpr int64_t kMomentRows = 256;
+
 /// exp(x) to 2 units in the last place, in operations that compilers vectorise; NaN stays NaN.
 /// Source: Cephes, expf
 [[gnu::always_inline]] inline float exp_approximate(float x) {
@@ -283,6 +286,16 @@ void add_column_sums(const at::Tensor& x, const at::Tensor& sum, const at::Tenso
     add_squares(values + offset, sum.data_ptr<double>() + sum_offset, squares.data_ptr<double>() + sum_offset,
                 n);
   });
+}
+
+void add_moments(const at::Tensor& x, const at::Tensor& total) {
+  const at::Tensor columns = x.to(at::kFloat);
+  const int64_t n = x.size(1);
+  for (int64_t first = 0; first < n; first += kMomentRows) {
+    const int64_t rows = std::min(kMomentRows, n - first), end = first + rows;
+    const at::Tensor product = at::mm(columns.narrow(1, first, rows).t(), columns.narrow(1, 0, end));
+    total.narrow(0, first, rows).narrow(1, 0, end).add_(product.to(at::kCPU, at::kDouble));
+  }
 }
 
 void softmax_row(float* row, int64_t n, int64_t first, int64_t last, float scale) {

@@ -44,6 +44,11 @@ at::Tensor sum_products(const at::Tensor& x, const at::Tensor& y);
 /// \param sum, squares  float64 [n], CPU
 void add_column_sums(const at::Tensor& x, const at::Tensor& sum, const at::Tensor& squares);
 
+/// Adds x^T x on and below the diagonal; what it leaves above means nothing.
+/// \param x  [rows, n];
+/// \param total  float64 [n, n], CPU
+void add_moments(const at::Tensor& x, const at::Tensor& total);
+
 // From here on float32 on the CPU only.
 
 /// Softmax of `scale` * row[first:last] in place, zeros around it: one row, on the calling thread.

@@ -11,9 +11,6 @@
 namespace elastify::profile {
 namespace {
 
-constexpr int64_t kMomentBlock =
-    512;  ///< rows of X^T X per product: half of it is left out above the diagonal
-
 at::Tensor zeros(at::IntArrayRef shape) {
   return at::zeros(shape, at::TensorOptions().dtype(at::kDouble));
 }
@@ -36,18 +33,6 @@ at::Tensor angle(const at::Tensor& x, const at::Tensor& y) {
   const at::Tensor cosine =
       (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt().clamp_min(1e-30);
   return on_host((1 - cosine).sum(at::kDouble));
-}
-
-/// Adds x^T x below the diagonal.
-/// \param x  [rows, n]
-void add_moments(const at::Tensor& total, const at::Tensor& x) {
-  const at::Tensor columns = x.to(at::kFloat);
-  const int64_t n = x.size(1);
-  for (int64_t first = 0; first < n; first += kMomentBlock) {
-    const int64_t rows = std::min(kMomentBlock, n - first), end = first + rows;
-    const at::Tensor product = at::mm(columns.narrow(1, first, rows).t(), columns.narrow(1, 0, end));
-    total.narrow(0, first, rows).narrow(1, 0, end).add_(on_host(product));
-  }
 }
 
 std::vector<float> to_floats(const at::Tensor& values) {
@@ -136,7 +121,7 @@ void LayerStatistics::add(const nn::Decoder& decoder, int64_t layer, const nn::L
     nn::add_column_sums(rows, sums[i], squares[i]);
     for (size_t half = 0; half < 2; ++half) {
       if (site != kUnitSite[half]) continue;
-      if (moments[half].defined()) add_moments(moments[half], rows);
+      if (moments[half].defined()) nn::add_moments(rows, moments[half]);
       if (norms[half].defined())
         norms[half] +=
             on_host(at::linalg_vector_norm(rows.to(at::kFloat).view({rows.size(0), norms[half].size(0), -1}),

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "nn/kernels.h"
 #include "recover/hold_out.h"
 
 namespace elastify::recover {
@@ -21,6 +22,15 @@ at::Tensor zeros(at::IntArrayRef shape) {
   return at::zeros(shape, at::TensorOptions().dtype(at::kDouble));
 }
 
+/// Whether weights change, or an adapter is fitted, not only a bias.
+bool regresses(const ClosedFormOptions& options) {
+  return has(options.compensation, Compensation::kAdapter) || has(options.compensation, Compensation::kBaked);
+}
+
+at::Tensor from_lower(const at::Tensor& lower) {
+  return lower.tril() + lower.tril(-1).t();
+}
+
 /// A projection's fit to what its sums say.
 class Regression {
  public:
@@ -30,13 +40,16 @@ class Regression {
         type_(weight.options()),
         now_(weight.to(at::kCPU, at::kDouble).t()),
         mean_x_(sums.x / sums.n),
-        mean_y_(sums.y / sums.n),
-        moments_(sums.xx / sums.n),
-        cross_(sums.xy / sums.n),
-        scale_(moments_.diagonal().mean().item<double>()) {
+        mean_y_(sums.y / sums.n) {
     // A sum is finite only if all of it is. Not every LAPACK says so of a factorisation.
-    if (!std::isfinite(moments_.sum().item<double>()) || !std::isfinite(cross_.sum().item<double>()))
-      throw Error("what goes through this layer is not finite", "compute in f32, or in bf16 rather than f16");
+    for (const at::Tensor& each : {sums.x, sums.y, sums.xx, sums.xy})
+      if (each.defined() && !std::isfinite(each.sum().item<double>()))
+        throw Error("what goes through this layer is not finite",
+                    "compute in f32, or in bf16 rather than f16");
+    if (!regresses(options)) return;
+    moments_ = from_lower(sums.xx / sums.n);
+    cross_ = sums.xy / sums.n;
+    scale_ = moments_.diagonal().mean().item<double>();
     if (!has(options.compensation, Compensation::kBias)) return;
     moments_ = moments_ - at::outer(mean_x_, mean_x_);
     cross_ = cross_ - at::outer(mean_x_, mean_y_);
@@ -110,8 +123,9 @@ class Regression {
   at::Tensor root_;
   at::TensorOptions type_;
   at::Tensor now_;  ///< [k, D]
-  at::Tensor mean_x_, mean_y_, moments_, cross_;
-  double scale_;
+  at::Tensor mean_x_, mean_y_;
+  at::Tensor moments_, cross_;  ///< undefined if only a bias is fitted
+  double scale_ = 0;
 };
 
 /// Of the sizes there are, what `judge` finds to err least. From the middle down the slope: the error has one
@@ -141,26 +155,30 @@ at::Tensor token_weights(const at::Tensor& stream, const ClosedFormOptions& opti
   return options.weigh_tokens ? size.clamp_min(1e-12).reciprocal() : at::ones_like(size);
 }
 
-Sums::Sums(int64_t n_inputs, int64_t n_outputs)
-    : xx(zeros({n_inputs, n_inputs})),
-      xy(zeros({n_inputs, n_outputs})),
-      x(zeros({n_inputs})),
-      y(zeros({n_outputs})) {}
+Sums::Sums(int64_t n_inputs, int64_t n_outputs, bool products) : x(zeros({n_inputs})), y(zeros({n_outputs})) {
+  if (!products) return;
+  xx = zeros({n_inputs, n_inputs});
+  xy = zeros({n_inputs, n_outputs});
+}
 
 void Sums::add(const at::Tensor& inputs, const at::Tensor& targets, const at::Tensor& weights) {
   const at::Tensor a = inputs.to(at::kFloat), b = targets.to(at::kFloat), w = weights.to(at::kFloat);
-  const at::Tensor weighted = a * w;
-  xx += at::mm(weighted.t(), a).to(at::kCPU, at::kDouble);
-  xy += at::mm(weighted.t(), b).to(at::kCPU, at::kDouble);
-  x += weighted.sum(0, false, at::kDouble).to(at::kCPU);
+  if (xx.defined()) {
+    const at::Tensor root = w.sqrt(), half_weighted = a * root;
+    nn::add_moments(half_weighted, xx);
+    xy += at::mm(half_weighted.t(), b * root).to(at::kCPU, at::kDouble);
+  }
+  x += (a * w).sum(0, false, at::kDouble).to(at::kCPU);
   y += (b * w).sum(0, false, at::kDouble).to(at::kCPU);
   n += w.sum(at::kDouble).item<double>();
 }
 
 Sums Sums::operator+(const Sums& other) const {
   Sums sum = *this;
-  sum.xx = xx + other.xx;
-  sum.xy = xy + other.xy;
+  if (xx.defined()) {
+    sum.xx = xx + other.xx;
+    sum.xy = xy + other.xy;
+  }
   sum.x = x + other.x;
   sum.y = y + other.y;
   sum.n = n + other.n;
@@ -169,15 +187,17 @@ Sums Sums::operator+(const Sums& other) const {
 
 Sums Sums::leading(int64_t n_inputs) const {
   Sums part = *this;
-  part.xx = xx.narrow(0, 0, n_inputs).narrow(1, 0, n_inputs);
-  part.xy = xy.narrow(0, 0, n_inputs);
+  if (xx.defined()) {
+    part.xx = xx.narrow(0, 0, n_inputs).narrow(1, 0, n_inputs);
+    part.xy = xy.narrow(0, 0, n_inputs);
+  }
   part.x = x.narrow(0, 0, n_inputs);
   return part;
 }
 
 Sample::Sample(int64_t n_inputs, int64_t n_outputs, size_t n_batches, const ClosedFormOptions& options)
-    : fitted_(n_inputs, n_outputs),
-      held_out_(n_inputs, n_outputs),
+    : fitted_(n_inputs, n_outputs, regresses(options)),
+      held_out_(n_inputs, n_outputs, regresses(options)),
       n_batches_(n_batches),
       holds_out_(options.ridge == 0) {}
 
@@ -193,7 +213,7 @@ Sums Sample::all() const {
 double Sample::ridge(const at::Tensor& weight, const ClosedFormOptions& options, int64_t rank,
                      const at::Tensor& root) const {
   if (options.ridge > 0) return options.ridge;
-  if (held_out_.n == 0) return kRidges.front();
+  if (held_out_.n == 0 || !regresses(options)) return kRidges.front();
   const int64_t n = weight.size(1);
   return chosen_ridge(Regression(weight, fitted_.leading(n), options, root),
                       Regression(weight, held_out_.leading(n), options, root), rank);

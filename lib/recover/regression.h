@@ -11,10 +11,12 @@ namespace elastify::recover {
 
 /// Sums over tokens for one projection: inputs x [k] and targets y [D], float64 on the CPU.
 struct Sums {
-  at::Tensor xx, xy, x, y;  ///< [k, k], [k, D], [k], [D]
-  double n = 0;             ///< of the weights
+  at::Tensor xx, xy;  ///< [k, k] on and below the diagonal, [k, D]; undefined: not wanted
+  at::Tensor x, y;    ///< [k], [D]
+  double n = 0;       ///< of the weights
 
-  Sums(int64_t n_inputs, int64_t n_outputs);
+  /// \param products  whether xx and xy are wanted
+  Sums(int64_t n_inputs, int64_t n_outputs, bool products);
   /// \param inputs   [rows, k]
   /// \param targets  [rows, D]
   /// \param weights  of the rows' squared errors, [rows, 1]

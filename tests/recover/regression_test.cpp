@@ -106,6 +106,26 @@ TEST_CASE("regression: the sums of leading inputs are those of the inputs alone"
                      alone.gains(weight, options, problem.root)));
 }
 
+TEST_CASE("regression: a bias by itself makes up for what the weights miss on average") {
+  const Problem problem;
+  const auto options = Problem::options(Compensation::kBias);
+  const at::Tensor weights = at::rand({kRows, 1}), inputs = problem.inputs + 1;
+  for (const size_t n_batches : {1, 2}) {  // of two, one is held out where there is something to choose by it
+    CAPTURE(n_batches);
+    recover::Sample sample(kInputs, kOutputs, n_batches, options);
+    const auto n = static_cast<int64_t>(kRows / n_batches);
+    for (size_t b = 0; b < n_batches; ++b) {
+      const auto part = [&](const at::Tensor& x) { return x.narrow(0, static_cast<int64_t>(b) * n, n); };
+      sample.add(b, part(inputs), part(problem.targets), part(weights));
+    }
+    const auto repair = sample.repair(problem.weight, options, 0, {});
+    CHECK(!repair.weight.defined());
+    CHECK(!repair.a.defined());
+    const at::Tensor missed = problem.targets - at::mm(inputs, problem.weight.t());
+    CHECK(at::allclose(repair.bias, (missed * weights).sum(0) / weights.sum(), 1e-4, 1e-5));
+  }
+}
+
 TEST_CASE("regression: what was held out for the ridge is not there when the ridge is chosen again") {
   for (const size_t n_batches : {2, 5}) {
     CAPTURE(n_batches);
