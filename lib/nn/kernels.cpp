@@ -17,8 +17,8 @@
 namespace elastify::nn {
 namespace {
 
-/// Of x^T x per product: the fewer, the less is computed above the diagonal.
-constexpr int64_t kMomentRows = 256;
+/// Rows of x^T x per product: what of it is above the diagonal is computed for nothing.
+constexpr int64_t kMomentRows = 512;
 
 /// exp(x) to 2 units in the last place, in operations that compilers vectorise; NaN stays NaN.
 /// Source: Cephes, expf
