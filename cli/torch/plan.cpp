@@ -17,7 +17,8 @@ Report run_measured_plan(const Globals& globals, const PlanCommand& command) {
   pipeline::ReorderSection options;
   options.metric = command.options.metric;
   options.plan = command.options;
-  const Permutation order = pipeline::rank(model.checkpoint, &profile, moments, options, globals.seed);
+  const Permutation order =
+      pipeline::rank(model.checkpoint, &profile, moments, options, globals.seed, globals.compute.device);
   pipeline::Calibration calibration{command.text, globals.compute, {}};
   calibration.text.removal_tokens = command.text.tokens;
   const pipeline::MeasuredPlan measured =

@@ -27,7 +27,8 @@ constexpr NamedMetric kMetrics[] = {
     {Metric::kWifv, "wifv"},           {Metric::kActivation, "activation"},
     {Metric::kMagnitude, "magnitude"}, {Metric::kRandom, "random"},
     {Metric::kImatrix, "imatrix"},     {Metric::kObs, "obs"},
-    {Metric::kForward, "forward"},     {Metric::kGram, "gram"}};
+    {Metric::kForward, "forward"},     {Metric::kGram, "gram"},
+    {Metric::kHybrid, "hybrid"}};
 constexpr std::string_view kSiteNames[] = {"attn_input", "attn_out", "ffn_input", "ffn_down"};
 
 int64_t n_columns(const ModelSpec& spec, size_t space) {
@@ -118,7 +119,8 @@ int64_t n_inputs(const ModelSpec& spec, int64_t layer, Site site) {
 }
 
 bool needs_second_moments(Metric metric) {
-  return metric == Metric::kObs || metric == Metric::kForward || metric == Metric::kGram;
+  return metric == Metric::kObs || metric == Metric::kForward || metric == Metric::kGram ||
+         metric == Metric::kHybrid;
 }
 
 std::string_view name_of(Site site) {

@@ -33,6 +33,7 @@ enum class Metric : uint8_t {
   /// Backward elimination, nothing making up: the unit goes next with which the projection's output is least
   /// in error together with all that went before.
   kGram,
+  kHybrid,  ///< backward elimination down to half of the units, forward selection within that half
 };
 std::string_view name_of(Metric metric);
 /// \throws UsageError listing the known metrics

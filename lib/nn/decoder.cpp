@@ -16,21 +16,6 @@
 namespace elastify::nn {
 namespace {
 
-c10::Device parse_device(const std::string& name) {
-  c10::Device device(c10::kCPU);
-  try {
-    device = c10::Device(name);
-  } catch (const std::exception&) {
-    throw UsageError(fmt::format("device: unknown device '{}'", name), "one of cpu, cuda, cuda:1");
-  }
-  if (device.is_cuda() && !torch::cuda::is_available())
-    throw UsageError(fmt::format("device: '{}' is not available: this LibTorch finds no CUDA device", name),
-                     "use --device cpu");
-  if (!device.is_cpu() && !device.is_cuda())
-    throw UsageError(fmt::format("device: '{}' is not supported", name), "one of cpu, cuda, cuda:1");
-  return device;
-}
-
 c10::ScalarType parse_dtype(const std::string& name, c10::Device device) {
   if (name == "f32") return at::kFloat;
   if (name == "bf16") return at::kBFloat16;
@@ -53,10 +38,25 @@ bool is_output(const ModelSpec& spec, const TensorSpec& tensor) {
 
 }  // namespace
 
+c10::Device device_named(const std::string& name) {
+  c10::Device device(c10::kCPU);
+  try {
+    device = c10::Device(name);
+  } catch (const std::exception&) {
+    throw UsageError(fmt::format("device: unknown device '{}'", name), "one of cpu, cuda, cuda:1");
+  }
+  if (device.is_cuda() && !torch::cuda::is_available())
+    throw UsageError(fmt::format("device: '{}' is not available: this LibTorch finds no CUDA device", name),
+                     "use --device cpu");
+  if (!device.is_cpu() && !device.is_cuda())
+    throw UsageError(fmt::format("device: '{}' is not supported", name), "one of cpu, cuda, cuda:1");
+  return device;
+}
+
 Decoder::State::State(const Checkpoint& source, const DecoderOptions& options)
     : spec(source.spec()),
       checkpoint(source),
-      device(parse_device(options.device)),
+      device(device_named(options.device)),
       dtype(parse_dtype(options.dtype, device)),
       streamed(options.streamed),
       scale(1 / std::sqrt(static_cast<double>(spec.head_dim))),

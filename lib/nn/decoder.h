@@ -154,6 +154,9 @@ class Decoder {
 std::vector<std::vector<int32_t>> sample_sequences(const Decoder& decoder, int64_t n, int64_t seq_len,
                                                    int32_t first_id, uint64_t seed);
 
+/// "cpu", "cuda", "cuda:1".
+/// \throws UsageError  if there is no such device
+c10::Device device_named(const std::string& name);
 /// Which GPU the n-th of several processes of one machine computes on.
 std::string device_of_process(int rank);
 

@@ -48,6 +48,13 @@ std::vector<at::Tensor> calibration_batches(const OpenModel& source, const nn::D
   return ids;
 }
 
+std::vector<at::Tensor> fitting_batches(const OpenModel& source, const nn::Decoder& decoder,
+                                        const profile::ProfileOptions& text, int64_t seed) {
+  std::vector<at::Tensor> batches = calibration_batches(source, decoder, text, seed);
+  if (batches.size() == 1) batches = batches.front().split((batches.front().size(0) + 4) / 5);
+  return batches;
+}
+
 LevelRepairs to_level_repairs(const nn::LevelRepair& fitted, const ModelSpec& spec, const Level& level,
                               std::string compensation) {
   LevelRepairs repairs{.nominal = level.nominal, .compensation = std::move(compensation), .layers = {}};
@@ -91,7 +98,7 @@ void write_repairs(const OpenModel& source, const ElasticPlan& plan,
     placement.streamed =
         profile::must_stream(checkpoint.spec(), calibration.text, parse_bytes(calibration.max_ram));
   const nn::Decoder decoder(checkpoint, placement);
-  const std::vector<at::Tensor> batches = calibration_batches(source, decoder, calibration.text, seed);
+  const std::vector<at::Tensor> batches = fitting_batches(source, decoder, calibration.text, seed);
   const auto start = std::chrono::steady_clock::now();
   std::vector<const Level*> levels;
   std::vector<Widths> widths;

@@ -22,6 +22,9 @@ profile::ProfileOptions fitting_text(const profile::ProfileOptions& profiled, co
 /// The calibration text, as ids, int64 [B, T].
 std::vector<at::Tensor> calibration_batches(const OpenModel& source, const nn::Decoder& decoder,
                                             const profile::ProfileOptions& text, int64_t seed);
+/// The same for fits: what would be one batch is parted, so that some of it can be held out.
+std::vector<at::Tensor> fitting_batches(const OpenModel& source, const nn::Decoder& decoder,
+                                        const profile::ProfileOptions& text, int64_t seed);
 
 /// Fits every level of the plan but the full model, and writes `repairs/level-NNN/` into the reordered
 /// directory.

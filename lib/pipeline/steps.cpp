@@ -126,14 +126,14 @@ MomentSource moments_of(const fs::path& profile, const ModelSpec& spec) {
 }
 
 Permutation rank(const Checkpoint& model, const Profile* profile, const MomentSource& moments,
-                 const ReorderSection& options, int64_t seed) {
+                 const ReorderSection& options, int64_t seed, const std::string& device) {
   const Metric metric = options.metric;
   if (needs_second_moments(metric)) {
     if (profile == nullptr || !moments)
       throw UsageError(
           fmt::format("metric '{}' is worked out of second moments, and there are none", name_of(metric)),
           "run `elastify profile` with --second-moments");
-    return solve::rank_by_moments(model, moments, profile->n_tokens, metric, kMomentRidge);
+    return solve::rank_by_moments(model, moments, profile->n_tokens, metric, kMomentRidge, device);
   }
   Profile measured = profile != nullptr ? *profile : Profile{};
   measured.spec_hash = spec_hash(model.spec());
@@ -158,7 +158,8 @@ ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, cons
   require_absent(output, replace);
   const bool repaired = options.repair.compensation != recover::Compensation::kNone;
   if (repaired && calibration == nullptr) fail("repairs are fitted on text, and there is none");
-  const Permutation permutation = rank(model.checkpoint, profile, moments, options, seed);
+  const std::string device = calibration != nullptr ? calibration->compute.device : "cpu";
+  const Permutation permutation = rank(model.checkpoint, profile, moments, options, seed, device);
   const ElasticPlan plan =
       given != nullptr ? *given
                        : plan_widths(model, profile, moments, permutation, options, seed, calibration).plan;

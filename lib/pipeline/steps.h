@@ -63,8 +63,9 @@ fs::path unfinished_path(const fs::path& output);
 /// Orders the units of every space by the metric of `options`.
 /// \param profile  may be null for a metric that needs no data
 /// \param moments  null unless the metric is worked out of second moments
+/// \param device   that works it out of them
 Permutation rank(const Checkpoint& model, const Profile* profile, const MomentSource& moments,
-                 const ReorderSection& options, int64_t seed);
+                 const ReorderSection& options, int64_t seed, const std::string& device = "cpu");
 /// Second moments out of a profile's file; null if it holds none.
 MomentSource moments_of(const fs::path& profile, const ModelSpec& spec);
 

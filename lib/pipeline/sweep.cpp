@@ -218,7 +218,7 @@ std::map<size_t, nn::LevelRepair> fit_repairs(const OpenModel& model, const nn::
   for (const size_t i : levels) widths.push_back(candidate.plan.levels[i].widths);
   const RunConfig& config = *candidate.config;
   const auto batches =
-      calibration_batches(model, decoder, fitting_text(config.profile, config.reorder), config.seed);
+      fitting_batches(model, decoder, fitting_text(config.profile, config.reorder), config.seed);
   auto fitted = recover::fit_levels(decoder, batches, widths, config.reorder.repair);
   std::map<size_t, nn::LevelRepair> repairs;
   for (const size_t i : levels) repairs[i] = std::move(fitted[repairs.size()]);
@@ -430,7 +430,8 @@ ordered_json sweep(const SweepConfig& config, bool force) {
       const RunConfig& point = config.points[i].config;
       Candidate& candidate = candidates[i];
       with_context(candidate.name, [&] {
-        Permutation order = rank(model.checkpoint, &profile, moments, point.reorder, point.seed);
+        Permutation order =
+            rank(model.checkpoint, &profile, moments, point.reorder, point.seed, base.compute.device);
         candidate.plan = plan_point(model, source, profile, moments, order, point, kept);
         candidate.order = digest(order);
         candidate.config = &point;

@@ -220,7 +220,8 @@ MeasuredPlan plan_widths(const OpenModel& model, const Profile* profile, const M
   if (calibration == nullptr || calibration->text.data.empty())
     throw UsageError(fmt::format("plan `{}` measures losses on text, and there is none", method),
                      "--data FILE... (or self), beside --profile too");
-  const auto errors = solve::prefix_errors(model.checkpoint, moments, profile->n_tokens, order, kMomentRidge);
+  const auto errors = solve::prefix_errors(model.checkpoint, moments, profile->n_tokens, order, kMomentRidge,
+                                           calibration->compute.device);
   const nn::Decoder decoder(arranged(model.checkpoint, order), calibration->compute);
   profile::ProfileOptions text = calibration->text;
   text.tokens = text.removal_tokens > 0 ? text.removal_tokens : 1024;

@@ -53,7 +53,9 @@ class Knapsack {
     before[0][0] = {0, 0};
     for (int64_t layer = 0; layer < n_layers; ++layer) before.push_back(add_layer(layer, before.back()));
     Widths widths = trace_back(before);
-    fill(widths);
+    // Options that were thinned out, cells that stood for several weights and costs that differ by rounding
+    // alone leave something over.
+    fill_up(problem_, curves_, above_, capacity_ + problem_.scale.fixed(), widths);
     return widths;
   }
 
@@ -166,32 +168,6 @@ class Knapsack {
     return widths;
   }
 
-  /// Widens what still fits, what lowers the cost most per weight first. Options that were thinned out, cells
-  /// that stood for several weights and costs that differ by rounding alone leave something over.
-  void fill(Widths& widths) const {
-    int64_t left = capacity_ + problem_.scale.fixed() - problem_.scale.of(widths);
-    for (;;) {
-      size_t best = widths.size();
-      int64_t best_width = 0;
-      double best_gain = -1;
-      for (size_t space = 0; space < widths.size(); ++space) {
-        if (widths[space] == 0) continue;
-        const auto& ladder = problem_.ladders[space];
-        const auto next = std::upper_bound(ladder.begin(), ladder.end(), widths[space]);
-        if (next == ladder.end() || *next > above_[space]) continue;
-        const int64_t weight = problem_.scale.per_unit(space) * (*next - widths[space]);
-        if (weight > left) continue;
-        const auto& cost = curves_.cost[space];
-        const double gain = (cost[static_cast<size_t>(widths[space])] - cost[static_cast<size_t>(*next)]) /
-                            static_cast<double>(weight);
-        if (gain > best_gain) best = space, best_width = *next, best_gain = gain;
-      }
-      if (best == widths.size()) return;
-      left -= problem_.scale.per_unit(best) * (best_width - widths[best]);
-      widths[best] = best_width;
-    }
-  }
-
   const Problem& problem_;
   const CostCurves& curves_;
   const Widths& above_;
@@ -203,6 +179,31 @@ class Knapsack {
 };
 
 }  // namespace
+
+void fill_up(const Problem& problem, const CostCurves& curves, const Widths& above, int64_t capacity,
+             Widths& widths) {
+  int64_t left = capacity - problem.scale.of(widths);
+  for (;;) {
+    size_t best = widths.size();
+    int64_t best_width = 0;
+    double best_gain = -1;
+    for (size_t space = 0; space < widths.size(); ++space) {
+      if (widths[space] == 0) continue;
+      const auto& ladder = problem.ladders[space];
+      const auto next = std::upper_bound(ladder.begin(), ladder.end(), widths[space]);
+      if (next == ladder.end() || *next > above[space]) continue;
+      const int64_t weight = problem.scale.per_unit(space) * (*next - widths[space]);
+      if (weight > left) continue;
+      const auto& cost = curves.cost[space];
+      const double gain = (cost[static_cast<size_t>(widths[space])] - cost[static_cast<size_t>(*next)]) /
+                          static_cast<double>(weight);
+      if (gain > best_gain) best = space, best_width = *next, best_gain = gain;
+    }
+    if (best == widths.size()) return;
+    left -= problem.scale.per_unit(best) * (best_width - widths[best]);
+    widths[best] = best_width;
+  }
+}
 
 std::vector<Widths> solve_dynamic(const Problem& problem, const CostCurves& curves) {
   const int64_t slack = problem.half_step();

@@ -109,6 +109,19 @@ class Search {
     return found;
   }
 
+  /// Widens what still fits, if that measures no worse. A KV group that went for the last steps of an MLP
+  /// leaves more over than these take.
+  void spend_rest(size_t level) {
+    Widths wider = result_.widths[level];
+    const bool is_widest = level + 1 == result_.widths.size();
+    fill_up(problem_, curves_, is_widest ? full_widths(problem_.spec) : result_.widths[level + 1],
+            capacity_[level], wider);
+    const double loss = measured_(wider);
+    if (loss > result_.loss[level]) return;
+    result_.widths[level] = std::move(wider);
+    result_.loss[level] = loss;
+  }
+
  private:
   int64_t least(size_t level, size_t space) const {
     return level > 0 ? std::max(result_.widths[level - 1][space], problem_.ladders[space].front())
@@ -206,6 +219,7 @@ SearchResult local_search(const Problem& problem, const CostCurves& curves,
     for (size_t level = 0; level < chosen.size() && result.n_moves < n_moves; ++level)
       found = search.improve(level, share) || found;
   }
+  for (size_t level = chosen.size(); level-- > 0;) search.spend_rest(level);
   return result;
 }
 

@@ -13,6 +13,7 @@
 namespace elastify::plan {
 namespace {
 
+/// Of levels whose layers take their steps together.
 constexpr double kWorthANote = 0.01;
 constexpr std::pair<Method, std::string_view> kMethods[] = {
     {Method::kUniform, "uniform"},   {Method::kAnchors, "anchors"}, {Method::kZscore, "zscore"},
@@ -87,15 +88,17 @@ CostCurves with_dear_attention(const ModelSpec& spec, CostCurves curves, double 
   return curves;
 }
 
-/// Levels of the same widths or narrower ones, where they weigh more than a level of single spaces may: what
-/// costs least gives a step.
-std::vector<Widths> trimmed(const Problem& problem, const CostCurves& curves, std::vector<Widths> levels) {
-  const Widths* above = nullptr;
+/// Levels that weigh what levels of single spaces may: of those that weigh more, what costs least gives
+/// steps; what is left over goes where it lowers the cost most.
+std::vector<Widths> brought_to_weight(const Problem& problem, const CostCurves& curves,
+                                      std::vector<Widths> levels) {
+  Widths above = full_widths(problem.spec);
   for (size_t level = levels.size(); level-- > 0;) {
     Widths& widths = levels[level];
-    for (size_t space = 0; above != nullptr && space < widths.size(); ++space)
-      widths[space] = std::min(widths[space], (*above)[space]);
-    while (problem.scale.of(widths) > problem.targets[level] + problem.half_step()) {
+    for (size_t space = 0; space < widths.size(); ++space)
+      widths[space] = std::min(widths[space], above[space]);
+    const int64_t capacity = problem.targets[level] + problem.half_step();
+    while (problem.scale.of(widths) > capacity) {
       size_t best = widths.size();
       int64_t best_width = 0;
       double least = std::numeric_limits<double>::infinity();
@@ -112,7 +115,8 @@ std::vector<Widths> trimmed(const Problem& problem, const CostCurves& curves, st
       if (best == widths.size()) break;
       widths[best] = best_width;
     }
-    above = &widths;
+    fill_up(problem, curves, above, capacity, widths);
+    above = widths;
   }
   return levels;
 }
@@ -127,7 +131,7 @@ std::vector<Widths> search_widths(const Problem& problem, const CostCurves& curv
     starts.push_back(solve_dynamic(problem, with_dear_attention(problem.spec, curves, factor)));
   try {
     const auto add = [&](std::vector<int64_t> anchors) {
-      starts.push_back(trimmed(problem, curves, solve_uniform(problem, std::move(anchors)).widths));
+      starts.push_back(brought_to_weight(problem, curves, solve_uniform(problem, std::move(anchors)).widths));
     };
     add({});
     const auto with_anchors = [&](const std::vector<double>& losses) {
@@ -148,6 +152,16 @@ std::vector<Widths> search_widths(const Problem& problem, const CostCurves& curv
   return std::move(found.widths);
 }
 
+/// A width that splits a block cannot be stored in that type.
+void note_blocks(ElasticPlan& plan, const PlanOptions& options) {
+  if (options.budget.kind != Budget::Kind::kBytes) return;
+  const DTypeInfo& type = info(options.budget.type);
+  if (options.grid % type.block_size == 0) return;
+  plan.notes.push_back(fmt::format(
+      "MLP widths in steps of {} split the blocks of {} values of {}: files in {} take a grid of {}",
+      options.grid, type.block_size, type.name, type.name, type.block_size));
+}
+
 void note_anchors(ElasticPlan& plan, double level, size_t n_anchors) {
   if (n_anchors >= plan.anchors.size()) return;
   const std::vector<int64_t> given_up(plan.anchors.begin() + static_cast<long>(n_anchors),
@@ -156,12 +170,15 @@ void note_anchors(ElasticPlan& plan, double level, size_t n_anchors) {
                                    plan.anchors.size(), fmt::join(given_up, ", ")));
 }
 
-void note_ratio(ElasticPlan& plan, size_t index, const Scale& scale) {
+/// \param by_space  whether every space may have a width of its own
+void note_ratio(ElasticPlan& plan, size_t index, const Problem& problem, bool by_space) {
   const Level& level = plan.levels[index];
-  if (std::abs(level.budget_ratio - level.nominal) > kWorthANote)
+  const double step =
+      2 * static_cast<double>(problem.half_step()) / static_cast<double>(problem.scale.full());
+  if (std::abs(level.budget_ratio - level.nominal) > (by_space ? std::min(step, kWorthANote) : kWorthANote))
     plan.notes.push_back(
         fmt::format("level {}: keeps {:.4f} of the {}, the nearest that {} reach while levels stay nested",
-                    level.nominal, level.budget_ratio, scale.noun(),
+                    level.nominal, level.budget_ratio, problem.scale.noun(),
                     plan.method == name_of(Method::kShortGpt)
                         ? "whole layers"
                         : fmt::format("whole KV groups and MLP widths in steps of {}", plan.grid)));
@@ -243,9 +260,10 @@ ElasticPlan make_plan(const ModelSpec& spec, const Profile* profile, const PlanO
   };
   for (size_t i = 0; i < widths.size(); ++i) add_level(problem.levels[i], std::move(widths[i]));
   add_level(1, full_widths(spec));
+  note_blocks(plan, options);
   for (size_t i = 0; i < widths.size(); ++i) {
     if (!n_anchors.empty()) note_anchors(plan, problem.levels[i], n_anchors[i]);
-    note_ratio(plan, i, problem.scale);
+    note_ratio(plan, i, problem, goes_by_curves(options.method) || options.method == Method::kZscore);
   }
   return plan;
 }

@@ -58,7 +58,7 @@ bool goes_by_removal_loss(Method method);
 std::vector<double> parse_levels(std::string_view text);
 
 /// Loss of the sub-model with these widths, the lower the better: the divergence from the full model on
-/// held-out text, for one. What is not finite counts as worst.
+/// calibration text, for one. What is not finite counts as worst.
 using MeasureLoss = std::function<double(const Widths&)>;
 
 /// Widths for every level, solved against the true share of the budget: half a grid step of the MLP width
@@ -66,7 +66,8 @@ using MeasureLoss = std::function<double(const Widths&)>;
 /// layers that carry the budget for `uniform` and `anchors`, of which whole KV groups follow the ratio as
 /// closely as that allows and the MLP makes up the difference; of a single layer for the others, whose KV
 /// groups go where the method finds them cheap. Notes say where levels give anchors up, and where a true
-/// share is more than a percentage point off.
+/// share is off by more than a percentage point or, of those whose layers have widths of their own, a grid
+/// step.
 /// \param profile  needed by `anchors` (removal_loss), `shortgpt` (block_influence), `zscore` and, without
 ///   curves, `dp`; else may be null
 /// \param curves  what `dp` and `dp+kl` go by; null: curves_from_scores() of the profile

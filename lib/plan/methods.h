@@ -60,6 +60,11 @@ std::vector<int64_t> choose_anchors(const std::vector<double>& removal_loss, dou
 /// \returns [levels]
 std::vector<Widths> solve_dynamic(const Problem& problem, const CostCurves& curves);
 
+/// Widens what still fits into `capacity` and within the level above, what lowers the cost most per weight
+/// first. Dropped spaces stay dropped.
+void fill_up(const Problem& problem, const CostCurves& curves, const Widths& above, int64_t capacity,
+             Widths& widths);
+
 /// \param profile  with block_influence
 /// \returns [levels]
 std::vector<Widths> solve_shortgpt(const Problem& problem, const Profile& profile);

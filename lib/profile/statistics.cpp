@@ -216,6 +216,7 @@ std::map<Metric, std::array<std::vector<float>, 2>> layer_scores(const LayerStat
         case Metric::kObs:
         case Metric::kForward:
         case Metric::kGram:
+        case Metric::kHybrid:
           fail("metric '{}' is not measured on data", name_of(metric));
       }
     }

@@ -196,6 +196,22 @@ std::vector<int64_t> forward_order(const Projection& projection) {
                    projection.block);
 }
 
+std::vector<int64_t> hybrid_order(const Projection& projection) {
+  const c10::NoGradGuard no_grad;
+  std::vector<int64_t> order = obs_order(projection);
+  const int64_t n_half = projection.n_units() / 2;
+  if (n_half == 0) return order;
+  const auto indices = projection.moments.options().dtype(at::kLong);
+  const std::vector<int64_t> half(order.begin(), order.begin() + n_half);
+  const at::Tensor first_inputs = at::tensor(half, at::kLong).to(indices.device()) * projection.block;
+  const at::Tensor inputs = (first_inputs.unsqueeze(1) + at::arange(projection.block, indices)).flatten();
+  const std::vector<int64_t> within = forward_order({.weight = PrefixFit(projection, order).weights(n_half),
+                                                     .moments = submatrix(projection.moments, inputs),
+                                                     .block = projection.block});
+  for (size_t i = 0; i < within.size(); ++i) order[i] = half[static_cast<size_t>(within[i])];
+  return order;
+}
+
 std::vector<int64_t> gram_order(const Projection& projection) {
   check(projection, false);
   const int64_t n_units = projection.n_units(), block = projection.block;

@@ -32,6 +32,9 @@ std::vector<int64_t> obs_order(const Projection& projection);
 /// Forward selection: again and again takes the unit that explains most of what is unexplained (pivoted
 /// Cholesky).
 std::vector<int64_t> forward_order(const Projection& projection);
+/// Both: backward elimination down to half of the units, whose order forward selection makes out of what
+/// they, refitted, have to say for all. Down to half the width it keeps what obs_order() keeps.
+std::vector<int64_t> hybrid_order(const Projection& projection);
 /// Backward elimination without refit: again and again leaves out the unit that makes E ||W_R x_R||^2 least,
 /// R all that is left out. With one column per unit that is a sum over R x R of (W^T W) times H, element by
 /// element. O(n^2 D) operations and one more matrix [n, n].
@@ -54,9 +57,8 @@ class PrefixFit {
   at::Tensor delta(int64_t k) const;
   /// The rank-r matrix B A nearest to delta(k) in what it does to inputs like X: b [D, r], a [r, k * block],
   /// both with the roots of the singular values. Of large matrices the leading subspace is found by
-  /// iteration: what B A gains is then within half a percent of the most it can. The same every time. r <= D,
-  /// k
-  /// * block.
+  /// iteration: what B A gains is then within half a percent of the most it can. The same every time.
+  /// r <= D, k * block.
   struct LowRank {
     at::Tensor a, b;
     double error;  ///< E ||W x - (W_S + B A) x_k||^2, W_S: the leading weights as they are

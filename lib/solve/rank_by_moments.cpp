@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/progress.h"
+#include "nn/decoder.h"
 #include "nn/host_tensor.h"
 #include "nn/torch_error.h"
 #include "solve/prefix_fit.h"
@@ -15,8 +16,10 @@ namespace {
 /// Calls visit(s, projection) for every space that has units.
 template <typename Visit>
 void for_each_projection(const Checkpoint& checkpoint, const MomentSource& moments, int64_t n_tokens,
-                         double ridge, const std::string& label, const Visit& visit) {
+                         double ridge, const std::string& device, const std::string& label,
+                         const Visit& visit) {
   const c10::NoGradGuard no_gradients;
+  const c10::Device solver = nn::device_named(device);
   const ModelSpec& spec = checkpoint.spec();
   Progress progress(label, static_cast<int64_t>(spec.spaces.size()), "spaces");
   for (size_t s = 0; s < spec.spaces.size(); ++s) {
@@ -26,11 +29,11 @@ void for_each_projection(const Checkpoint& checkpoint, const MomentSource& momen
         const Role role = space.kind == SpaceKind::kMlp ? Role::kDown : Role::kAttnOut;
         const auto index = static_cast<size_t>(spec.find(role, space.layer));
         Projection projection;
-        projection.weight = nn::as_tensor(checkpoint.load(index, DType::kF32)).to(at::kDouble);
+        projection.weight = nn::as_tensor(checkpoint.load(index, DType::kF32)).to(solver, at::kDouble);
         const int64_t n = projection.weight.size(1);
         std::vector<double> sums = moments(s);
         // Only the lower triangle counts.
-        const at::Tensor lower = at::from_blob(sums.data(), {n, n}, at::kDouble).tril();
+        const at::Tensor lower = at::from_blob(sums.data(), {n, n}, at::kDouble).to(solver).tril();
         const at::Tensor symmetric = lower + lower.tril(-1).t();
         projection.moments = regularised(symmetric / static_cast<double>(n_tokens), ridge);
         projection.block = n / space.n_units;
@@ -41,27 +44,40 @@ void for_each_projection(const Checkpoint& checkpoint, const MomentSource& momen
   }
 }
 
+std::vector<int64_t> order_by(Metric metric, const Projection& projection) {
+  switch (metric) {
+    case Metric::kObs:
+      return obs_order(projection);
+    case Metric::kForward:
+      return forward_order(projection);
+    case Metric::kHybrid:
+      return hybrid_order(projection);
+    case Metric::kGram:
+      return gram_order(projection);
+    default:
+      fail("metric '{}' is not worked out of second moments", name_of(metric));
+  }
+}
+
 }  // namespace
 
 Permutation rank_by_moments(const Checkpoint& checkpoint, const MomentSource& moments, int64_t n_tokens,
-                            Metric metric, double ridge) {
+                            Metric metric, double ridge, const std::string& device) {
   Permutation permutation = identity_permutation(checkpoint.spec());
   permutation.metric = name_of(metric);
   // Nothing is solved for `gram`, and a ridge would make much of inputs that are hardly ever used.
-  for_each_projection(checkpoint, moments, n_tokens, metric == Metric::kGram ? 0 : ridge,
-                      fmt::format("order by {}", name_of(metric)),
-                      [&](size_t s, const Projection& projection) {
-                        permutation.orders[s] = metric == Metric::kObs       ? obs_order(projection)
-                                                : metric == Metric::kForward ? forward_order(projection)
-                                                                             : gram_order(projection);
-                      });
+  for_each_projection(
+      checkpoint, moments, n_tokens, metric == Metric::kGram ? 0 : ridge, device,
+      fmt::format("order by {}", name_of(metric)),
+      [&](size_t s, const Projection& projection) { permutation.orders[s] = order_by(metric, projection); });
   return permutation;
 }
 
 std::vector<PrefixErrors> prefix_errors(const Checkpoint& checkpoint, const MomentSource& moments,
-                                        int64_t n_tokens, const Permutation& permutation, double ridge) {
+                                        int64_t n_tokens, const Permutation& permutation, double ridge,
+                                        const std::string& device) {
   std::vector<PrefixErrors> errors(checkpoint.spec().spaces.size());
-  for_each_projection(checkpoint, moments, n_tokens, ridge, "errors of widths",
+  for_each_projection(checkpoint, moments, n_tokens, ridge, device, "errors of widths",
                       [&](size_t s, const Projection& projection) {
                         const PrefixFit fit(projection, permutation.orders[s]);
                         errors[s] = {fit.errors_unfitted(), fit.errors()};

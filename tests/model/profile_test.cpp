@@ -47,7 +47,7 @@ TEST_CASE("profile: metrics have names, unknown ones are refused with the known"
   for (const Metric metric : all_metrics()) CHECK(metric_named(name_of(metric)) == metric);
   CHECK_THROWS_WITH_AS(metric_named("fischer"),
                        "unknown metric \"fischer\"; known are taylor, taylor-element, fisher, wanda, wifv, "
-                       "activation, magnitude, random, imatrix, obs, forward, gram",
+                       "activation, magnitude, random, imatrix, obs, forward, gram, hybrid",
                        UsageError);
 }
 

@@ -168,6 +168,26 @@ TEST_SUITE("pipeline") {
     }
   }
 
+  TEST_CASE("repairs: text that would be one batch is parted, so that some of it is held out") {
+    const OpenModel model{test::tiny_checkpoint(test::make_tiny_spec("llama")), std::nullopt, std::nullopt};
+    const nn::Decoder decoder(model.checkpoint, {});
+    profile::ProfileOptions text;
+    text.data = {"self"};
+    text.seq = 16;
+    text.batch = 8;
+    for (const auto& [n_sequences, sizes] : std::vector<std::pair<int64_t, std::vector<int64_t>>>{
+             {1, {1}}, {2, {1, 1}}, {8, {2, 2, 2, 2}}, {9, {8, 1}}, {16, {8, 8}}}) {
+      CAPTURE(n_sequences);
+      text.tokens = n_sequences * text.seq;
+      std::vector<int64_t> found;
+      for (const at::Tensor& batch : fitting_batches(model, decoder, text, 0)) {
+        found.push_back(batch.size(0));
+        CHECK(batch.size(1) == text.seq);
+      }
+      CHECK(found == sizes);
+    }
+  }
+
   TEST_CASE("repairs: an adapter that does not belong to the level's file is refused by name") {
     const RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform, true, false, false);
     made.export_as(DType::kF32);

@@ -74,6 +74,23 @@ double best_by_trying_all(const Problem& problem, const CostCurves& curves, cons
   }
 }
 
+/// No widths within the capacity cost less: the best of the bounds that prices per weight give.
+double least_by_duality(const Problem& problem, const CostCurves& curves, int64_t capacity) {
+  double best = 0;
+  for (double price = 1e-6; price < 1e3; price *= 1.01) {
+    double bound = -price * static_cast<double>(capacity - problem.scale.fixed());
+    for (size_t space = 0; space < problem.ladders.size(); ++space) {
+      double least = std::numeric_limits<double>::infinity();
+      for (const int64_t width : problem.ladders[space])
+        least = std::min(least, curves.cost[space][static_cast<size_t>(width)] +
+                                    price * static_cast<double>(problem.scale.of(space, width)));
+      bound += least;
+    }
+    best = std::max(best, bound);
+  }
+  return best;
+}
+
 }  // namespace
 
 TEST_CASE("dp: finds what trying all widths finds, level by level, with and without dropped layers") {
@@ -153,6 +170,10 @@ TEST_CASE("dp: many widths and weights without a common divisor are solved nearl
   const int64_t left = problem.targets[0] + problem.half_step() - problem.scale.of(widths);
   CHECK(left >= 0);
   CHECK(left <= 2 * problem.half_step());
+  const double bound = least_by_duality(problem, curves, problem.targets[0] + problem.half_step());
+  CHECK(bound > 0);
+  CHECK(cost_of(curves, widths) >= bound);
+  CHECK(cost_of(curves, widths) <= 1.02 * bound);
 }
 
 TEST_CASE("dp: a share of every space stays where that is asked for") {

@@ -180,7 +180,7 @@ TEST_CASE(
     const plan::SearchResult found =
         plan::local_search(problem, curves, starts, measure, options.search_steps);
     CHECK(found.n_moves <= 60);
-    CHECK(n_measured <= 60 + 10);
+    CHECK(n_measured <= 60 + 10 + 5);
     double sum = 0;
     for (const double loss : found.loss) sum += loss;
     for (const auto& start : starts) {
@@ -207,21 +207,46 @@ TEST_CASE(
 
 TEST_CASE("dp+kl: without moves it is the better start, with dropped layers too") {
   const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 3, .d_ff = 64});
-  const CostCurves curves = convex_curves(spec, std::vector<double>(6, 1));
+  const CostCurves curves = convex_curves(spec, {1, 2, 3, 4, 5, 6});
   PlanOptions options;
   options.grid = 8;
   options.levels = {0.35};
   options.depth = true;
   const Problem problem(spec, options);
   const Widths start = plan::solve_dynamic(problem, curves)[0];
-  const plan::SearchResult found = plan::local_search(
-      problem, curves, {{start}}, [&](const Widths& widths) { return cost_of(curves, widths); }, 0);
+  const Widths uniform = plan::solve_uniform(problem).widths[0];
+  const plan::MeasureLoss measure = [&](const Widths& widths) { return cost_of(curves, widths); };
+  REQUIRE(measure(start) < measure(uniform));
+  const plan::SearchResult found = plan::local_search(problem, curves, {{uniform}, {start}}, measure, 0);
   CHECK(found.widths[0] == start);
   CHECK(found.n_moves == 0);
-  const plan::SearchResult searched = plan::local_search(
-      problem, curves, {{start}}, [&](const Widths& widths) { return cost_of(curves, widths); }, 50);
+  const plan::SearchResult searched = plan::local_search(problem, curves, {{start}}, measure, 50);
   for (size_t space = 0; space < start.size(); ++space)
     CHECK((searched.widths[0][space] == 0) == (start[space] == 0));
+}
+
+TEST_CASE("dp+kl: a start below its budget, and what moves leave over, is filled up") {
+  const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 4, .n_kv_heads = 1, .d_ff = 96});
+  std::mt19937 random(4);
+  const CostCurves curves = convex_curves(spec, random_weights(spec, random));
+  PlanOptions options;
+  options.grid = 8;
+  options.levels = {0.5, 0.8};
+  const Problem problem(spec, options);
+  const plan::MeasureLoss measure = [&](const Widths& widths) { return cost_of(curves, widths); };
+  std::vector<Widths> start = plan::solve_dynamic(problem, curves);
+  for (Widths& widths : start)
+    for (size_t space = 0; space < widths.size(); ++space)
+      widths[space] = std::max(widths[space] - options.grid, problem.ladders[space].front());
+  const plan::SearchResult found = plan::local_search(problem, curves, {start}, measure, 3);
+  for (size_t level = 0; level < start.size(); ++level) {
+    const int64_t left = problem.targets[level] + problem.half_step() - problem.scale.of(found.widths[level]);
+    CHECK(left >= 0);
+    CHECK(left < 2 * problem.half_step());
+    CHECK(found.loss[level] == measure(found.widths[level]));
+    for (size_t space = 0; level == 0 && space < spec.spaces.size(); ++space)
+      CHECK(found.widths[0][space] <= found.widths[1][space]);
+  }
 }
 
 }  // namespace elastify

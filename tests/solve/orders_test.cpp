@@ -40,8 +40,9 @@ double unfitted_error(const solve::Projection& p, const std::vector<int64_t>& un
   return error_of(p, inputs, p.weight.index_select(1, index(inputs)));
 }
 
-std::vector<int64_t> forward_by_hand(const solve::Projection& p) {
-  std::vector<int64_t> left = counted(p.n_units()), order;
+/// \param left  the units to choose from
+std::vector<int64_t> forward_by_hand(const solve::Projection& p, std::vector<int64_t> left) {
+  std::vector<int64_t> order;
   while (!left.empty()) {
     size_t best = 0;
     double best_so_far = std::numeric_limits<double>::infinity();
@@ -116,12 +117,27 @@ TEST_CASE("orders: obs removes the unit of several inputs that costs least, trie
 TEST_CASE("orders: forward takes what explains most, tried out one by one") {
   for (const int64_t seed : {1, 2, 3}) {
     const auto p = make_problem(seed, 5, 16);
-    CHECK(forward_order(p) == forward_by_hand(p));
+    CHECK(forward_order(p) == forward_by_hand(p, counted(p.n_units())));
   }
   for (const int64_t block : {2, 3, 5}) {
     const auto p = make_problem(block, 4, 6 * block, block);
-    CHECK(forward_order(p) == forward_by_hand(p));
+    CHECK(forward_order(p) == forward_by_hand(p, counted(p.n_units())));
   }
+}
+
+TEST_CASE(
+    "orders: hybrid goes backward down to half of the units, forward within them, tried out one by one") {
+  for (const int64_t block : {1, 3})
+    for (const int64_t n_units : {1, 2, 9, 16}) {
+      CAPTURE(block);
+      CAPTURE(n_units);
+      const auto p = make_problem(n_units, 5, n_units * block, block);
+      const std::vector<int64_t> backward = backward_by_hand(p), order = solve::hybrid_order(p);
+      const int64_t half = n_units / 2;
+      CHECK(prefix(order, half) == forward_by_hand(p, prefix(backward, half)));
+      CHECK(std::vector<int64_t>(order.begin() + half, order.end()) ==
+            std::vector<int64_t>(backward.begin() + half, backward.end()));
+    }
 }
 
 TEST_CASE("orders: many inputs go as they do when everything is brought up to date after each") {
@@ -178,6 +194,7 @@ TEST_CASE("orders: every unit once, and the same again") {
   const solve::Projection nothing{at::zeros({3, 0}, at::kDouble), at::zeros({0, 0}, at::kDouble)};
   CHECK(obs_order(nothing).empty());
   CHECK(forward_order(nothing).empty());
+  CHECK(solve::hybrid_order(nothing).empty());
 }
 
 TEST_CASE("orders: an input that is always zero goes last") {
