@@ -13,6 +13,12 @@ namespace elastify::solve {
 
 namespace {
 
+/// \param sums  [n, n], of which only the lower triangle counts
+at::Tensor symmetric(std::vector<double> sums, int64_t n, c10::Device device) {
+  at::Tensor whole = at::from_blob(sums.data(), {n, n}, at::kDouble).to(device, false, true).tril_();
+  return whole.add_(whole.tril(-1).t());
+}
+
 /// Calls visit(s, projection) for every space that has units.
 template <typename Visit>
 void for_each_projection(const Checkpoint& checkpoint, const MomentSource& moments, int64_t n_tokens,
@@ -31,11 +37,8 @@ void for_each_projection(const Checkpoint& checkpoint, const MomentSource& momen
         Projection projection;
         projection.weight = nn::as_tensor(checkpoint.load(index, DType::kF32)).to(solver, at::kDouble);
         const int64_t n = projection.weight.size(1);
-        std::vector<double> sums = moments(s);
-        // Only the lower triangle counts.
-        const at::Tensor lower = at::from_blob(sums.data(), {n, n}, at::kDouble).to(solver).tril();
-        const at::Tensor symmetric = lower + lower.tril(-1).t();
-        projection.moments = regularised(symmetric / static_cast<double>(n_tokens), ridge);
+        projection.moments =
+            regularised(symmetric(moments(s), n, solver).div_(static_cast<double>(n_tokens)), ridge);
         projection.block = n / space.n_units;
         visit(s, projection);
       });
