@@ -40,5 +40,6 @@ lane lint scripts/lint.sh --quick
 
 echo "== summary ($((SECONDS - start)) s)"
 printf '%s\n' "${lines[@]}"
+tests/support/show_skips.sh
 echo "lanes: $n_passed passed, $n_failed failed"
 ((n_failed == 0))

@@ -1,5 +1,7 @@
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
+
+#include "support/skip.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 // HDF5 does not free all of what it made when it refuses a damaged file.
@@ -7,3 +9,8 @@ extern "C" const char* __lsan_default_suppressions() {
   return "leak:libhdf5";
 }
 #endif
+
+int main(int argc, char** argv) {
+  const int status = doctest::Context(argc, argv).run();
+  return status == 0 && elastify::test::all_skipped() ? elastify::test::kSkippedStatus : status;
+}

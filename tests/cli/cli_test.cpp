@@ -341,7 +341,7 @@ TEST_SUITE("cli") {
   }
 
   TEST_CASE("cli: an interrupt ends the work, leaves nothing behind, and the command can be given again") {
-    if (!test::has_shared_data("cli: an interrupt")) return;
+    if (!test::has_shared_data()) return;
     const test::TemporaryDirectory directory;
     const std::string model = (test::shared_data() / "models/stories3M/stories3M-q80.bin").string();
     const std::string command =

@@ -16,6 +16,7 @@
 #include "model/profile.h"
 #include "profile/memory.h"
 #include "support/program.h"
+#include "support/skip.h"
 #include "support/tiny_model.h"
 
 namespace elastify {
@@ -153,7 +154,7 @@ TEST_SUITE("cli") {
 
   TEST_CASE("profile: two processes find what one finds") {
     if (std::system("command -v mpirun >/dev/null") != 0) {
-      MESSAGE("skipped, no mpirun: two processes");
+      test::skip("mpirun is not installed");
       return;
     }
     const Subject subject;

@@ -37,7 +37,7 @@ struct Subject {
 
 TEST_SUITE("cli") {
   TEST_CASE("cli: repairs go from reorder through verify and export to eval") {
-    if (!test::has_shared_data("cli: repairs")) return;
+    if (!test::has_shared_data()) return;
     const Subject subject;
     const std::string data = fmt::format("--data '{}' --tokens 4096 --seq 64", subject.text);
     const Outcome reordered = subject.reorder(data + " --compensate adapter+bias --rank 8", "out");
@@ -73,7 +73,7 @@ TEST_SUITE("cli") {
   }
 
   TEST_CASE("cli: repairs beside a profile need text, and a profile beside text needs repairs") {
-    if (!test::has_shared_data("cli: repairs beside a profile")) return;
+    if (!test::has_shared_data()) return;
     const Subject subject;
     const std::string data = fmt::format("--data '{}' --tokens 1024 --seq 64", subject.text);
     REQUIRE(run_elastify(fmt::format("profile {} {} --removal-tokens 0 -o '{}'", subject.common, data,
@@ -97,7 +97,7 @@ TEST_SUITE("cli") {
   }
 
   TEST_CASE("cli: repairs take as much of the text as they are given, and say when it is little") {
-    if (!test::has_shared_data("cli: repairs take as much")) return;
+    if (!test::has_shared_data()) return;
     const Subject subject;
     const std::string data =
         fmt::format("--data '{}' --seq 64 --metric random --compensate baked", subject.text);

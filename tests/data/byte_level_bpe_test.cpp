@@ -151,7 +151,7 @@ TEST_CASE("pre-tokenizer: an unknown name is refused with the known ones") {
 }
 
 TEST_CASE("byte-level BPE: llama.cpp's test strings for GPT-2 are encoded as there") {
-  if (!has_shared_data("llama.cpp's test strings for GPT-2 are encoded as there")) return;
+  if (!has_shared_data()) return;
   const fs::path gguf = shared_data() / "models/gguf-vocab/ggml-vocab-gpt-2.gguf";
   const TestVectors vectors = read_test_vectors(gguf);
   REQUIRE(vectors.texts.size() == 46);

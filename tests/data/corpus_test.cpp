@@ -188,7 +188,7 @@ TEST_CASE("batches: too little text or too small a limit is refused") {
 }
 
 TEST_CASE("corpus: published texts are loaded whole") {
-  if (!has_shared_data("published texts are loaded whole")) return;
+  if (!has_shared_data()) return;
   const fs::path datasets = shared_data() / "datasets";
   CHECK(load_documents({datasets / "c4-redpajama/sample_c4-rp1.jsonl"}).size() == 1000);
   CHECK(load_documents({datasets / "wikitext2/wiki.test.raw"}).size() == 1);

@@ -227,7 +227,7 @@ TEST_CASE("sentencepiece: a helper that cannot do its work is named, with what i
 }
 
 TEST_CASE("sentencepiece: published .bin and .model files of one tokenizer give the same ids") {
-  if (!has_shared_data("published .bin and .model files of one tokenizer give the same ids")) return;
+  if (!has_shared_data()) return;
   // Without doubled and outer spaces, which the stories models' .model files remove and .bin files cannot.
   std::vector<std::string> texts;
   std::ifstream file(shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt");
@@ -247,7 +247,7 @@ TEST_CASE("sentencepiece: published .bin and .model files of one tokenizer give 
 }
 
 TEST_CASE("sentencepiece: llama.cpp's test strings for Llama are encoded as there") {
-  if (!has_shared_data("llama.cpp's test strings for Llama are encoded as there")) return;
+  if (!has_shared_data()) return;
   const fs::path gguf = shared_data() / "models/gguf-vocab/ggml-vocab-llama-spm.gguf";
   const TestVectors vectors = read_test_vectors(gguf);
   REQUIRE(vectors.texts.size() == 46);

@@ -81,7 +81,7 @@ TEST_CASE("task: what is no item is named with file and line") {
 }
 
 TEST_CASE("task: published tasks are read whole") {
-  if (!has_shared_data("published tasks are read whole")) return;
+  if (!has_shared_data()) return;
   const fs::path folder = shared_data() / "datasets/mc";
   CHECK(load_task(folder / "lambada_openai.jsonl").size() == 5153);
   CHECK(load_task(folder / "piqa.jsonl").size() == 1838);

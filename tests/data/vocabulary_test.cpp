@@ -541,8 +541,7 @@ TEST_CASE("vocabulary: WordPiece is read, but has no encoder") {
 }
 
 TEST_CASE("vocabulary: published .bin and .model files of one tokenizer hold the same pieces and scores") {
-  if (!has_shared_data("published .bin and .model files of one tokenizer hold the same pieces and scores"))
-    return;
+  if (!has_shared_data()) return;
   for (const char* name : {"stories260K/tok512", "stories3M/tok4096", "llama2-tokenizer/tokenizer"}) {
     CAPTURE(name);
     const fs::path stem = shared_data() / "models" / name;
@@ -551,7 +550,7 @@ TEST_CASE("vocabulary: published .bin and .model files of one tokenizer hold the
 }
 
 TEST_CASE("vocabulary: published GGUF vocabularies are read") {
-  if (!has_shared_data("published GGUF vocabularies are read")) return;
+  if (!has_shared_data()) return;
   const fs::path folder = shared_data() / "models/gguf-vocab";
   const Vocabulary bert = load_vocabulary(folder / "ggml-vocab-bert-bge.gguf");
   CHECK(bert.kind == TokenizerKind::kWordPiece);

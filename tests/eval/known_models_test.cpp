@@ -50,7 +50,7 @@ double bits_per_byte(const std::string& model, const std::string& tokenizer_file
 
 TEST_CASE(
     "known models: stories3M has 0.682 bits per byte on the tinystories validation text, stories260K 1.042") {
-  if (!test::has_shared_data("known models: bits per byte of stories3M and stories260K")) return;
+  if (!test::has_shared_data()) return;
   CHECK(bits_per_byte("stories3M/stories3M-q80.bin", "stories3M/tok4096.model") ==
         doctest::Approx(0.682).epsilon(0.02));
   CHECK(bits_per_byte("stories260K/stories260K.bin", "stories260K/tok512.model") ==

@@ -1,8 +1,5 @@
 // Importance matrices of an artifact in stock llama.cpp. tests/interop/setup.sh makes the tool.
 
-#include <doctest/doctest.h>
-
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -10,10 +7,13 @@
 #include "pipeline/steps.h"
 #include "support/elastic_fixture.h"
 #include "support/imatrices.h"
+#include "support/llama_oracle.h"
 #include "support/tiny_model.h"
 
 namespace elastify {
 namespace {
+
+using namespace interop;
 
 struct Quantized {
   bool done = false;
@@ -23,11 +23,8 @@ struct Quantized {
 Quantized quantize(const std::string& imatrix, const fs::path& model, const fs::path& out) {
   const test::TemporaryDirectory directory;
   const fs::path log = directory.path() / "log";
-  const int status =
-      std::system(fmt::format("'{}' '{}' '{}' '{}' >'{}' 2>&1",
-                              (fs::path(ELASTIFY_BINARY_DIR) / "interop/llama_quantize").string(), imatrix,
-                              model.string(), out.string(), log.string())
-                      .c_str());
+  const int status = shell(fmt::format("'{}' '{}' '{}' '{}' >'{}' 2>&1", tool("llama_quantize").string(),
+                                       imatrix, model.string(), out.string(), log.string()));
   return {status == 0, read_text(log)};
 }
 
@@ -36,10 +33,7 @@ Quantized quantize(const std::string& imatrix, const fs::path& model, const fs::
 TEST_SUITE("interop") {
   TEST_CASE(
       "interop: stock llama.cpp quantises every level by its importance matrix, and by no other level's") {
-    if (!fs::exists(fs::path(ELASTIFY_BINARY_DIR) / "interop/llama_quantize")) {
-      MESSAGE("skipped, tests/interop/setup.sh has not run");
-      return;
-    }
+    if (!has_oracle()) return;
     const test::TinyOptions wide{
         .d_model = 64, .head_dim = 16, .n_kv_heads = 4, .heads_per_group = 2, .d_ff = 128, .tied = true};
     for (const auto& [family, method] :
@@ -78,10 +72,7 @@ TEST_SUITE("interop") {
   }
 
   TEST_CASE("interop: stock llama.cpp quantises levels that leave out attention and layers") {
-    if (!fs::exists(fs::path(ELASTIFY_BINARY_DIR) / "interop/llama_quantize")) {
-      MESSAGE("skipped, tests/interop/setup.sh has not run");
-      return;
-    }
+    if (!has_oracle()) return;
     const ModelSpec spec =
         test::make_tiny_spec("llama", {.n_layers = 4, .d_model = 64, .head_dim = 32, .d_ff = 128});
     const test::ElasticFixture made(spec, test::shallow_plan(spec, 32));

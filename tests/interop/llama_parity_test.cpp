@@ -48,7 +48,7 @@ void check_artifact(const fs::path& reordered, const fs::path& artifact, const s
 TEST_SUITE("interop") {
   TEST_CASE(
       "interop: every level of every family gives our logits in stock llama.cpp, uniform and with anchors") {
-    if (!has_oracle("every level of every family")) return;
+    if (!has_oracle()) return;
     std::map<std::string, int> architectures;
     for (const auto& variant : test::tiny_variants()) {
       for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors}) {
@@ -76,7 +76,7 @@ TEST_SUITE("interop") {
   }
 
   TEST_CASE("interop: levels without some attention and some layers give our logits in stock llama.cpp") {
-    if (!has_oracle("levels without some attention and some layers")) return;
+    if (!has_oracle()) return;
     const test::TinyOptions deep{.n_layers = 4};
     test::TinyOptions shared{.n_layers = 4, .n_kv_heads = 4, .heads_per_group = 1, .tied = true};
     test::TinyOptions biased{.n_layers = 4, .attention_bias = true, .mlp_bias = true};
@@ -99,9 +99,9 @@ TEST_SUITE("interop") {
 
   TEST_CASE("interop: levels of SmolLM2-135M give our logits in stock llama.cpp, uniform and with anchors") {
     const fs::path model = fs::path(ELASTIFY_SOURCE_DIR) / "models/SmolLM2-135M-Instruct.Q4_1.gguf";
-    if (!has_oracle("levels of SmolLM2-135M")) return;
+    if (!has_oracle()) return;
     if (!fs::exists(model)) {
-      MESSAGE("skipped, scripts/fetch_model.sh has not run: levels of SmolLM2-135M");
+      test::skip("scripts/fetch_model.sh has not run");
       return;
     }
     const pipeline::OpenModel source = pipeline::open_model(model, {});
@@ -136,7 +136,7 @@ TEST_SUITE("interop") {
       "interop: every level of stories3M gives our logits in stock llama.cpp, loads and generates through "
       "node-llama-cpp, "
       "and parses in @huggingface/gguf") {
-    if (!has_oracle("stories3M") || !test::has_shared_data("interop: stories3M")) return;
+    if (!has_oracle() || !test::has_shared_data()) return;
     const fs::path model = test::shared_data() / "models/stories3M/stories3M-q80.bin";
     const pipeline::OpenModel source =
         pipeline::open_model(model, test::shared_data() / "models/stories3M/tok4096.model");

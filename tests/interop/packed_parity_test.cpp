@@ -23,7 +23,7 @@ fs::path exported(const fs::path& reordered, const fs::path& output, const Expor
 TEST_SUITE("interop") {
   TEST_CASE(
       "interop: stock llama.cpp takes a packed file for the full model, and every split for its level") {
-    if (!has_oracle("packed files and splits")) return;
+    if (!has_oracle()) return;
     const std::pair<const char*, plan::Method> subjects[] = {{"llama", plan::Method::kUniform},
                                                              {"llama", plan::Method::kAnchors},
                                                              {"qwen2", plan::Method::kAnchors},
@@ -53,7 +53,7 @@ TEST_SUITE("interop") {
   }
 
   TEST_CASE("interop: with adapters, biases and norms, too; a merged adapter gives the adapter's logits") {
-    if (!has_oracle("packed files with repairs")) return;
+    if (!has_oracle()) return;
     for (const char* family : {"llama", "qwen2"}) {
       CAPTURE(family);
       const ModelSpec spec = test::make_tiny_spec(family);

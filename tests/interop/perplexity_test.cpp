@@ -46,7 +46,7 @@ double stock_perplexity(const fs::path& model, const TokenBatches& batches) {
 
 TEST_SUITE("interop") {
   TEST_CASE("interop: perplexity of every level and type is stock llama.cpp's") {
-    if (!has_oracle("perplexity") || !test::has_shared_data("interop: perplexity of stories3M")) return;
+    if (!has_oracle() || !test::has_shared_data()) return;
     const fs::path shared = test::shared_data();
     const std::string text = (shared / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt").string();
     const test::TemporaryDirectory work;

@@ -39,9 +39,9 @@ Function ggml_function(const char* name) {
   return library == nullptr ? nullptr : reinterpret_cast<Function>(dlsym(library, name));
 }
 
-bool has_ggml(const std::string& test) {
+bool has_ggml() {
   if (ggml_function<QuantizeChunk>("ggml_quantize_chunk") != nullptr) return true;
-  MESSAGE("skipped, tests/interop/setup.sh has not run: " << test);
+  test::skip("tests/interop/setup.sh has not run");
   return false;
 }
 
@@ -66,7 +66,7 @@ std::vector<Matrix> matrices() {
   make("few values", 16, 256, [](float x) { return std::round(x); });
   make("one row", 1, 4096, [](float x) { return 3e-3F * x; });
   const fs::path stories = test::shared_data() / "models/stories3M/stories3M-q80.bin";
-  if (fs::exists(stories)) {
+  if (test::has_shared_data()) {
     const Checkpoint model = Checkpoint::open(stories);
     for (size_t i = 0; i < model.spec().tensors.size(); ++i) {
       const TensorSpec& tensor = model.spec().tensors[i];
@@ -110,7 +110,7 @@ double error_of(DType type, const Matrix& matrix, const std::vector<std::byte>& 
 
 TEST_SUITE("interop") {
   TEST_CASE("interop: blocks of 32 are encoded to ggml's bytes") {
-    if (!has_ggml("blocks of 32")) return;
+    if (!has_ggml()) return;
     for (const Matrix& matrix : matrices())
       for (const DType type : {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0}) {
         CAPTURE(matrix.name);
@@ -120,7 +120,7 @@ TEST_SUITE("interop") {
   }
 
   TEST_CASE("interop: K-quants err at most 1.01 times as much as ggml's, with and without importance") {
-    if (!has_ggml("errors of K-quants")) return;
+    if (!has_ggml()) return;
     size_t n = 0;
     for (const Matrix& matrix : matrices()) {
       if (matrix.columns % 256 != 0) continue;
@@ -142,7 +142,7 @@ TEST_SUITE("interop") {
   }
 
   TEST_CASE("interop: every type decodes to ggml's floats") {
-    if (!has_ggml("decoding")) return;
+    if (!has_ggml()) return;
     const std::pair<DType, const char*> decoders[] = {
         {DType::kQ4_0, "dequantize_row_q4_0"}, {DType::kQ4_1, "dequantize_row_q4_1"},
         {DType::kQ5_0, "dequantize_row_q5_0"}, {DType::kQ5_1, "dequantize_row_q5_1"},
@@ -163,7 +163,7 @@ TEST_SUITE("interop") {
   }
 
   TEST_CASE("interop: quantised levels give the logits of their decoded weights in stock llama.cpp") {
-    if (!has_oracle("quantised levels")) return;
+    if (!has_oracle()) return;
     const ModelSpec spec = test::make_tiny_spec(
         "llama",
         {.n_layers = 3, .d_model = 256, .head_dim = 64, .n_kv_heads = 2, .heads_per_group = 4, .d_ff = 768});

@@ -44,7 +44,7 @@ int check_levels(const test::RepairedFixture& made, const std::string& architect
 
 TEST_SUITE("interop") {
   TEST_CASE("interop: levels with adapter, biases, own weights and norm give our logits in stock llama.cpp") {
-    if (!has_oracle("levels with repairs")) return;
+    if (!has_oracle()) return;
     const test::TinyOptions biased{.attention_bias = true, .mlp_bias = true};
     const Subject subjects[] = {
         {"llama", test::make_tiny_spec("llama"), plan::Method::kUniform, "llama"},
@@ -66,7 +66,7 @@ TEST_SUITE("interop") {
   }
 
   TEST_CASE("interop: adapters apply in the graphs without biases, too, and in f16") {
-    if (!has_oracle("adapters without biases")) return;
+    if (!has_oracle()) return;
     const ModelSpec tied = test::make_tiny_spec("qwen3", {.tied = true});
     const Subject subjects[] = {
         {"qwen3", tied, plan::Method::kUniform, "qwen3"},

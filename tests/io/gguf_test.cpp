@@ -505,7 +505,7 @@ TEST_CASE("gguf: an absent tensor is named") {
 }
 
 TEST_CASE("gguf: the vocabularies of llama.cpp are read, and written again byte for byte") {
-  if (!has_shared_data("gguf: the vocabularies of llama.cpp")) return;
+  if (!has_shared_data()) return;
   const TemporaryDirectory directory;
   for (const char* name : {"bert-bge", "gpt-2", "llama-spm"}) {
     CAPTURE(name);

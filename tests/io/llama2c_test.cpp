@@ -255,7 +255,7 @@ TEST_CASE("llama2c: mutated files are read or refused") {
 }
 
 TEST_CASE("llama2c: real models have the dimensions that their authors state") {
-  if (!has_shared_data("llama2c: real models")) return;
+  if (!has_shared_data()) return;
   struct Case {
     std::string path;
     int version;

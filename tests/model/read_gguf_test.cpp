@@ -373,7 +373,7 @@ TEST_CASE("read gguf: damaged files are read to the end or refused") {
 }
 
 TEST_CASE("read gguf: a vocabulary without a model is refused") {
-  if (!has_shared_data("read gguf: a vocabulary without a model is refused")) return;
+  if (!has_shared_data()) return;
   const fs::path path = shared_data() / "models/gguf-vocab/ggml-vocab-llama-spm.gguf";
   CHECK(message_of([&] { Checkpoint::open(path); }) ==
         path.string() + ": holds no tensors, only a vocabulary");

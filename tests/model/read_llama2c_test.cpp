@@ -74,7 +74,7 @@ TEST_CASE("read llama2c: a file cut short says how long it should be") {
 }
 
 TEST_CASE("read llama2c: published models are read whole") {
-  if (!has_shared_data("read llama2c: published models are read whole")) return;
+  if (!has_shared_data()) return;
   struct Case {
     const char* name;
     int64_t d_model, n_layers, n_heads, n_kv_heads, n_vocab;

@@ -210,7 +210,7 @@ TEST_SUITE("pipeline") {
   }
 
   TEST_CASE("repairs: a run fits, exports and evaluates them, and fits again when an option changes") {
-    if (!test::has_shared_data("repairs: a run")) return;
+    if (!test::has_shared_data()) return;
     const test::TemporaryDirectory directory;
     RunConfig config;
     config.model = (test::shared_data() / "models/stories260K/stories260K.bin").string();

@@ -44,7 +44,7 @@ std::map<std::string, std::string> hashes(const fs::path& directory) {
 
 TEST_SUITE("pipeline") {
   TEST_CASE("run: a second run does nothing, a changed option redoes what depends on it, and bytes repeat") {
-    if (!test::has_shared_data("run: a second run does nothing")) return;
+    if (!test::has_shared_data()) return;
     const test::TemporaryDirectory directory;
     RunConfig config = short_run(directory.path() / "a");
     const auto report = run(config, false);
@@ -83,7 +83,7 @@ TEST_SUITE("pipeline") {
   }
 
   TEST_CASE("run: a step that fails leaves what was completed and no half-written output") {
-    if (!test::has_shared_data("run: a step that fails")) return;
+    if (!test::has_shared_data()) return;
     const test::TemporaryDirectory directory;
     RunConfig config = short_run(directory.path() / "out");
     config.export_.types = {DType::kQ8_0};  // 172 columns do not fit blocks of 32

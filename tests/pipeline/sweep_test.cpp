@@ -329,7 +329,7 @@ TEST_SUITE("pipeline") {
   }
 
   TEST_CASE("sweep: accuracies on tasks are those of the sub-models, beside their perplexities") {
-    if (!test::has_shared_data("sweep: accuracies on tasks")) return;
+    if (!test::has_shared_data()) return;
     const fs::path models = test::shared_data() / "models/stories260K";
     const fs::path model = models / "stories260K.bin", tokenizer = models / "tok512.model";
     const test::TemporaryDirectory directory;
@@ -460,7 +460,7 @@ TEST_SUITE("pipeline") {
   }
 
   TEST_CASE("sweep: its values are those of runs with the same options") {
-    if (!test::has_shared_data("sweep: its values are those of runs")) return;
+    if (!test::has_shared_data()) return;
     const test::TemporaryDirectory directory;
     const fs::path models = test::shared_data() / "models/stories260K";
     const fs::path texts = test::shared_data() / "datasets/tinystories";

@@ -80,7 +80,7 @@ TEST_CASE("brute force: taylor foretells the removal of every neuron of a tiny m
 }
 
 TEST_CASE("brute force: the metrics' rank correlations with the removal of every neuron of stories260K") {
-  if (!has_shared_data("brute force on stories260K")) return;
+  if (!has_shared_data()) return;
   const fs::path models = shared_data() / "models/stories260K";
   const Checkpoint checkpoint = Checkpoint::open(models / "stories260K.bin");
   const nn::Decoder decoder(checkpoint, {});

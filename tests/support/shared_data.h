@@ -1,11 +1,9 @@
 #pragma once
 
-#include <doctest/doctest.h>
-
 #include <cstdlib>
-#include <string>
 
 #include "base/file.h"
+#include "support/skip.h"
 
 namespace elastify::test {
 
@@ -15,10 +13,10 @@ inline fs::path shared_data() {
   return fs::path(ELASTIFY_SOURCE_DIR) / "../shared/data";
 }
 
-/// False, with the test's name said, where there is no shared data: the test then returns.
-inline bool has_shared_data(const std::string& test) {
+/// False, and the test case skips, where there is no shared data.
+inline bool has_shared_data() {
   if (fs::exists(shared_data() / "models")) return true;
-  MESSAGE("skipped, no shared data at " << shared_data().string() << ": " << test);
+  skip(shared_data().lexically_normal().string() + " is absent (ELASTIFY_SHARED_DATA names another place)");
   return false;
 }
 
