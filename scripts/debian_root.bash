@@ -2,12 +2,8 @@
 # not run. Needs root.
 # shellcheck shell=bash
 
-program=${0##*/}
-say() { echo "${program%.sh}: $*" >&2; }
-fail() {
-  say "error: $*"
-  exit 1
-}
+# shellcheck source=scripts/say.bash
+source scripts/say.bash
 
 # make_debian_root SUITE ROOT: a minimal Debian in ROOT; nothing to do where it is complete.
 make_debian_root() {
@@ -53,7 +49,8 @@ in_debian_root() {
     [[ -z ${!name:-} ]] || environment+=("$name=${!name}")
   done
   [[ -z $folder ]] || mkdir -p "$folder" "$root$path"
-  # In the background, because bash acts on a signal only between two commands, and `wait` ends at once.
+  # In the background, because bash acts on a signal only between two commands, but ends `wait` at once. Commands in the
+  # background ignore an interrupt, which programs in there must not inherit.
   # shellcheck disable=SC2016  # the inner shell expands these
   unshare --mount --pid --fork --kill-child bash -c '
     set -e
@@ -64,7 +61,7 @@ in_debian_root() {
     mount -t tmpfs tmpfs "$root/dev/shm"
     mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
     [[ -z $folder ]] || mount --bind "$folder" "$root$path"
-    exec chroot "$root" /usr/bin/env -i "$@"
+    exec chroot "$root" /usr/bin/env -i --default-signal=INT,QUIT "$@"
   ' - "$root" "$folder" "$path" "${environment[@]}" bash -c "$command" < /dev/null &
   inside=$!
   trap 'stop_inside; exit 130' INT

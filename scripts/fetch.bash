@@ -1,13 +1,8 @@
 # Functions of the fetch scripts: pinned files out of PyPI wheels. To be sourced, not run.
 # shellcheck shell=bash
 
-say() { echo "${0##*/}: $*" >&2; }
-fail() {
-  say "error: $1"
-  shift
-  for line in "$@"; do echo "  $line" >&2; done
-  exit 1
-}
+# shellcheck source=scripts/say.bash
+source scripts/say.bash
 
 # has_sha256 FILE SHA256
 has_sha256() {

@@ -6,20 +6,14 @@
 # Another LibTorch than Debian's: CMAKE_PREFIX_PATH=/path/to/libtorch scripts/setup.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/say.bash
+source scripts/say.bash
 
 # libtorch-dev alone would leave the reference BLAS in place: some 50 times slower.
 packages=(libtorch-dev libopenblas0-openmp libhdf5-dev libcli11-dev doctest-dev libyaml-cpp-dev
   nlohmann-json3-dev libfmt-dev libspdlog-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libssl-dev
   g++ cmake ninja-build ccache mold pkg-config python3 python3-pip ca-certificates)
 test_packages=(libopenmpi-dev openmpi-bin clang-format-14 clang-tidy-19 shellcheck git)
-
-say() { echo "setup: $*" >&2; }
-fail() {
-  say "error: $1"
-  shift
-  for line in "$@"; do echo "  $line" >&2; done
-  exit 1
-}
 
 tests=no
 build=yes
@@ -75,6 +69,7 @@ else
     root=(sudo)
   fi
   say "installing ${#missing[@]} packages: ${missing[*]}"
+  start=$SECONDS
   log=$(mktemp)
   trap 'rm -f "$log"' EXIT
   if ! {
@@ -86,6 +81,7 @@ else
     fail "apt-get could not install the packages" \
       "they are named as in Debian 12; where another release lacks one, install its equivalent by hand"
   fi
+  say "the packages are installed ($((SECONDS - start)) s)"
 fi
 
 # Debian's LibTorch calls whatever this resolves to.
