@@ -71,8 +71,8 @@ in_debian_root() {
   return "$status"
 }
 
-# The first process in there dies with `unshare`, and all others with the first.
+# `unshare` blocks gentler signals. The first process in there dies with it, and all others with the first.
 stop_inside() {
-  kill "$inside" 2> /dev/null || true
+  kill -KILL "$inside" 2> /dev/null || true
   wait "$inside" 2> /dev/null || true
 }
