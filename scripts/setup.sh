@@ -120,7 +120,7 @@ start=$SECONDS
 mkdir -p build
 if ! cmake --preset release > build/configure.log 2>&1; then
   cat build/configure.log >&2
-  fail "cmake could not configure"
+  fail "cmake could not configure" "where packages have come or gone since the last time: rm -r build, and again"
 fi
 grep -A 3 'CMake Warning.*Dependencies' build/configure.log >&2 || true
 cmake --build --preset release -j "$jobs" "${target[@]}" "${quiet[@]}" >&2
