@@ -4,7 +4,7 @@
 #   scripts/check_bare.sh [--ccache FOLDER] [--keep] [quickstart] [tests]      both when none is named
 #     --ccache FOLDER   keep a compiler cache in FOLDER from run to run. The cache looks at all that the compiler reads:
 #                       a file that is missing is still missed. The times are then not those of a first build.
-#     --keep            leave the systems where they are, to look into; so does a command that failed
+#     --keep            leave the systems in /var/tmp/elastify-bare-*, to look into; so does a command that fails or is interrupted
 # The bare system is kept in /var/tmp/elastify-bookworm.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
