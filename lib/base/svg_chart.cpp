@@ -14,7 +14,7 @@ namespace {
 constexpr double kWidth = 720, kHeight = 440, kLeft = 80, kRight = 20, kTop = 50, kBottom = 60;
 constexpr double kPanelWidth = 560, kPanelHeight = 360, kHeader = 50;
 constexpr double kLegendRow = 20, kLegendLine = 34, kLetter = 7.2;
-constexpr size_t kNamesInPlot = 3;  ///< more stand beside it
+constexpr size_t kNamesInPlot = 3;  ///< with more names, the legend stands beside the plot
 constexpr std::array<const char*, 10> kColours{"#1f6fb4", "#c8501e", "#2e8b57", "#7b4fa3", "#8a6d1d",
                                                "#444444", "#d6338a", "#19a0b4", "#a01c2c", "#86a81f"};
 constexpr std::array<const char*, 6> kDashes{"", "7 4", "2 3", "10 3 2 3", "14 5", "5 2"};
@@ -42,7 +42,7 @@ std::string short_tick(double value) {
   return fmt::format("{:g}", value);
 }
 
-/// An axis: data range to pixels, with round tick values.
+/// An axis: it maps data values to pixels and chooses round tick values.
 struct Axis {
   double low, high, from, to;
   bool log;
@@ -65,7 +65,8 @@ struct Axis {
     const double rough = (high - low) / 6, power = std::pow(10, std::floor(std::log10(rough)));
     double step = power * (rough / power > 5 ? 10 : rough / power > 2 ? 5 : rough / power > 1 ? 2 : 1);
     if (whole) step = std::max(step, 1.0);
-    // Multiples, not sums: rounding would show at zero. The sum with 0 turns -0 into 0.
+    // Multiples of the step, because the rounding of running sums would show at zero. Adding 0 turns -0 into
+    // 0.
     for (double k = std::ceil(low / step); k * step <= high + step * 1e-9; ++k)
       values.push_back(k * step + 0.0);
     return values;
@@ -113,7 +114,8 @@ Names names_of(const Chart& chart) {
   return names;
 }
 
-/// All of a chart but the file around it, in a frame of this size; the legend in it, or to its right.
+/// The content of a chart in a frame of this size, without the file around it. The legend is inside the
+/// frame, or to its right if `beside`.
 std::string body(const Chart& chart, double width, double height, bool beside) {
   Axis x = fit(chart.series, true, false, kLeft, width - kRight);
   x.whole = chart.whole_x;
@@ -181,7 +183,7 @@ double height_of(const HeatMap& map) {
   return kTop + kCellHeight * static_cast<double>(map.rows.size()) + kBottom;
 }
 
-/// What colours mean: 0 at the bottom, 1 at the top.
+/// The colour scale: 0 at the bottom, 1 at the top.
 std::string colour_bar(double x, double height) {
   std::string svg;
   const double step = height / static_cast<double>(kBarSteps);
@@ -216,7 +218,7 @@ std::string body(const HeatMap& map) {
           100 * value);
     }
   }
-  // As many names as there is room for.
+  // Only as many names as fit are printed.
   size_t longest = 1;
   for (const std::string& name : map.columns) longest = std::max(longest, name.size());
   const auto every = static_cast<size_t>(std::ceil(kLetter * static_cast<double>(longest + 1) / width));

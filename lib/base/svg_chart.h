@@ -9,13 +9,13 @@ namespace elastify {
 struct ChartSeries {
   std::string name;  ///< empty: not in the legend
   std::vector<double> x, y;
-  std::string colour = {};  ///< CSS; empty: the palette's next
+  std::string colour = {};  ///< CSS; empty: the next of the palette
   int dash = 0;             ///< index into the dash patterns; 0: solid
   bool dots = true;
 };
 
-/// A line chart as a self-contained SVG file. The names of more than a few series stand beside the plot, and
-/// a browser shows a point's values under the mouse.
+/// A line chart as a self-contained SVG file. With more than a few series, the legend stands beside the plot.
+/// A browser shows a point's values under the mouse.
 struct Chart {
   std::string title, x_label, y_label;
   bool log_y = false;
@@ -28,8 +28,8 @@ std::string to_svg(const Chart& chart);
 /// Several charts in one file, row by row from the top; rows may differ in length.
 std::string to_svg(const std::string& title, const std::vector<std::vector<Chart>>& rows);
 
-/// Shares from 0 to 1 as colours, row by row from the top, with a bar that says what the colours mean. A
-/// browser shows a cell's value under the mouse.
+/// Shares from 0 to 1 as colours, row by row from the top, with a colour scale. A browser shows a cell's
+/// value under the mouse.
 struct HeatMap {
   std::string title, x_label, y_label;
   std::vector<std::string> columns = {}, rows = {};  ///< names along the axes
@@ -38,9 +38,9 @@ struct HeatMap {
 /// Several heat maps in one file, one below the other.
 std::string heat_maps_to_svg(const std::string& title, const std::vector<HeatMap>& panels);
 
-/// The n-th of the colours that lines get which state none.
+/// The n-th colour of the palette, which colours the lines that state no colour.
 std::string palette_colour(size_t n);
-/// A colour for `place` from 0 (dark blue) to 1 (light green), for series that come in an order.
+/// A colour for `place` from 0 (dark blue) to 1 (light green), for series that have an order.
 std::string ramp_colour(double place);
 
 }  // namespace elastify

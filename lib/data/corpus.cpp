@@ -18,14 +18,15 @@ namespace {
 using nlohmann::json;
 
 constexpr std::string_view kSeparator = "<|endoftext|>";
-/// Text that is encoded at once, so that no more than needed is when only the first tokens are wanted.
+/// Text that is encoded in one go. If only the first tokens are wanted, the rest need not be encoded.
 constexpr size_t kBytesAtOnce = size_t{4} << 20;
 
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
 }
 
-/// Ends in exactly the line breaks that it had, but for those next to a separator.
+/// Removes line breaks at both ends. Only documents next to a separator lose them; a whole file keeps its
+/// own.
 std::string_view without_outer_line_breaks(std::string_view text) {
   const size_t begin = text.find_first_not_of('\n');
   if (begin == std::string_view::npos) return {};
@@ -50,8 +51,8 @@ std::vector<std::string> split_plain(std::string_view text) {
   return documents;
 }
 
-/// The document that a JSON object holds.
-/// \throws Error  without a place
+/// Returns the document that a JSON object holds.
+/// \throws Error  without the place, which the caller adds
 std::string document_of(const json& object) {
   if (!object.is_object()) fail("expected a JSON object, got {}", object.type_name());
   const auto text = [&](const char* key) -> const std::string* {
@@ -97,7 +98,7 @@ std::vector<std::string> read_documents(const fs::path& file) {
   return split_plain(text);
 }
 
-/// Tokens of joined documents with the bytes of text that each stands for.
+/// The tokens of joined documents, and how many bytes of text each token stands for.
 class TokenStream {
  public:
   explicit TokenStream(const Tokenizer& tokenizer)
@@ -125,7 +126,7 @@ class TokenStream {
       for (const int32_t id : document) {
         const auto place = static_cast<size_t>(id);
         int32_t n_bytes = n_bytes_.at(place);
-        // The space that sentencepiece puts before a text is not of the text.
+        // sentencepiece puts a space before a text; that space is not part of the text.
         if (first && puts_space_before() && vocabulary_.tokens[place].starts_with(kSpaceSign)) --n_bytes;
         put(id, n_bytes);
         first = false;
@@ -156,7 +157,7 @@ class TokenStream {
   std::vector<int32_t> bytes_;  ///< per token of the stream
 };
 
-/// `n` of the numbers below `n_all`, in random order; the same for a seed on every platform.
+/// Draws `n` of the numbers below `n_all` in random order. A seed gives the same numbers on every platform.
 std::vector<size_t> draw(size_t n_all, size_t n, uint64_t seed) {
   std::vector<size_t> order(n_all);
   std::iota(order.begin(), order.end(), size_t{0});

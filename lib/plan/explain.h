@@ -7,13 +7,13 @@
 
 namespace elastify::plan {
 
-/// One half of a layer over the levels of a plan.
+/// How one half of a layer fares over the levels of a plan.
 struct SpaceExplanation {
   int64_t n_units = 0;
   std::vector<double> kept;  ///< [levels] share of the units
-  /// [levels] what the last step of the grid that a level keeps (one KV group for attention) saves, by the
-  /// curves: rise of the cost without it per million weights; empty without curves. A full space that costs
-  /// nothing to narrow has 0.
+  /// [levels] price of the last grid step that the level keeps (of the last KV group for attention): how much
+  /// the cost would rise by the curves without it, per million weights. Empty without curves; 0 for a full
+  /// space that costs nothing to narrow.
   std::vector<double> price;
 };
 
@@ -22,18 +22,18 @@ struct LayerExplanation {
   std::vector<double> kept;  ///< [levels] share of the layer's weights
 };
 
-/// What a plan does to each layer, and what speaks for that.
+/// How wide a plan keeps each layer, and the measurements that explain it.
 struct Explanation {
   std::vector<double> levels;            ///< nominal, rising, without the full model
   std::vector<LayerExplanation> layers;  ///< [n_layers]
   std::vector<double> mean_kept;         ///< [levels] mean over the layers of the share kept
-  /// [levels] layers that keep at least a tenth of their weights more than the mean, the widest first.
+  /// [levels] layers whose kept share is at least 0.1 above the mean, the widest first.
   std::vector<std::vector<int64_t>> wide;
-  /// Layers that keep at least 95% of their units, attention and MLP, at every level from 0.5 on: anchors
-  /// that nobody asked for. Empty where there is no such level.
+  /// Layers that act as anchors without having been asked for: they keep at least 95% of their units, in
+  /// attention and MLP, at every level from 0.5 on. Empty if there is no such level.
   std::vector<int64_t> anchors;
   std::vector<double> removal_loss, block_influence;  ///< [n_layers]; empty if not measured
-  std::string curves;                                 ///< where prices come from; empty without
+  std::string curves;                                 ///< source of the prices; empty without curves
 };
 
 /// \param profile  for removal loss and influence; may be null

@@ -13,7 +13,7 @@
 namespace elastify::plan {
 namespace {
 
-/// Of levels whose layers take their steps together.
+/// A level gets a note if its true share is off by more than this.
 constexpr double kWorthANote = 0.01;
 constexpr std::pair<Method, std::string_view> kMethods[] = {
     {Method::kUniform, "uniform"},   {Method::kAnchors, "anchors"}, {Method::kZscore, "zscore"},
@@ -55,7 +55,7 @@ CostCurves prepare_curves(const ModelSpec& spec, const Profile* profile, const P
                               : curves_from_scores(spec, require_scores(profile, options), options.metric));
 }
 
-/// The loss at the removal of every layer, for `anchors`.
+/// Returns the loss at the removal of every layer, which `anchors` needs.
 const std::vector<double>& require_removal_loss(const ModelSpec& spec, const Profile* profile) {
   constexpr const char* kHint = "measure one on this model with `elastify profile`, or plan `uniform`";
   if (profile == nullptr || profile->removal_loss.empty())
@@ -69,7 +69,7 @@ const std::vector<double>& require_removal_loss(const ModelSpec& spec, const Pro
   return loss;
 }
 
-/// What narrowing a layer to half its width costs.
+/// The cost of narrowing each layer to half its width.
 std::vector<double> half_costs(const ModelSpec& spec, const CostCurves& curves) {
   std::vector<double> costs(static_cast<size_t>(spec.n_layers), 0);
   for (size_t space = 0; space < curves.cost.size(); ++space) {
@@ -79,8 +79,8 @@ std::vector<double> half_costs(const ModelSpec& spec, const CostCurves& curves) 
   return costs;
 }
 
-/// The curves with every cost of attention multiplied. Costs add up where one space of many is narrowed; of
-/// many narrowed attentions each costs more than alone.
+/// Multiplies all costs of attention. Curves are measured with one space narrowed at a time; if many
+/// attentions are narrowed together, each costs more than alone.
 CostCurves with_dear_attention(const ModelSpec& spec, CostCurves curves, double factor) {
   for (size_t space = 0; space < curves.cost.size(); ++space)
     if (spec.spaces[space].kind == SpaceKind::kAttention)
@@ -88,8 +88,8 @@ CostCurves with_dear_attention(const ModelSpec& spec, CostCurves curves, double 
   return curves;
 }
 
-/// Levels that weigh what levels of single spaces may: of those that weigh more, what costs least gives
-/// steps; what is left over goes where it lowers the cost most.
+/// Brings levels to the weight that a plan with widths of its own per layer may have. A level that is too
+/// heavy gives up the steps that cost least. What is left over goes where it lowers the cost most.
 std::vector<Widths> brought_to_weight(const Problem& problem, const CostCurves& curves,
                                       std::vector<Widths> levels) {
   Widths above = full_widths(problem.spec);
@@ -121,7 +121,7 @@ std::vector<Widths> brought_to_weight(const Problem& problem, const CostCurves& 
   return levels;
 }
 
-/// `dp+kl` out of what `dp` found.
+/// Solves `dp+kl`. The widths of `dp` are one of its starts.
 std::vector<Widths> search_widths(const Problem& problem, const CostCurves& curves,
                                   std::vector<Widths> dynamic, const MeasureLoss& measure,
                                   const Profile* profile, const PlanOptions& options, ElasticPlan& plan) {
@@ -141,7 +141,7 @@ std::vector<Widths> search_widths(const Problem& problem, const CostCurves& curv
     if (profile != nullptr && !profile->removal_loss.empty())
       with_anchors(require_removal_loss(problem.spec, profile));
   } catch (const Error&) {
-    // Levels that only dropped layers reach have no uniform plan.
+    // Levels that can be reached only by dropping layers have no uniform plan.
   }
   const int64_t n_moves = options.search_steps;
   SearchResult found = local_search(problem, curves, starts, measure, n_moves);
@@ -152,7 +152,7 @@ std::vector<Widths> search_widths(const Problem& problem, const CostCurves& curv
   return std::move(found.widths);
 }
 
-/// A width that splits a block cannot be stored in that type.
+/// Adds a note if widths split blocks of the type, because such widths cannot be stored in it.
 void note_blocks(ElasticPlan& plan, const PlanOptions& options) {
   if (options.budget.kind != Budget::Kind::kBytes) return;
   const DTypeInfo& type = info(options.budget.type);
@@ -170,7 +170,7 @@ void note_anchors(ElasticPlan& plan, double level, size_t n_anchors) {
                                    plan.anchors.size(), fmt::join(given_up, ", ")));
 }
 
-/// \param by_space  whether every space may have a width of its own
+/// \param by_space  whether every space has a width of its own
 void note_ratio(ElasticPlan& plan, size_t index, const Problem& problem, bool by_space) {
   const Level& level = plan.levels[index];
   const double step =

@@ -9,7 +9,7 @@ namespace elastify::plan {
 
 int64_t least_width(const AxisSpace& space, int64_t grid, double min_width) {
   const int64_t step = space.kind == SpaceKind::kMlp ? grid : 1;
-  // A share that is a whole number of units but for rounding is that number.
+  // A share that is a whole number of units, but for rounding, counts as that number.
   const auto units =
       static_cast<int64_t>(std::ceil(min_width * static_cast<double>(space.n_units) - 1 / kRounding));
   return std::min(space.n_units, std::max<int64_t>((units + step - 1) / step, 1) * step);

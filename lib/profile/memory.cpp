@@ -10,7 +10,7 @@ namespace elastify::profile {
 namespace {
 
 constexpr int64_t kProcess = int64_t{300} << 20;  ///< LibTorch, code, file buffers, allocator's slack
-constexpr int64_t kLogits = int64_t{96} << 20;    ///< most of a slab of logits and what is computed from it
+constexpr int64_t kLogits = int64_t{96} << 20;    ///< most for a slab of logits and what is computed from it
 
 }  // namespace
 
@@ -28,7 +28,8 @@ MemoryNeed memory_need(const ModelSpec& spec, const ProfileOptions& options) {
     if (wanted.weight_gradients) sums += 8 * weights;
     const int64_t kv = n_mixed / spec.heads_per_group;
     const int64_t trace = 4 * rows * (3 * spec.d_model + 2 * n_mixed + 2 * kv + 2 * n_ff);
-    // A pass through one layer and back: gradients of what a trace holds, a weight's gradient in both types.
+    // Working memory of a pass through one layer and back: gradients of everything in a trace, and one
+    // weight's gradient in both types.
     int64_t scratch = 4 * rows * (6 * spec.d_model + 4 * n_mixed + 2 * n_ff);
     if (wanted.weight_gradients) scratch += 12 * spec.d_model * std::max(n_ff, n_mixed);
     if (wanted.second_moments) scratch += 8 * n_ff * 1024 + 8 * n_ff * n_ff;

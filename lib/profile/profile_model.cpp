@@ -17,7 +17,8 @@
 namespace elastify::profile {
 namespace {
 
-/// The sequences, `size` at a time, every `n_processes`-th of these batches; the last one may be smaller.
+/// Cuts the sequences into batches of `size` (the last may be smaller) and returns those of this process:
+/// every n-th of n processes.
 std::vector<at::Tensor> make_id_batches(std::span<const std::vector<int32_t>> sequences, int64_t size,
                                         const Communicator& processes) {
   std::vector<at::Tensor> batches;
@@ -35,8 +36,8 @@ int64_t count_predicted(std::span<const std::vector<int32_t>> sequences) {
   });
 }
 
-/// Everything that the sums of this process depend on. The model's files go by size and time: hashing them
-/// would take longer than much of the work.
+/// A hash of everything that the sums of this process depend on. The model's files enter by size and time,
+/// because hashing them would take longer than much of the work.
 std::string work_key(const nn::Decoder& decoder, const Checkpoint& checkpoint, const TokenBatches& batches,
                      const ProfileOptions& options, const Communicator& processes) {
   std::string text = fmt::format("{} {} {} {} {} {} {} {} {} {} {}", kVersion, spec_hash(checkpoint.spec()),
@@ -45,7 +46,7 @@ std::string work_key(const nn::Decoder& decoder, const Checkpoint& checkpoint, c
                                  static_cast<int>(decoder.dtype()), at::get_num_threads(), processes.size());
   for (const Metric metric : options.metrics) text += fmt::format(" {}", name_of(metric));
   for (const fs::path& file : checkpoint.files()) {
-    std::error_code gone;  // a mapped file may be
+    std::error_code gone;  // a mapped file may have been deleted
     text += fmt::format(" {} {}", fs::file_size(file, gone),
                         fs::last_write_time(file, gone).time_since_epoch().count());
   }
@@ -129,7 +130,7 @@ Measured profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint,
       LayerStatistics sums;
       if (!decoder.is_streamed())
         sums = std::move((*layers)[static_cast<size_t>(l)]);
-      else if (id_batches.empty())  // of many processes, some may have nothing to do
+      else if (id_batches.empty())  // with many processes, some may have no batch
         sums = LayerStatistics::zeros(spec, l, wanted);
       else
         sums = load_streamed(spec, l, wanted, unfinished);
@@ -145,7 +146,7 @@ Measured profile_model(const nn::Decoder& decoder, const Checkpoint& checkpoint,
       profile.attention_influence.push_back(sums.influence[1].item<double>() / n);
       profile.mlp_influence.push_back(sums.influence[2].item<double>() / n);
       if (!wanted.second_moments) continue;
-      // What is kept for saving: all layers in memory, or one part each on disk.
+      // Only the moments are kept for saving: all layers in memory, or each layer as a part on disk.
       LayerStatistics moments;
       moments.moments = sums.moments;
       LayerStatistics* const pointer = &moments;

@@ -40,7 +40,7 @@ std::vector<float> to_floats(const at::Tensor& values) {
   return {floats.data_ptr<float>(), floats.data_ptr<float>() + floats.numel()};
 }
 
-/// Sums a tensor shaped like a weight over everything but the units of one of its axes.
+/// Sums a tensor shaped like a weight over everything except the units of one of its axes.
 /// \returns [n_units]
 at::Tensor sum_by_unit(const at::Tensor& values, size_t axis, int64_t block) {
   int64_t before = 1, after = 1;

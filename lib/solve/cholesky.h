@@ -6,8 +6,8 @@
 
 namespace elastify::solve {
 
-/// \param solves  also that no input's mean square is zero
-/// \throws Error  if shapes, types or the block do not fit together, or if not all is finite
+/// \param solves  also checks that no input's mean square is zero
+/// \throws Error  if shapes, types or the block do not fit together, or a value is not finite
 void check(const Projection& projection, bool solves = true);
 
 /// The lower triangle L of h = L L^T.

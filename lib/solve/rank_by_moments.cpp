@@ -13,7 +13,7 @@ namespace elastify::solve {
 
 namespace {
 
-/// \param sums  [n, n], of which only the lower triangle counts
+/// \param sums  [n, n]; only the lower triangle is read
 at::Tensor symmetric(std::vector<double> sums, int64_t n, c10::Device device) {
   at::Tensor whole = at::from_blob(sums.data(), {n, n}, at::kDouble).to(device, false, true).tril_();
   return whole.add_(whole.tril(-1).t());
@@ -68,7 +68,7 @@ Permutation rank_by_moments(const Checkpoint& checkpoint, const MomentSource& mo
                             Metric metric, double ridge, const std::string& device) {
   Permutation permutation = identity_permutation(checkpoint.spec());
   permutation.metric = name_of(metric);
-  // Nothing is solved for `gram`, and a ridge would make much of inputs that are hardly ever used.
+  // `gram` solves nothing. A ridge would only overrate inputs that are hardly ever used.
   for_each_projection(
       checkpoint, moments, n_tokens, metric == Metric::kGram ? 0 : ridge, device,
       fmt::format("order by {}", name_of(metric)),
