@@ -49,7 +49,7 @@ TEST_CASE("svg chart: one chart has its title, labels, a line per series and tex
   CHECK(to_svg(make_chart("a < b")) == svg);
 }
 
-TEST_CASE("svg chart: series take a colour, go without dots, and stay out of the legend without a name") {
+TEST_CASE("svg chart: a series can have a colour, no dots, and no place in the legend") {
   Chart chart = make_chart("a");
   chart.series[1].colour = "#123456";
   for (ChartSeries& line : chart.series) line.dots = false;
@@ -61,7 +61,7 @@ TEST_CASE("svg chart: series take a colour, go without dots, and stay out of the
   CHECK(count(svg, "h28") == 1);
 }
 
-TEST_CASE("svg chart: x that counts something has ticks at whole numbers only") {
+TEST_CASE("svg chart: with whole_x, ticks are at whole numbers only") {
   Chart chart = make_chart("a");
   const auto fractions = [&] { return count(to_svg(chart), ".5</text>"); };
   chart.series[0].y = {1, 2, 3};
@@ -72,7 +72,7 @@ TEST_CASE("svg chart: x that counts something has ticks at whole numbers only") 
   CHECK(free > fractions());
 }
 
-TEST_CASE("svg chart: several charts lie in rows, in a file that is large enough for the longest row") {
+TEST_CASE("svg chart: several charts are laid out in rows, and the file fits the longest row") {
   const std::string svg = to_svg("all of it", {{make_chart("a"), make_chart("b")}, {make_chart("c")}});
   CHECK(svg.find(">all of it</text>") != std::string::npos);
   CHECK(svg.find("viewBox=\"0 0 1120 770\"") != std::string::npos);
@@ -83,7 +83,7 @@ TEST_CASE("svg chart: several charts lie in rows, in a file that is large enough
   CHECK(count(svg, "<svg") == 1);
 }
 
-TEST_CASE("svg chart: an empty chart and one with nothing that a logarithm can show are still charts") {
+TEST_CASE("svg chart: an empty chart and a logarithmic one without positive values are still charts") {
   CHECK(to_svg(Chart{}).ends_with("</svg>\n"));
   CHECK(to_svg("none", {}).ends_with("</svg>\n"));
   Chart chart = make_chart("a");
@@ -92,7 +92,7 @@ TEST_CASE("svg chart: an empty chart and one with nothing that a logarithm can s
   CHECK(to_svg(chart).find("nan") == std::string::npos);
 }
 
-TEST_CASE("svg chart: the ramp runs from one end to the other and stops there") {
+TEST_CASE("svg chart: the colour ramp is clamped at both ends") {
   CHECK(ramp_colour(0) == "#440154");
   CHECK(ramp_colour(-3) == ramp_colour(0));
   CHECK(ramp_colour(1) == "#7ad151");
@@ -110,7 +110,7 @@ TEST_CASE("svg chart: every series has a line, its points and a name") {
   }
 }
 
-TEST_CASE("svg chart: the names of many series stand beside the plot, which grows to hold them") {
+TEST_CASE("svg chart: the names of many series stand beside the plot, and the file grows to hold them") {
   CHECK(to_svg(chart_of(3)).find("viewBox=\"0 0 720 440\"") != std::string::npos);
   const std::string many = to_svg(chart_of(40));
   CHECK(many.find("viewBox=\"0 0 720 ") == std::string::npos);
@@ -159,7 +159,7 @@ TEST_CASE("svg chart: heat maps have a cell per value, names that fit, a colour 
   CHECK(count(svg, ">39</text>") + count(svg, ">38</text>") == 2);  // every second name at most
   CHECK(count(svg, "translate(0 50)") == 1);
   CHECK(count(svg, "translate(0 212)") == 1);
-  // Every element that opens closes.
+  // Every element that is opened is closed.
   CHECK(count(svg, "<text") == count(svg, "</text>"));
   CHECK(count(svg, "<g ") == count(svg, "</g>"));
   CHECK(count(svg, "<title") == count(svg, "</title>"));

@@ -48,7 +48,7 @@ TEST_CASE("corpus: a text file is one document, cut at lines that hold only <|en
   CHECK(load(directory, "a.txt", "one\n<|endoftext|>") == Documents{"one"});
 }
 
-TEST_CASE("corpus: line ends of Windows and a byte order mark are no text") {
+TEST_CASE("corpus: Windows line ends and a byte order mark are removed") {
   const TemporaryDirectory directory;
   CHECK(load(directory, "a.txt", "\xEF\xBB\xBFone\r\ntwo\r\n<|endoftext|>\r\nthree\r") ==
         Documents{"one\ntwo", "three\r"});
@@ -75,7 +75,7 @@ TEST_CASE("corpus: several files follow each other in the order given") {
   CHECK(load_documents({directory / "a.jsonl", directory / "b.txt"}) == Documents{"first", "second"});
 }
 
-TEST_CASE("corpus: what is no text is named with file and line") {
+TEST_CASE("corpus: data that is not text is refused with file and line") {
   struct Case {
     const char* file;
     std::string text;
@@ -109,7 +109,7 @@ TEST_CASE("corpus: what is no text is named with file and line") {
         }).starts_with((directory / "gone.txt").string()));
 }
 
-TEST_CASE("batches: sequences are the joined text, cut") {
+TEST_CASE("batches: sequences are consecutive pieces of the joined text") {
   const auto tokenizer = byte_level();
   const Documents documents = {"The sea was calm.", "The cat waited for the boats."};
   Ids joined = tokenizer->encode(documents[0]);
@@ -125,7 +125,7 @@ TEST_CASE("batches: sequences are the joined text, cut") {
           Ids(joined.begin() + static_cast<long>(i * 4), joined.begin() + static_cast<long>(i * 4 + 4)));
 }
 
-TEST_CASE("batches: with a vocabulary that adds bos, one is before each document") {
+TEST_CASE("batches: if the vocabulary adds bos, it stands before each document") {
   const auto tokenizer = sentencepiece();
   const TokenBatches batches = make_batches(*tokenizer, {"a", "b"}, 2, 0, std::nullopt);
   CHECK(batches.sequences[0][0] == 1);
@@ -137,7 +137,7 @@ TEST_CASE("batches: with a vocabulary that adds bos, one is before each document
 TEST_CASE("batches: n_bytes counts the text of the predicted tokens exactly") {
   const Documents documents = fixture_texts();
   for (const auto& tokenizer : {byte_level(), sentencepiece()}) {
-    // All text in one sequence. Its first token, which nothing predicts, is bos, or else has some text.
+    // All text is in one sequence. Nothing predicts its first token, which is bos or some text.
     int64_t n_tokens = 0;
     for (const Ids& ids : tokenizer->encode_all(documents)) n_tokens += static_cast<int64_t>(ids.size());
     const bool adds_bos = tokenizer->vocabulary().add_bos;

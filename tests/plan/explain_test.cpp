@@ -6,12 +6,12 @@
 
 namespace elastify {
 
-TEST_CASE("explain: shares kept, prices of the last steps, wide layers and anchors that fall out") {
+TEST_CASE("explain: it gives kept shares, prices of the last steps, wide layers and implicit anchors") {
   const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 3, .n_kv_heads = 4, .d_ff = 64});
   plan::CostCurves curves{.cost = {}, .source = "a test"};
   for (const AxisSpace& space : spec.spaces) {
     auto& cost = curves.cost.emplace_back();
-    const double per_unit = space.layer == 0 ? 100 : space.layer;  // linear, layer 0 far above
+    const double per_unit = space.layer == 0 ? 100 : space.layer;  // linear, and far higher for layer 0
     for (int64_t k = 0; k <= space.n_units; ++k)
       cost.push_back(per_unit *
                      static_cast<double>((space.n_units - k) * params_per_unit(spec, spec.mlp_space(0))));
@@ -44,14 +44,14 @@ TEST_CASE("explain: shares kept, prices of the last steps, wide layers and ancho
     REQUIRE(!explained.wide[level].empty());
     CHECK(explained.wide[level][0] == 0);
   }
-  // Without a profile and curves there are the widths alone.
+  // Without a profile and curves, only the widths are explained.
   const plan::Explanation bare = plan::explain(spec, plan, nullptr, nullptr);
   CHECK(bare.layers[0].mlp.price.empty());
   CHECK(bare.removal_loss.empty());
   CHECK(bare.anchors == explained.anchors);
 }
 
-TEST_CASE("explain: a uniform plan has no anchors, and none are named where no level is 0.5 or more") {
+TEST_CASE("explain: a uniform plan has no anchors, and without a level of 0.5 or more none are named") {
   const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 3, .n_kv_heads = 4, .d_ff = 64});
   plan::PlanOptions options;
   options.grid = 8;

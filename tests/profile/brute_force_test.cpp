@@ -1,4 +1,4 @@
-// How well each metric foretells what it is for: the rise of the loss when a unit is left out.
+// How well each metric predicts what it stands for: the rise of the loss when a unit is left out.
 
 #include <fmt/format.h>
 
@@ -12,7 +12,7 @@ using namespace elastify::test;
 
 namespace {
 
-/// Size of the change of the loss without each unit, sequence by sequence, summed as taylor does,
+/// The absolute change of the loss without each unit, sequence by sequence and summed as taylor does it,
 /// [spaces][n_units].
 std::vector<std::vector<double>> remove_every_unit(const nn::Decoder& decoder, const TokenBatches& batches) {
   const c10::NoGradGuard no_gradients;
@@ -40,7 +40,7 @@ std::vector<std::vector<double>> remove_every_unit(const nn::Decoder& decoder, c
   return rises;
 }
 
-/// Mean over the spaces of a kind of the rank correlation between a metric and the truth.
+/// Mean rank correlation between a metric and the truth, over the spaces of a kind.
 std::map<Metric, double> correlations(const Profile& profile, const std::vector<std::vector<double>>& truth,
                                       const ModelSpec& spec, SpaceKind kind) {
   std::map<Metric, double> result;
@@ -66,7 +66,7 @@ profile::ProfileOptions every_metric() {
 
 }  // namespace
 
-TEST_CASE("brute force: taylor foretells the removal of every neuron of a tiny model, random does not") {
+TEST_CASE("brute force: taylor predicts the loss without each neuron of a tiny model, random does not") {
   const ModelSpec spec = make_tiny_spec("llama", {.n_layers = 3});
   const Checkpoint checkpoint = tiny_checkpoint(spec);
   const nn::Decoder decoder(checkpoint, {});

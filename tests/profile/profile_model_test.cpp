@@ -146,7 +146,7 @@ TEST_CASE("profile: random scores are fixed by the seed, on every platform") {
         doctest::Approx(14514284786278117030.0 / 18446744073709551616.0));
 }
 
-TEST_CASE("profile: data that cannot be used is refused in words") {
+TEST_CASE("profile: data that cannot be used is refused with a message") {
   const Checkpoint checkpoint = tiny_checkpoint(make_tiny_spec("llama"));
   const nn::Decoder decoder(checkpoint, {});
   CHECK(message_of([&] { profile::profile_model(decoder, checkpoint, {}, {}); }) ==

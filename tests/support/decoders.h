@@ -2,7 +2,7 @@
 
 #include <ATen/ATen.h>
 
-// After LibTorch, whose logging has a CHECK of its own.
+// Included after LibTorch, whose logging defines a CHECK of its own.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -22,7 +22,7 @@ inline Checkpoint tiny_checkpoint(const ModelSpec& spec, uint64_t seed = 1) {
   return Checkpoint::open(directory.path());
 }
 
-/// The model at these widths as a model of its own, whose tensors hold no more than it needs.
+/// The model at these widths as a model of its own. Its tensors hold no more than these widths need.
 inline Checkpoint sliced_checkpoint(const Checkpoint& source, const Widths& widths) {
   const ModelSpec narrow = narrowed(source.spec(), widths);
   std::vector<size_t> places;  // halves of layers may be left out

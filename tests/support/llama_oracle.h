@@ -2,7 +2,7 @@
 
 #include <ATen/ATen.h>
 
-// After LibTorch, whose logging has a CHECK of its own.
+// Included after LibTorch, whose logging defines a CHECK of its own.
 #include <doctest/doctest.h>
 
 #include <cstdlib>

@@ -10,7 +10,7 @@
 
 namespace elastify::test {
 
-/// Repairs of everything that a level keeps, of noise: what fits would be near enough to nothing to hide
+/// Repairs of everything that a level keeps, filled with noise. Fitted ones would be small enough to hide
 /// faults.
 inline LevelRepairs noisy_repairs(const ModelSpec& spec, const Level& level, bool adapters, bool biases,
                                   bool weights, bool norm = false) {
@@ -39,7 +39,7 @@ inline LevelRepairs noisy_repairs(const ModelSpec& spec, const Level& level, boo
   return pipeline::to_level_repairs(fitted, spec, level, name);
 }
 
-/// A tiny model reordered at random, with repairs of its levels, and what is exported of it.
+/// A tiny model reordered at random, with repairs of its levels, and an export of it.
 class RepairedFixture {
  public:
   RepairedFixture(const ModelSpec& spec, plan::Method method, bool adapters, bool biases, bool weights,
