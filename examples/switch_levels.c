@@ -1,4 +1,4 @@
-/* Switches between the levels of a packed file and measures what that costs, against copying each level out.
+/* Switches between the levels of a packed file and measures the cost, compared with copying each level out.
  *
  *   switch_levels model.gguf [ROUNDS]
  *

@@ -6,7 +6,7 @@
 namespace elastify::plan {
 namespace {
 
-/// As the threshold falls, a space takes the next width of its ladder at this point.
+/// A step of a space to the next width of its ladder, taken when the falling threshold passes `threshold`.
 struct Widening {
   double threshold;
   size_t space;

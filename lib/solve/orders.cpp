@@ -177,7 +177,7 @@ std::vector<int64_t> obs_order(const Projection& projection) {
   const c10::NoGradGuard no_grad;
   check(projection);
   const at::Tensor& w = projection.weight;
-  // The inverse is symmetric, so its transpose will do where that is the contiguous one.
+  // The inverse is symmetric, so if it is not contiguous, its transpose serves as well.
   at::Tensor inverse = at::cholesky_inverse(lower_factor(projection.moments));
   if (!inverse.is_contiguous()) inverse = inverse.t().contiguous();
   std::vector<int64_t> order = eliminate({std::move(inverse), at::mm(w.t(), w), false, {}}, projection.block);

@@ -36,7 +36,7 @@ std::string version0(Dims dims, bool untied = false) {
   return bytes;
 }
 
-// As export.py writes it: the norms, then each matrix as int8 followed by its scales.
+// The layout that export.py writes: the norms, then each matrix as int8 followed by its scales.
 std::string version2(const Dims& dims, int32_t group, uint8_t shared, int32_t version = 2) {
   Bytes bytes;
   bytes.u32(0x616b3432).i32(version);
