@@ -50,7 +50,7 @@ class Scale {
     return width * per_unit_[space] + (width > 0 ? with_space_[space] : 0);
   }
   int64_t of(const Widths& widths) const;
-  /// The weight of a level of this nominal share.
+  /// The weight that a level of this nominal share aims at.
   /// \throws Error  if a latency is below the measured range
   int64_t target(double nominal) const;
   /// The share that is compared with `nominal`: of the full model's weights, bytes or latency.

@@ -11,7 +11,7 @@ namespace elastify::plan {
 /// same unit for all spaces.
 struct CostCurves {
   /// [spaces][n_units + 1]; cost[s][n_units] = 0. Index 0, the dropped space, is used only with elastic
-  /// depth. A curve may be neither convex nor monotone.
+  /// depth. A curve need not be convex, nor even monotone.
   std::vector<std::vector<double>> cost;
   std::string source;  ///< description of the source, for the plan's file and for people
 };

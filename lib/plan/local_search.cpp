@@ -140,7 +140,7 @@ class Search {
   }
 
   /// The smallest exchange between two spaces within the budget: one step of the space with the larger steps,
-  /// against as many steps of the other as balance it.
+  /// and as many steps of the other as that pays for or takes.
   std::optional<Move> exchange(size_t level, size_t giver, size_t taker) const {
     const Widths& widths = result_.widths[level];
     const std::vector<int64_t>&down = problem_.ladders[giver], &up = problem_.ladders[taker];

@@ -79,8 +79,8 @@ std::vector<double> half_costs(const ModelSpec& spec, const CostCurves& curves) 
   return costs;
 }
 
-/// Multiplies all costs of attention. Curves are measured with one space narrowed at a time; if many
-/// attentions are narrowed together, each costs more than alone.
+/// Multiplies all costs of attention. A curve is about one space that is narrowed alone; if many attentions
+/// are narrowed together, each costs more.
 CostCurves with_dear_attention(const ModelSpec& spec, CostCurves curves, double factor) {
   for (size_t space = 0; space < curves.cost.size(); ++space)
     if (spec.spaces[space].kind == SpaceKind::kAttention)
