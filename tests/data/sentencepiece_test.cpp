@@ -228,8 +228,7 @@ TEST_CASE("sentencepiece: the error about a failing helper names it and quotes i
 
 TEST_CASE("sentencepiece: published .bin and .model files of one tokenizer give the same ids") {
   if (!has_shared_data("published .bin and .model files of one tokenizer give the same ids")) return;
-  // Only texts without doubled or outer spaces: the stories models' .model files remove these, .bin files
-  // cannot.
+  // Without doubled and outer spaces, which the stories models' .model files remove and .bin files cannot.
   std::vector<std::string> texts;
   std::ifstream file(shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt");
   for (std::string line; std::getline(file, line) && texts.size() < 1000;) {

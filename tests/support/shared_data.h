@@ -15,7 +15,7 @@ inline fs::path shared_data() {
   return fs::path(ELASTIFY_SOURCE_DIR) / "../shared/data";
 }
 
-/// Returns false, and prints the test's name, if there is no shared data. The test then returns.
+/// False, with the test's name said, where there is no shared data: the test then returns.
 inline bool has_shared_data(const std::string& test) {
   if (fs::exists(shared_data() / "models")) return true;
   MESSAGE("skipped, no shared data at " << shared_data().string() << ": " << test);
