@@ -16,6 +16,7 @@
 #include "export/levels.h"
 #include "export/lora_gguf.h"
 #include "model/families/families.h"
+#include "model/manifest.h"
 
 namespace elastify::exporter {
 namespace {
@@ -193,45 +194,32 @@ void write_weights(const Checkpoint& source, std::vector<LevelDirectory>& direct
   }
 }
 
-Json files_json(const std::string& directory, const std::vector<WrittenFile>& files) {
-  Json listed = Json::array();
-  for (const WrittenFile& file : files)
-    listed.push_back({{"name", directory + "/" + file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
-  return listed;
+/// As the manifest names them: relative to the artifact.
+std::vector<WrittenFile> parts_of(const HfDirectory& directory) {
+  std::vector<WrittenFile> parts = directory.files;
+  for (WrittenFile& part : parts) part.name = directory.name + "/" + part.name;
+  return parts;
 }
 
-Json manifest_json(const std::vector<HfLevel>& levels, const ModelSpec& spec, const Permutation& permutation,
-                   DType type, const Json& configuration) {
-  Json listed = Json::array(), adapters = Json::array();
-  for (const HfLevel& level : levels) {
-    listed.push_back({{"name", level.name},
-                      {"level", level.nominal},
-                      {"architecture", level.architecture},
-                      {"decoder_ratio", level.decoder_ratio},
-                      {"total_ratio", level.total_ratio},
-                      {"n_params", level.n_params},
-                      {"bytes", level.bytes()},
-                      {"tokenizer", level.has_tokenizer},
-                      {"compensation", level.compensation},
-                      {"parts", files_json(level.name, level.files)}});
-    if (level.adapter)
-      adapters.push_back({{"name", level.adapter->name},
-                          {"level", level.nominal},
-                          {"n_params", level.adapter->n_params},
-                          {"bytes", level.adapter->bytes()},
-                          {"parts", files_json(level.adapter->name, level.adapter->files)}});
-  }
-  Json manifest{{"format", "elastify.artifact"},
-                {"version", 1},
-                {"tool", {{"name", "elastify"}, {"version", kVersion}}},
-                {"spec_hash", spec_hash(spec)},
-                {"permutation_digest", digest(permutation)},
-                {"layout", "huggingface"},
-                {"type", info(type).name},
-                {"configuration", configuration},
-                {"files", std::move(listed)}};
-  if (!adapters.empty()) manifest["adapters"] = std::move(adapters);
-  return manifest;
+void list(const HfLevel& level, Manifest& manifest) {
+  ListedModel& model = manifest.files.emplace_back();
+  model.name = level.name;
+  model.level = level.nominal;
+  model.architecture = level.architecture;
+  model.decoder_ratio = level.decoder_ratio;
+  model.total_ratio = level.total_ratio;
+  model.n_params = level.n_params;
+  model.bytes = level.bytes();
+  model.tokenizer = level.has_tokenizer;
+  model.compensation = level.compensation;
+  model.parts = parts_of(level);
+  if (!level.adapter) return;
+  ListedAdapter& adapter = manifest.adapters.emplace_back();
+  adapter.name = level.adapter->name;
+  adapter.level = level.nominal;
+  adapter.n_params = level.adapter->n_params;
+  adapter.bytes = level.adapter->bytes();
+  adapter.parts = parts_of(*level.adapter);
 }
 
 }  // namespace
@@ -318,9 +306,14 @@ std::vector<HfLevel> export_hf(const Checkpoint& source, const Permutation& perm
     for (LevelDirectory& each : directories) each.open(source, permutation, options.shard_bytes, directory);
     write_weights(source, directories, type);
     for (LevelDirectory& each : directories) listed.push_back(each.finish());
-    const Json manifest = manifest_json(listed, spec, permutation, type, configuration);
-    write_text(directory / "manifest.json",
-               manifest.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    Manifest manifest;
+    manifest.spec_hash = spec_hash(spec);
+    manifest.permutation_digest = digest(permutation);
+    manifest.huggingface = true;
+    manifest.type = info(type).name;
+    manifest.configuration = configuration;
+    for (const HfLevel& level : listed) list(level, manifest);
+    save_manifest(manifest, directory);
   } catch (...) {
     directories.clear();  // closes the writers, which removes what they have not finished
     std::error_code ignored;

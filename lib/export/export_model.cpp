@@ -20,14 +20,12 @@
 #include "export/pack.h"
 #include "export/shared_common.h"
 #include "export/write_tensors.h"
+#include "model/manifest.h"
 
 namespace elastify::exporter {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr const char* kManifestFormat = "elastify.artifact";
-constexpr int64_t kManifestVersion = 1;
 
 /// One file on its way: what it will hold, and its writer.
 struct LevelFile {
@@ -303,8 +301,8 @@ std::vector<ArtifactFile> finish(TypeExport& type) {
   return listed;
 }
 
-/// \returns the manifest's entry
-Json finish_packed(TypeExport& type, const std::vector<ArtifactFile>& listed) {
+/// \returns the packed file
+WrittenFile finish_packed(TypeExport& type, const std::vector<ArtifactFile>& listed) {
   PackedContents& contents = type.packed->contents();
   for (size_t i = 0; i < listed.size(); ++i) {
     PackedLevel& level = contents.levels[listed.size() - 1 - i];
@@ -314,73 +312,41 @@ Json finish_packed(TypeExport& type, const std::vector<ArtifactFile>& listed) {
     if (level.imatrix) contents.embedded[*level.imatrix].sha256 = listed[i].imatrix->sha256;
   }
   const std::string sha256 = type.packed->finish();
-  return {{"name", "model.gguf"}, {"bytes", type.packed->size()}, {"sha256", sha256}};
+  return {"model.gguf", type.packed->size(), sha256};
 }
 
-Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec,
-                   const Permutation& permutation, const WeightType& type, const Json& configuration) {
-  Json listed = Json::array();
-  for (const ArtifactFile& file : files)
-    listed.push_back({{"name", file.name},
-                      {"level", file.nominal},
-                      {"architecture", file.architecture},
-                      {"decoder_ratio", file.decoder_ratio},
-                      {"total_ratio", file.total_ratio},
-                      {"n_params", file.n_params},
-                      {"bits_per_weight", std::round(file.bits_per_weight * 1e4) / 1e4},
-                      {"bytes", file.bytes},
-                      {"sha256", file.sha256},
-                      {"compensation", file.compensation}});
-  Json adapters = Json::array();
-  for (const ArtifactFile& file : files) {
-    if (!file.adapter) continue;
-    Json ranks = Json::object();
-    for (const auto& [name, rank] : file.adapter->ranks) ranks[name] = rank;
-    adapters.push_back({{"name", file.adapter->name},
-                        {"level", file.nominal},
-                        {"n_params", file.adapter->n_params},
-                        {"ranks", std::move(ranks)},
-                        {"bytes", file.adapter->bytes},
-                        {"sha256", file.adapter->sha256}});
-  }
-  Json imatrices = Json::array();
-  for (const ArtifactFile& file : files)
-    if (file.imatrix)
-      imatrices.push_back({{"name", file.imatrix->name},
-                           {"level", file.nominal},
-                           {"bytes", file.imatrix->bytes},
-                           {"sha256", file.imatrix->sha256}});
-  Json manifest{{"format", kManifestFormat},
-                {"version", kManifestVersion},
-                {"tool", {{"name", "elastify"}, {"version", kVersion}}},
-                {"spec_hash", spec_hash(spec)},
-                {"permutation_digest", digest(permutation)},
-                {"type", type.name()},
-                {"configuration", configuration},
-                {"files", std::move(listed)}};
-  if (!adapters.empty()) manifest["adapters"] = std::move(adapters);
-  if (!imatrices.empty()) manifest["imatrices"] = std::move(imatrices);
+Manifest provenance_of(const ModelSpec& spec, const Permutation& permutation) {
+  Manifest manifest;
+  manifest.spec_hash = spec_hash(spec);
+  manifest.permutation_digest = digest(permutation);
   return manifest;
 }
 
-/// Of several artifacts, one in each folder.
-Json folders_json(const std::vector<WeightType>& types, const ModelSpec& spec, const Permutation& permutation,
-                  const fs::path& directory) {
-  Json folders = Json::array();
-  for (const WeightType& type : types)
-    folders.push_back({{"name", type.name()},
-                       {"type", type.name()},
-                       {"manifest_sha256", sha256_file(directory / type.name() / "manifest.json")}});
-  return {{"format", kManifestFormat},
-          {"version", kManifestVersion},
-          {"tool", {{"name", "elastify"}, {"version", kVersion}}},
-          {"spec_hash", spec_hash(spec)},
-          {"permutation_digest", digest(permutation)},
-          {"folders", std::move(folders)}};
-}
-
-void write_json(const fs::path& path, const Json& json) {
-  write_text(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+/// Adds a model's file, and what lies beside it.
+void list(const ArtifactFile& file, Manifest& manifest) {
+  ListedModel& model = manifest.files.emplace_back();
+  model.name = file.name;
+  model.level = file.nominal;
+  model.architecture = file.architecture;
+  model.decoder_ratio = file.decoder_ratio;
+  model.total_ratio = file.total_ratio;
+  model.n_params = file.n_params;
+  model.bits_per_weight = std::round(file.bits_per_weight * 1e4) / 1e4;
+  model.bytes = file.bytes;
+  model.sha256 = file.sha256;
+  model.compensation = file.compensation;
+  if (file.adapter) {
+    ListedAdapter& adapter = manifest.adapters.emplace_back();
+    adapter.name = file.adapter->name;
+    adapter.level = file.nominal;
+    adapter.n_params = file.adapter->n_params;
+    adapter.ranks = file.adapter->ranks;
+    adapter.bytes = file.adapter->bytes;
+    adapter.sha256 = file.adapter->sha256;
+  }
+  if (file.imatrix)
+    manifest.imatrices.push_back(
+        {file.imatrix->name, file.nominal, file.imatrix->bytes, file.imatrix->sha256});
 }
 
 void say_notes(const ModelSpec& spec) {
@@ -452,18 +418,26 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
     const std::vector<TensorSink> sinks = sinks_of(types);
     write_rope_factors(sinks, spec);
     write_tensors(source, sinks, fused_qkv, importance, options.max_ram);
+    const Manifest top = provenance_of(spec, permutation);
     for (TypeExport& type : types) {
       const fs::path folder = type.files[0].directory;
-      const WeightType weights = type.files[0].type;
       const std::vector<ArtifactFile> of_type = finish(type);
-      Json manifest = manifest_json(of_type, spec, permutation, weights, configuration);
-      if (type.packed) manifest["packed"] = finish_packed(type, of_type);
-      write_json(folder / "manifest.json", manifest);
-      if (options.shared_common) share_common(folder);
+      Manifest manifest = top;
+      manifest.type = type.files[0].type.name();
+      manifest.configuration = configuration;
+      for (const ArtifactFile& file : of_type) list(file, manifest);
+      if (type.packed) manifest.packed = finish_packed(type, of_type);
+      if (options.shared_common) share_common(folder, manifest);
+      save_manifest(manifest, folder);
       listed.insert(listed.end(), of_type.begin(), of_type.end());
     }
-    if (options.types.size() > 1)
-      write_json(directory / "manifest.json", folders_json(options.types, spec, permutation, directory));
+    if (options.types.size() == 1) return listed;
+    Manifest manifest = top;
+    for (const WeightType& type : options.types) {
+      const std::string name(type.name());
+      manifest.folders.push_back({name, name, sha256_file(manifest_path(directory / name))});
+    }
+    save_manifest(manifest, directory);
   } catch (...) {
     types.clear();  // closes the writers, which removes what they have not finished
     remove_contents(directory);

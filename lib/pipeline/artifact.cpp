@@ -14,6 +14,7 @@
 #include "export/lora_gguf.h"
 #include "export/slice.h"
 #include "model/imatrix.h"
+#include "model/manifest.h"
 #include "model/permutation.h"
 #include "model/plan.h"
 #include "model/repair.h"
@@ -38,26 +39,19 @@ fs::path make_temporary_directory() {
 
 std::optional<fs::path> packed_file(const fs::path& path) {
   const fs::path inside = path / "model.gguf";
-  if (fs::exists(path / "manifest.json") && fs::exists(inside)) return inside;
+  if (has_manifest(path) && fs::exists(inside)) return inside;
   if (path.extension() == ".gguf" && exporter::PackedFile::is_packed(path)) return path;
   return std::nullopt;
 }
 
 bool is_artifact(const fs::path& path) {
-  return fs::exists(path / "manifest.json") || packed_file(path).has_value();
+  return has_manifest(path) || packed_file(path).has_value();
 }
 
 std::vector<std::string> artifact_folders(const fs::path& path) {
-  const fs::path file = path / "manifest.json";
   std::vector<std::string> names;
-  if (!fs::exists(file)) return names;
-  try {
-    const auto manifest = nlohmann::json::parse(read_text(file));
-    if (manifest.contains("folders"))
-      for (const auto& folder : manifest.at("folders")) names.push_back(folder.at("name").get<std::string>());
-  } catch (const nlohmann::json::exception& error) {
-    fail("{}: {}", file.string(), error.what());
-  }
+  if (!has_manifest(path)) return names;
+  for (const ListedFolder& folder : load_manifest(path).folders) names.push_back(folder.name);
   return names;
 }
 
@@ -108,10 +102,8 @@ fs::path PlainFiles::file(double level) const {
 double stated_ratio(const fs::path& artifact, double level) {
   if (const auto packed = packed_file(artifact))
     return exporter::PackedFile::open(*packed).level(level).decoder_ratio;
-  const auto manifest = nlohmann::json::parse(read_text(artifact / "manifest.json"));
-  for (const auto& file : manifest.at("files"))
-    if (exporter::level_stem(file.at("level").get<double>()) == exporter::level_stem(level))
-      return file.at("decoder_ratio").get<double>();
+  if (const Manifest manifest = load_manifest(artifact); const ListedModel* model = manifest.model_at(level))
+    return model->decoder_ratio;
   throw UsageError(fmt::format("{}: no level {} in manifest.json", artifact.string(), level));
 }
 

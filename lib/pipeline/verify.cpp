@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -12,6 +11,7 @@
 #include "export/export_model.h"
 #include "export/write_tensors.h"
 #include "model/imatrix.h"
+#include "model/manifest.h"
 #include "model/permutation.h"
 #include "model/plan.h"
 #include "pipeline/steps.h"
@@ -19,8 +19,6 @@
 
 namespace elastify::pipeline {
 namespace {
-
-using nlohmann::json;
 
 /// A claim that does not hold, with the first difference.
 struct Refuted {
@@ -104,6 +102,7 @@ class Verifier {
            const nn::DecoderOptions& compute)
       : output_(std::move(output)),
         artifact_(is_artifact(output_)),
+        manifest_(artifact_ ? std::optional(load_manifest(output_)) : std::nullopt),
         files_(output_),
         source_(Checkpoint::open(model)),
         spec_(source_.spec()),
@@ -148,15 +147,6 @@ class Verifier {
 
   bool undoable() const { return !artifact_ || type().is_float(); }
 
-  json manifest() const {
-    const fs::path file = output_ / "manifest.json";
-    try {
-      return json::parse(read_text(file));
-    } catch (const json::exception& error) {
-      fail("{}: {}", file.string(), error.what());
-    }
-  }
-
   /// Everything else is checked on the files that come out.
   std::string unpack() {
     refuting("", [&] { unpacked_ = PlainFiles::of(output_, std::nullopt); });
@@ -164,9 +154,7 @@ class Verifier {
     return fmt::format("{} files", std::distance(fs::directory_iterator(files_), fs::directory_iterator()));
   }
 
-  exporter::WeightType type() const {
-    return exporter::weight_type_named(manifest().at("type").get<std::string>());
-  }
+  exporter::WeightType type() const { return exporter::weight_type_named(manifest_->type); }
 
   /// What K-quants were encoded by: it lies in the artifact, in the order of the full model's file.
   std::optional<Imatrix> imatrix() const {
@@ -177,38 +165,39 @@ class Verifier {
     return loaded;
   }
 
-  void check_hash(const json& listed, const fs::path& directory) const {
-    if (listed.contains("parts")) {
-      for (const auto& part : listed.at("parts")) check_hash(part, directory);
-      return;
-    }
-    const auto name = listed.at("name").get<std::string>();
-    const fs::path path = directory / name;
-    if (!fs::exists(path)) refute("{}: listed in manifest.json, but not there", name);
+  static void check_hash(const WrittenFile& listed, const fs::path& directory) {
+    const fs::path path = directory / listed.name;
+    if (!fs::exists(path)) refute("{}: listed in manifest.json, but not there", listed.name);
     const auto size = fs::file_size(path);
-    if (size != listed.at("bytes").get<uint64_t>())
-      refute("{}: expected {} bytes, got {}", name, listed.at("bytes").get<uint64_t>(), size);
+    if (size != listed.bytes) refute("{}: expected {} bytes, got {}", listed.name, listed.bytes, size);
     const std::string digest = sha256_file(path);
-    if (digest != listed.at("sha256").get<std::string>())
-      refute("{}: expected sha256 {}, got {}", name, listed.at("sha256").get<std::string>(), digest);
+    if (digest != listed.sha256) refute("{}: expected sha256 {}, got {}", listed.name, listed.sha256, digest);
   }
 
   std::string check_hashes() const {
-    const json listed = manifest();
     size_t n = 0;
-    for (const char* kind : {"packed", "common"})
-      if (listed.contains(kind)) check_hash(listed.at(kind), output_), ++n;
-    for (const char* kind : {"files", "adapters", "imatrices"})
-      for (const auto& file : listed.value(kind, json::array()))
-        check_hash(file, files_), n += file.contains("parts") ? file.at("parts").size() : 1;
+    const auto check = [&](const WrittenFile& file, const fs::path& directory) {
+      check_hash(file, directory);
+      ++n;
+    };
+    const auto check_entry = [&](const auto& entry) {
+      if (!manifest_->huggingface) return check({entry.name, entry.bytes, entry.sha256}, files_);
+      for (const WrittenFile& part : entry.parts) check(part, files_);
+    };
+    for (const auto& holder : {manifest_->packed, manifest_->common})
+      if (holder) check(*holder, output_);
+    for (const ListedModel& model : manifest_->files) check_entry(model);
+    for (const ListedAdapter& adapter : manifest_->adapters) check_entry(adapter);
+    for (const ListedImatrix& imatrix : manifest_->imatrices)
+      check({imatrix.name, imatrix.bytes, imatrix.sha256}, files_);
     return fmt::format("{} files", n);
   }
 
   std::string check_provenance() {
     const std::string hash = spec_hash(spec_);
-    if (artifact_ && manifest().at("spec_hash").get<std::string>() != hash)
+    if (artifact_ && manifest_->spec_hash != hash)
       refute("manifest.json: made from a model with spec hash {}, the source has {}",
-             manifest().at("spec_hash").get<std::string>().substr(0, 12), hash.substr(0, 12));
+             manifest_->spec_hash.substr(0, 12), hash.substr(0, 12));
     refuting("", [&] {
       permutation_ = load_permutation(output_ / "permutation.h5", spec_);
       plan_ = load_plan(output_ / "plan.json", spec_);
@@ -225,9 +214,7 @@ class Verifier {
   }
 
   std::string check_tensors() const {
-    const DType storage =
-        artifact_ ? dtype_from_name(manifest().at("configuration").at("storage").get<std::string>())
-                  : full_->lossless_dtype();
+    const DType storage = artifact_ ? dtype_from_name(manifest_->storage()) : full_->lossless_dtype();
     const Permutation undo = inverse(permutation_);
     const exporter::ColumnImportance importance =
         artifact_ ? exporter::column_importance(imatrix(), spec_) : exporter::ColumnImportance{};
@@ -260,14 +247,12 @@ class Verifier {
   std::string check_levels() {
     refuting("plan.json: ", [&] { check(plan_, spec_); });
     if (!artifact_) return fmt::format("{} nested levels", plan_.levels.size());
-    const json listed = manifest();
     size_t n = 0;
     std::string own_found;
-    for (const auto& file : listed.at("files")) {
-      const auto name = file.at("name").get<std::string>();
-      const auto nominal = file.at("level").get<double>();
-      if ((fs::path(name).extension() != ".gguf" && !file.contains("parts")) || nominal >= 1) continue;
-      const Level& level = find_level(plan_, nominal);
+    for (const ListedModel& listed : manifest_->files) {
+      if (listed.level >= 1) continue;
+      const std::string& name = listed.name;
+      const Level& level = find_level(plan_, listed.level);
       const Checkpoint sub = Checkpoint::open(files_ / name);
       const OwnTensors own = own_tensors(files_ / name);
       require_same_tensors(spec_, level.widths, sub.spec(), name, own);
@@ -341,7 +326,8 @@ class Verifier {
 
   fs::path output_;
   bool artifact_;
-  fs::path files_;  ///< where the models are: `output_`, or where they were unpacked to
+  std::optional<Manifest> manifest_;  ///< of an artifact
+  fs::path files_;                    ///< where the models are: `output_`, or where they were unpacked to
   std::shared_ptr<const PlainFiles> unpacked_;
   Checkpoint source_;
   const ModelSpec& spec_;
@@ -370,14 +356,11 @@ std::vector<Finding> verify(const fs::path& path, const fs::path& model, const V
   if (!is_artifact(output) && !reorder::is_reordered(output))
     throw UsageError(fmt::format("{}: neither a reordered directory nor an artifact", output.string()),
                      "give what `elastify reorder` or `elastify export` wrote");
-  const auto folders = artifact_folders(output);
-  if (folders.empty()) return Verifier(output, model, options, compute).run();
+  if (artifact_folders(output).empty()) return Verifier(output, model, options, compute).run();
   std::vector<Finding> findings;
-  const auto manifest = json::parse(read_text(output / "manifest.json"));
-  for (const auto& folder : manifest.at("folders")) {
-    const auto name = folder.at("name").get<std::string>();
-    const std::string found = sha256_file(output / name / "manifest.json");
-    const bool same = found == folder.at("manifest_sha256").get<std::string>();
+  for (const auto& [name, type, manifest_sha256] : load_manifest(output).folders) {
+    const std::string found = sha256_file(manifest_path(output / name));
+    const bool same = found == manifest_sha256;
     findings.push_back(
         {fmt::format("{}: its manifest has the hash that is stated", name), same, found.substr(0, 12)});
     if (!same) return findings;
