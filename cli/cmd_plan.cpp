@@ -4,7 +4,8 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/options.h"
-#include "cli/plan_text.h"
+#include "plan/explain.h"
+#include "report/plan_view.h"
 
 namespace elastify::cli {
 namespace {
@@ -48,15 +49,15 @@ Report run_plan(const Globals& globals, const PlanCommand& command) {
 Report write_plan(const PlanCommand& command, const ElasticPlan& plan, const ModelSpec& spec,
                   const Profile* profile, const plan::CostCurves* curves) {
   save_plan(plan, spec, command.output);
-  Report report = describe(plan, spec);
+  Report report = report::view_plan(plan, spec);
   report.json["output"] = command.output.string();
   if (command.explain || !command.plot.empty()) {
-    const plan::Explanation explained = plan::explain(spec, plan, profile, curves);
-    if (command.explain) add_explanation(report, explained);
+    const report::PlanExplanation explained = plan::explain(spec, plan, profile, curves);
+    if (command.explain) report::add_explanation(report, explained);
     if (!command.plot.empty()) {
-      write_text(command.plot,
-                 explanation_svg(explained, fmt::format("{}: {} of {}", command.output.filename().string(),
-                                                        plan.method, plan.budget)));
+      write_text(command.plot, report::explanation_svg(
+                                   explained, fmt::format("{}: {} of {}", command.output.filename().string(),
+                                                          plan.method, plan.budget)));
       report.json["plot"] = command.plot.string();
       report.text += fmt::format("plot -> {}\n", command.plot.string());
     }

@@ -13,6 +13,7 @@
 #include "pipeline/config.h"
 #include "pipeline/verify.h"
 #include "plan/cost_curves.h"
+#include "report/report.h"
 
 namespace CLI {
 class App;
@@ -29,12 +30,8 @@ struct Globals {
   fs::path tokenizer;
 };
 
-/// What a command says at its end: `text` for people, or `json` with --json. `ok` false: exit status 1.
-struct Report {
-  nlohmann::ordered_json json = nlohmann::ordered_json::object();
-  std::string text;
-  bool ok = true;
-};
+/// Every command ends with one: `text` is printed, or with --json `json`. `ok` false: exit status 1.
+using report::Report;
 
 /// The command that the command line asks for; set while it is parsed, run afterwards.
 using Action = std::function<Report()>;

@@ -1,11 +1,11 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/commands.h"
-#include "cli/plan_text.h"
 #include "nn/decoder.h"
 #include "pipeline/repairs.h"
 #include "pipeline/steps.h"
 #include "pipeline/widths.h"
+#include "report/plan_view.h"
 
 namespace elastify::cli {
 
@@ -40,7 +40,7 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
   const ElasticPlan plan =
       pipeline::write_reordered(model, profile ? &*profile : nullptr, moments, options, globals.seed,
                                 command.output, globals.force, &calibration, given ? &*given : nullptr);
-  Report report = describe(plan, spec);
+  Report report = report::view_plan(plan, spec);
   report.json["metric"] = name_of(command.options.metric);
   const std::string compensation = recover::name_of(options.repair.compensation);
   report.json["compensate"] = compensation;

@@ -1,6 +1,7 @@
 #include "pipeline/run.h"
 #include "cli/commands.h"
 #include "nn/decoder.h"
+#include "report/run_view.h"
 
 namespace elastify::cli {
 
@@ -10,7 +11,7 @@ Report run_run(const Globals& globals, const RunCommand& command) {
   nn::warn_if_blas_is_slow();
   Report report;
   report.json = pipeline::run(config, globals.force);
-  report.text = pipeline::table(report.json) +
+  report.text = report::run_table(report.json) +
                 fmt::format("\n{0}/artifact, {0}/report.json, {0}/report.svg\n", config.output);
   return report;
 }

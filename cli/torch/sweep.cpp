@@ -1,7 +1,7 @@
 #include "pipeline/sweep.h"
 #include "cli/commands.h"
 #include "nn/decoder.h"
-#include "pipeline/sweep_report.h"
+#include "report/sweep_view.h"
 
 namespace elastify::cli {
 
@@ -11,7 +11,7 @@ Report run_sweep(const Globals& globals, const SweepCommand& command) {
   nn::warn_if_blas_is_slow();
   Report report;
   report.json = pipeline::sweep(config, globals.force);
-  report.text = pipeline::sweep_table(report.json) +
+  report.text = report::sweep_table(report.json) +
                 fmt::format("\n{0}/sweep.csv, {0}/sweep.json, {0}/sweep.svg\n", config.base.output);
   return report;
 }

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "pipeline/widths.h"
+#include "report/json_values.h"
 
 namespace elastify::pipeline {
 namespace {
@@ -539,8 +540,8 @@ SweepConfig load_sweep(const fs::path& file, const std::vector<std::string>& ove
   const std::vector<YamlRow> rows = read_rows(file.string(), root);
   sweep.base = read_config(file.string(), root);
   if (!rows.empty()) {
-    GridAxis& names = sweep.grid.emplace_back();
-    names.key = kRows;
+    report::SweepAxis& names = sweep.grid.emplace_back();
+    names.key = report::kRows;
     for (const YamlRow& row : rows) {
       names.values.push_back(row.name);
       std::vector<std::string>& keys = sweep.row_keys.emplace_back();
@@ -557,12 +558,12 @@ SweepConfig load_sweep(const fs::path& file, const std::vector<std::string>& ove
       if (override.starts_with(axis.key + "="))
         throw UsageError(fmt::format("--set {}: the grid varies this option", override),
                          fmt::format("--set grid.{}", override));
-    GridAxis& resolved = sweep.grid.emplace_back();
+    report::SweepAxis& resolved = sweep.grid.emplace_back();
     resolved.key = axis.key;
     // One axis at a time, so that a bad value is found whatever stands beside it.
     for (const YAML::Node& value : axis.values) {
       const RunConfig config = read_config(file.string(), root, {{axis.key, value}});
-      const std::string text = text_of(value_of(config, axis.key));
+      const std::string text = report::text_of(value_of(config, axis.key));
       if (std::find(resolved.values.begin(), resolved.values.end(), text) != resolved.values.end())
         throw UsageError(
             fmt::format("{}: grid.{}: {} stands here twice", place_of(file.string(), value), axis.key, text));
@@ -596,7 +597,7 @@ ordered_json to_json(const RunConfig& config) {
 ordered_json to_json(const SweepConfig& config) {
   ordered_json json = json_of(config.base);
   for (size_t i = 0; i < config.grid.size(); ++i) {
-    if (config.grid[i].key == kRows) {
+    if (config.grid[i].key == report::kRows) {
       const size_t n_points = config.points.size() / config.row_keys.size();  // of each row
       for (size_t r = 0; r < config.row_keys.size(); ++r) {
         ordered_json& row = json["rows"].emplace_back(ordered_json{{"name", config.grid[i].values[r]}});
@@ -631,13 +632,6 @@ ordered_json value_of(const RunConfig& config, const std::string& key) {
   if (dot == std::string::npos) return options.at(first);
   return options.at(first).is_object() ? options.at(first).value(key.substr(dot + 1), ordered_json{})
                                        : ordered_json{};
-}
-std::string text_of(const ordered_json& value) {
-  if (value.is_string()) return value.get<std::string>();
-  if (!value.is_array()) return value.dump();
-  std::vector<std::string> parts;
-  for (const auto& item : value) parts.push_back(text_of(item));
-  return fmt::format("{}", fmt::join(parts, "+"));
 }
 
 }  // namespace elastify::pipeline

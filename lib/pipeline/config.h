@@ -12,6 +12,7 @@
 #include "profile/options.h"
 #include "recover/options.h"
 #include "reorder/reorder_model.h"
+#include "report/sweep_view.h"
 
 namespace elastify::pipeline {
 
@@ -48,14 +49,6 @@ struct RunConfig {
   EvalOptions eval;
 };
 
-/// One option that a sweep varies, or its rows: named sets of options.
-struct GridAxis {
-  std::string key;  ///< as in "reorder.metric"; kRows for rows
-  std::vector<std::string>
-      values;  ///< as written, in the spelling of the resolved configuration; rows' names
-};
-inline constexpr const char* kRows = "row";
-
 struct SweepPoint {
   std::vector<std::string> values;  ///< one per axis of the grid
   RunConfig config;                 ///< with these values in it
@@ -64,7 +57,7 @@ struct SweepPoint {
 /// A run's options and a grid over some of them.
 struct SweepConfig {
   RunConfig base;                                  ///< `export` and `eval.baseline` are not part of a sweep
-  std::vector<GridAxis> grid;                      ///< rows first, if there are any
+  std::vector<report::SweepAxis> grid;             ///< rows first, if there are any
   std::vector<std::vector<std::string>> row_keys;  ///< the options that each row sets
   std::vector<SweepPoint> points;                  ///< all combinations, the last axis fastest
 };
@@ -91,7 +84,5 @@ nlohmann::ordered_json to_json(const ReorderSection& options);
 nlohmann::ordered_json to_json(const EvalOptions& options);
 /// The value of an option, as in value_of(config, "reorder.metric"); null where there is no such option.
 nlohmann::ordered_json value_of(const RunConfig& config, const std::string& key);
-/// The same for people and tables: "taylor", "0.2", "a.txt+b.txt".
-std::string text_of(const nlohmann::ordered_json& value);
 
 }  // namespace elastify::pipeline

@@ -9,11 +9,12 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/size.h"
-#include "base/svg_chart.h"
 #include "base/version.h"
+#include "model/manifest.h"
 #include "pipeline/repairs.h"
 #include "pipeline/steps.h"
 #include "pipeline/verify.h"
+#include "report/run_view.h"
 
 namespace elastify::pipeline {
 namespace {
@@ -87,15 +88,24 @@ ordered_json evaluate_levels(const fs::path& model_path, const fs::path& tokeniz
   return levels;
 }
 
+/// A level's file, for the report.
+/// \param folder  that the manifest's names are relative to
+ordered_json file_json(const ListedModel& model, const std::string& folder, const Manifest& manifest) {
+  ordered_json json{{"name", folder + model.name},
+                    {"type", manifest.type},
+                    {"architecture", model.architecture},
+                    {"bytes", model.bytes}};
+  if (manifest.packed) json["packed"] = folder + manifest.packed->name;
+  if (manifest.common) {
+    json["common"] = folder + manifest.common->name;
+    json["bytes"] = model.bytes + manifest.common->bytes;
+  }
+  return json;
+}
+
 ordered_json make_report(const RunConfig& config, const ElasticPlan& plan, const ModelSpec& spec,
                          const fs::path& artifact, const ordered_json& evaluated) {
-  const auto folders = artifact_folders(artifact);
-  std::vector<std::pair<std::string, ordered_json>> manifests;
-  const auto read = [&](const std::string& folder) {
-    manifests.emplace_back(folder, ordered_json::parse(read_text(artifact / folder / "manifest.json")));
-  };
-  for (const std::string& folder : folders) read(folder + "/");
-  if (folders.empty()) read("");
+  const auto manifests = load_manifests(artifact);
   ordered_json report{{"tool", {{"name", "elastify"}, {"version", kVersion}}},
                       {"model", config.model},
                       {"metric", name_of(config.reorder.metric)},
@@ -111,46 +121,13 @@ ordered_json make_report(const RunConfig& config, const ElasticPlan& plan, const
                      {"n_params", n_params(spec, level.widths)}};
     row["files"] = ordered_json::array();
     for (const auto& [folder, manifest] : manifests)
-      for (const auto& file : manifest.at("files")) {
-        if (file.at("level") != level.nominal) continue;
-        ordered_json each{{"name", folder + file.at("name").get<std::string>()},
-                          {"type", manifest.at("type")},
-                          {"architecture", file.at("architecture")},
-                          {"bytes", file.at("bytes")}};
-        for (const char* holder : {"packed", "common"})
-          if (manifest.contains(holder))
-            each[holder] = folder + manifest.at(holder).at("name").get<std::string>();
-        if (manifest.contains("common"))
-          each["bytes"] =
-              file.at("bytes").get<uint64_t>() + manifest.at("common").at("bytes").get<uint64_t>();
-        row["files"].push_back(std::move(each));
-      }
+      if (const ListedModel* model = manifest.model_at(level.nominal))
+        row["files"].push_back(file_json(*model, folder, manifest));
     for (const auto& [key, value] : evaluated.at(i).items())
       if (key != "level") row[key] = value;
     report["levels"].push_back(row);
   }
   return report;
-}
-
-std::string chart(const ordered_json& report) {
-  ChartSeries ordered{"reordered by " + report.at("metric").get<std::string>(), {}, {}};
-  ChartSeries random{"random order", {}, {}};
-  for (const auto& level : report.at("levels")) {
-    if (level.at("files").empty()) continue;
-    const double megabytes = level.at("files").at(0).at("bytes").get<double>() / 1e6;
-    ordered.x.push_back(megabytes);
-    ordered.y.push_back(level.at("perplexity"));
-    if (!level.contains("perplexity_random_order")) continue;
-    random.x.push_back(megabytes);
-    random.y.push_back(level.at("perplexity_random_order"));
-  }
-  Chart picture{fs::path(report.at("model").get<std::string>()).stem().string(),
-                "size of the level's file, MB",
-                "perplexity on held-out text",
-                true,
-                {ordered}};
-  if (!random.x.empty()) picture.series.push_back(random);
-  return to_svg(picture);
 }
 
 }  // namespace
@@ -217,33 +194,8 @@ ordered_json run(const RunConfig& config, bool force) {
   const ordered_json report = make_report(config, load_plan(reordered / "plan.json", spec), spec, artifact,
                                           ordered_json::parse(read_text(output / "eval.json")));
   write_text(output / "report.json", report.dump(2) + "\n");
-  write_text(output / "report.svg", chart(report));
+  write_text(output / "report.svg", report::run_chart(report));
   return report;
-}
-
-std::string table(const ordered_json& report) {
-  const bool baseline = report.at("levels").at(0).contains("perplexity_random_order");
-  std::string text = fmt::format("{:>6} {:>10} {:>10} {:>12} {:>10} {:>11} {:>12} {:>9}  {}\n", "level",
-                                 "true ratio", "all ratio", "parameters", "file MB", "perplexity",
-                                 baseline ? "random order" : "", "tokens/s", "file");
-  for (const auto& level : report.at("levels")) {
-    const ordered_json file = level.at("files").empty() ? ordered_json() : level.at("files").at(0);
-    std::string name = "-";
-    if (!file.is_null()) {
-      name = file.at("name").get<std::string>();
-      if (file.contains("packed")) name += " in " + file.at("packed").get<std::string>();
-      if (file.contains("common")) name += " and " + file.at("common").get<std::string>();
-    }
-    text +=
-        fmt::format("{:>6.2f} {:>10.4f} {:>10.4f} {:>12} {:>10} {:>11.2f} {:>12} {:>9.0f}  {}\n",
-                    level.at("level").get<double>(), level.at("true_ratio").get<double>(),
-                    level.at("total_ratio").get<double>(), level.at("n_params").get<int64_t>(),
-                    file.is_null() ? "-" : fmt::format("{:.1f}", file.at("bytes").get<double>() / 1e6),
-                    level.at("perplexity").get<double>(),
-                    baseline ? fmt::format("{:.2f}", level.at("perplexity_random_order").get<double>()) : "",
-                    level.at("tokens_per_second").get<double>(), name);
-  }
-  return text;
 }
 
 }  // namespace elastify::pipeline

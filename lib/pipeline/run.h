@@ -2,8 +2,6 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include <string>
-
 #include "pipeline/config.h"
 
 namespace elastify::pipeline {
@@ -18,8 +16,5 @@ namespace elastify::pipeline {
 ///   tokens/s
 /// \throws Error  if a step fails; what was completed stays and is reused by the next run
 nlohmann::ordered_json run(const RunConfig& config, bool force);
-
-/// The report as a table for people.
-std::string table(const nlohmann::ordered_json& report);
 
 }  // namespace elastify::pipeline

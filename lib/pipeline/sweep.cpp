@@ -16,9 +16,10 @@
 #include "base/version.h"
 #include "pipeline/repairs.h"
 #include "pipeline/steps.h"
-#include "pipeline/sweep_report.h"
 #include "pipeline/widths.h"
 #include "recover/closed_form.h"
+#include "report/json_values.h"
+#include "report/sweep_view.h"
 
 namespace elastify::pipeline {
 namespace {
@@ -174,11 +175,11 @@ class Evaluations {
     Evaluation evaluation;
     evaluation.tasks = json.value("tasks", ordered_json::object());
     eval::PerplexityResult& result = evaluation.text;
-    result.nll = number_of(json.at("nll"));
+    result.nll = report::number_of(json.at("nll"));
     result.perplexity = std::exp(result.nll);
-    result.bits_per_byte = number_of(json.at("bits_per_byte"));
+    result.bits_per_byte = report::number_of(json.at("bits_per_byte"));
     result.tokens = json.at("tokens").get<int64_t>();
-    result.tokens_per_second = number_of(json.at("tokens_per_second"));
+    result.tokens_per_second = report::number_of(json.at("tokens_per_second"));
     return &known_.emplace(key, std::move(evaluation)).first->second;
   }
   void keep(const std::string& key, const Evaluation& evaluation, const std::string& point, double level) {
@@ -357,10 +358,10 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
                       {"tasks", full_evaluation.tasks},
                       {"points", ordered_json::array()}};
   const ordered_json configuration = to_json(config);
-  for (const GridAxis& axis : config.grid)
-    report["axes"].push_back(
-        {{"key", axis.key},
-         {"values", axis.key == kRows ? ordered_json(axis.values) : configuration.at("grid").at(axis.key)}});
+  for (const report::SweepAxis& axis : config.grid)
+    report["axes"].push_back({{"key", axis.key},
+                              {"values", axis.key == report::kRows ? ordered_json(axis.values)
+                                                                   : configuration.at("grid").at(axis.key)}});
   for (size_t p = 0; p < candidates.size(); ++p) {
     const Candidate& candidate = candidates[p];
     ordered_json point{{"name", candidate.name},
@@ -368,7 +369,7 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
                        {"notes", candidate.plan.notes},
                        {"levels", ordered_json::array()}};
     for (size_t i = 0; i < config.grid.size(); ++i)
-      point["options"][config.grid[i].key] = config.grid[i].key == kRows
+      point["options"][config.grid[i].key] = config.grid[i].key == report::kRows
                                                  ? ordered_json(config.points[p].values[i])
                                                  : value_of(config.points[p].config, config.grid[i].key);
     for (size_t i = 0; i < candidate.plan.levels.size(); ++i) {
@@ -399,7 +400,7 @@ ordered_json sweep(const SweepConfig& config, bool force) {
   require_distinct_tasks(base.eval);
   std::vector<Candidate> candidates(config.points.size());
   for (size_t i = 0; i < candidates.size(); ++i) {
-    candidates[i].name = point_name(config.points[i], config.grid);
+    candidates[i].name = report::point_name(config.points[i].values, config.grid);
     // A level that cannot be met is said now rather than after the profile.
     const plan::PlanOptions& options = config.points[i].config.reorder.plan;
     if (options.method == plan::Method::kUniform)
@@ -454,8 +455,8 @@ ordered_json sweep(const SweepConfig& config, bool force) {
 
   const ordered_json report = make_report(config, candidates, spec, evaluations);
   write_text(output / "sweep.json", report.dump(2) + "\n");
-  write_text(output / "sweep.csv", sweep_csv(report));
-  write_text(output / "sweep.svg", sweep_chart(report, config.grid));
+  write_text(output / "sweep.csv", report::sweep_csv(report));
+  write_text(output / "sweep.svg", report::sweep_chart(report));
   return report;
 }
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "pipeline/steps.h"
+#include "report/run_view.h"
 #include "support/elastic_fixture.h"
 #include "support/shared_data.h"
 
@@ -53,7 +54,7 @@ TEST_SUITE("pipeline") {
                  full = report.at("levels")[1].at("perplexity");
     CHECK(full < narrow);
     CHECK(narrow < report.at("levels")[0].at("perplexity_random_order").get<double>());
-    CHECK(table(report).find("level-060.gguf") != std::string::npos);
+    CHECK(report::run_table(report).find("level-060.gguf") != std::string::npos);
 
     const auto before = hashes(directory.path() / "a");
     const auto written = fs::last_write_time(directory.path() / "a/profile.h5");

@@ -12,7 +12,7 @@
 #include "eval/evaluate.h"
 #include "pipeline/run.h"
 #include "pipeline/steps.h"
-#include "pipeline/sweep_report.h"
+#include "report/sweep_view.h"
 #include "support/errors.h"
 #include "support/shared_data.h"
 #include "support/temporary_directory.h"
@@ -227,34 +227,6 @@ TEST_SUITE("pipeline") {
     CHECK_FALSE(fs::exists(tiny.path("out")));
   }
 
-  TEST_CASE("sweep: rows are compared with what the first would cost at their true ratios") {
-    const auto point = [](const std::string& row, const std::vector<std::pair<double, double>>& levels) {
-      nlohmann::ordered_json json{
-          {"name", row}, {"options", {{kRows, row}}}, {"levels", nlohmann::ordered_json::array()}};
-      for (const auto& [ratio, excess] : levels)
-        json["levels"].push_back({{"level", ratio < 0.8 ? 0.5 : 0.9},
-                                  {"true_ratio", ratio},
-                                  {"excess_nll", excess},
-                                  {"perplexity", 2}});
-      json["levels"].push_back({{"level", 1}, {"true_ratio", 1}, {"excess_nll", 0}, {"perplexity", 1}});
-      return json;
-    };
-    const nlohmann::ordered_json report{
-        {"axes", {{{"key", kRows}, {"values", {"first", "wider", "narrower"}}}}},
-        {"tokens", 100},
-        {"tasks", nlohmann::ordered_json::object()},
-        {"points",
-         {point("first", {{0.5, 2.0}, {0.9, 0.5}}), point("wider", {{0.7, 0.5}, {0.95, 0.125}}),
-          point("narrower", {{0.3, 2.0}, {0.7, 2.0}})}}};
-    const std::string table = sweep_table(report);
-    CAPTURE(table);
-    CHECK(table.find("first     2.000  1.00  0.500  1.00\n") != std::string::npos);
-    // Half of sqrt(2.0 * 0.5), and of what a twentieth left out costs where a tenth costs 0.5.
-    CHECK(table.find("wider     0.500  0.50  0.125  0.50\n") != std::string::npos);
-    // The line goes on below: half of 4.0.
-    CHECK(table.find("narrower  2.000  0.50  2.000  2.00\n") != std::string::npos);
-  }
-
   TEST_CASE("sweep: rows are compared with the first one, over the seeds") {
     const TinySweep tiny;
     const SweepConfig config = tiny.config(
@@ -264,7 +236,7 @@ TEST_SUITE("pipeline") {
     const auto report = sweep(config, false);
     REQUIRE(report.at("points").size() == 4);
     CHECK(report.at("points")[3].at("name") == "searched, seed 1");
-    const std::string table = sweep_table(report);
+    const std::string table = report::sweep_table(report);
     CAPTURE(table);
     CHECK(table.find(
               "excess nats per token (± standard deviation), share of chance's at the same true ratio") !=
@@ -350,7 +322,7 @@ TEST_SUITE("pipeline") {
     CHECK(report.at("tasks").at("weather").at("items") == 3);
     for (const auto& point : report.at("points"))
       CHECK(point.at("levels")[0].at("tasks").at("weather").at("items") == 3);
-    const std::string table = sweep_table(report);
+    const std::string table = report::sweep_table(report);
     CAPTURE(table);
     CHECK(table.find(fmt::format("accuracy per character, mean of weather; full model: {:.3f}",
                                  expected.accuracy_norm)) != std::string::npos);
@@ -487,7 +459,7 @@ TEST_SUITE("pipeline") {
   TEST_CASE("sweep: the table has a row per point and marks the best of a level") {
     const TinySweep tiny;
     const auto report = sweep(tiny.config("out", "{reorder.metric: [taylor, random], seed: [0, 7]}"), false);
-    const std::string table = sweep_table(report);
+    const std::string table = report::sweep_table(report);
     CAPTURE(table);
     CHECK(table.find("metric  seed        0.5      0.75         1\ntaylor  0     ") == 0);
     CHECK(table.find("\nrandom  7     ") != std::string::npos);

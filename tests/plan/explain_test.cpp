@@ -23,7 +23,7 @@ TEST_CASE("explain: shares kept, prices of the last steps, wide layers and ancho
   options.grid = 8;
   options.levels = {0.4, 0.6, 0.8};
   const ElasticPlan plan = plan::make_plan(spec, nullptr, options, &curves);
-  const plan::Explanation explained = plan::explain(spec, plan, &profile, &curves);
+  const report::PlanExplanation explained = plan::explain(spec, plan, &profile, &curves);
   CHECK(explained.levels == std::vector<double>{0.4, 0.6, 0.8});
   CHECK(explained.curves == "a test");
   CHECK(explained.removal_loss == profile.removal_loss);
@@ -33,7 +33,7 @@ TEST_CASE("explain: shares kept, prices of the last steps, wide layers and ancho
   for (size_t level = 0; level < 3; ++level) {
     double mean = 0;
     for (int64_t layer = 0; layer < 3; ++layer) {
-      const plan::LayerExplanation& of = explained.layers[static_cast<size_t>(layer)];
+      const report::LayerExplanation& of = explained.layers[static_cast<size_t>(layer)];
       const Widths& widths = plan.levels[level].widths;
       CHECK(of.mlp.kept[level] * 64 == doctest::Approx(widths[spec.mlp_space(layer)]));
       CHECK(of.attention.kept[level] * 4 == doctest::Approx(widths[spec.attention_space(layer)]));
@@ -45,7 +45,7 @@ TEST_CASE("explain: shares kept, prices of the last steps, wide layers and ancho
     CHECK(explained.wide[level][0] == 0);
   }
   // Without a profile and curves there are the widths alone.
-  const plan::Explanation bare = plan::explain(spec, plan, nullptr, nullptr);
+  const report::PlanExplanation bare = plan::explain(spec, plan, nullptr, nullptr);
   CHECK(bare.layers[0].mlp.price.empty());
   CHECK(bare.removal_loss.empty());
   CHECK(bare.anchors == explained.anchors);
@@ -56,7 +56,7 @@ TEST_CASE("explain: a uniform plan has no anchors, and none are named where no l
   plan::PlanOptions options;
   options.grid = 8;
   options.levels = {0.4, 0.6};
-  const plan::Explanation explained =
+  const report::PlanExplanation explained =
       plan::explain(spec, plan::make_plan(spec, nullptr, options), nullptr, nullptr);
   CHECK(explained.anchors.empty());
   for (const auto& wide : explained.wide) CHECK(wide.empty());

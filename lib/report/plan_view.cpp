@@ -1,12 +1,12 @@
-#include "cli/plan_text.h"
+#include "report/plan_view.h"
 
 #include <fmt/ranges.h>
 
 #include <algorithm>
 
-#include "base/svg_chart.h"
+#include "report/svg_chart.h"
 
-namespace elastify::cli {
+namespace elastify::report {
 namespace {
 
 /// "2" or, where layers differ, "1-3".
@@ -21,16 +21,13 @@ std::string range_of(const ModelSpec& spec, const Widths& widths, SpaceKind kind
 }
 
 using nlohmann::ordered_json;
-using plan::Explanation;
-using plan::LayerExplanation;
-using plan::SpaceExplanation;
 
 std::string percent(double share) {
   return fmt::format("{:.0f}%", 100 * share);
 }
 
-/// Layers by levels.
-std::string kept_table(const Explanation& explained, const std::string& title,
+/// A table of the shares that one half of each layer keeps, with a column per level.
+std::string kept_table(const PlanExplanation& explained, const std::string& title,
                        SpaceExplanation LayerExplanation::*half) {
   std::string text = fmt::format("\n{}\nlayer {:>6}", title, "of");
   for (const double level : explained.levels) text += fmt::format(" {:>6.3g}", level);
@@ -48,7 +45,7 @@ std::string kept_table(const Explanation& explained, const std::string& title,
 }
 
 /// "layer 3 keeps 91% (price of attention 0.2, of MLP 0.31, removal 0.05, influence 0.1)".
-std::string why(const Explanation& explained, size_t layer, size_t level) {
+std::string why(const PlanExplanation& explained, size_t layer, size_t level) {
   const LayerExplanation& of = explained.layers[layer];
   std::vector<std::string> reasons;
   if (!of.attention.price.empty())
@@ -62,7 +59,56 @@ std::string why(const Explanation& explained, size_t layer, size_t level) {
                      reasons.empty() ? "" : fmt::format(" ({})", fmt::join(reasons, ", ")));
 }
 
-HeatMap heat_map(const Explanation& explained, const std::string& title,
+ordered_json explanation_json(const PlanExplanation& explained) {
+  ordered_json layers = ordered_json::array(), wide = ordered_json::array();
+  for (size_t layer = 0; layer < explained.layers.size(); ++layer) {
+    const LayerExplanation& of = explained.layers[layer];
+    ordered_json entry{{"layer", layer}, {"kept", of.kept}};
+    for (const auto& [name, space] : {std::pair{"attention", &of.attention}, {"mlp", &of.mlp}}) {
+      entry[name] = {{"n_units", space->n_units}, {"kept", space->kept}};
+      if (!space->price.empty()) entry[name]["price"] = space->price;
+    }
+    if (!explained.removal_loss.empty()) entry["removal_loss"] = explained.removal_loss[layer];
+    if (!explained.block_influence.empty()) entry["block_influence"] = explained.block_influence[layer];
+    layers.push_back(std::move(entry));
+  }
+  for (size_t level = 0; level < explained.levels.size(); ++level)
+    wide.push_back({{"level", explained.levels[level]}, {"layers", explained.wide[level]}});
+  ordered_json json{{"levels", explained.levels},
+                    {"mean_kept", explained.mean_kept},
+                    {"anchors", explained.anchors},
+                    {"wide", std::move(wide)},
+                    {"layers", std::move(layers)}};
+  if (!explained.curves.empty()) json["curves"] = explained.curves;
+  return json;
+}
+
+std::string explanation_text(const PlanExplanation& explained) {
+  std::string text =
+      kept_table(explained, "KV groups kept, by layer and level", &LayerExplanation::attention);
+  text += kept_table(explained, "MLP width kept, by layer and level", &LayerExplanation::mlp);
+  text += "\nlayers that stayed wide: those that keep a tenth of their weights more than the mean\n";
+  for (size_t level = 0; level < explained.levels.size(); ++level) {
+    text += fmt::format("level {:g}: {} on average; {}\n", explained.levels[level],
+                        percent(explained.mean_kept[level]),
+                        explained.wide[level].empty() ? "no layer stands out" : "wide are");
+    for (const int64_t layer : explained.wide[level])
+      text += "  " + why(explained, static_cast<size_t>(layer), level) + "\n";
+  }
+  text += fmt::format(
+      "anchors that fall out (95% or more at every level from 0.5 on): {}\n",
+      explained.anchors.empty() ? "none" : fmt::format("layers {}", fmt::join(explained.anchors, ", ")));
+  if (!explained.curves.empty())
+    text +=
+        fmt::format("  price: what the last step kept saves, per million weights; by {}\n", explained.curves);
+  if (!explained.removal_loss.empty())
+    text += "  removal: rise of the loss without the layer, nats per token\n";
+  if (!explained.block_influence.empty())
+    text += "  influence: mean over tokens of 1 - cos(before, after) the layer\n";
+  return text;
+}
+
+HeatMap heat_map(const PlanExplanation& explained, const std::string& title,
                  SpaceExplanation LayerExplanation::*half) {
   HeatMap map{.title = title, .x_label = "layer", .y_label = "level"};
   for (size_t layer = 0; layer < explained.layers.size(); ++layer)
@@ -77,7 +123,7 @@ HeatMap heat_map(const Explanation& explained, const std::string& title,
 
 }  // namespace
 
-Report describe(const ElasticPlan& plan, const ModelSpec& spec) {
+Report view_plan(const ElasticPlan& plan, const ModelSpec& spec) {
   Report report;
   report.json = {{"method", plan.method},
                  {"budget", plan.budget},
@@ -107,52 +153,15 @@ Report describe(const ElasticPlan& plan, const ModelSpec& spec) {
   return report;
 }
 
-void add_explanation(Report& report, const Explanation& explained) {
-  ordered_json layers = ordered_json::array(), wide = ordered_json::array();
-  for (size_t layer = 0; layer < explained.layers.size(); ++layer) {
-    const LayerExplanation& of = explained.layers[layer];
-    ordered_json entry{{"layer", layer}, {"kept", of.kept}};
-    for (const auto& [name, space] : {std::pair{"attention", &of.attention}, {"mlp", &of.mlp}}) {
-      entry[name] = {{"n_units", space->n_units}, {"kept", space->kept}};
-      if (!space->price.empty()) entry[name]["price"] = space->price;
-    }
-    if (!explained.removal_loss.empty()) entry["removal_loss"] = explained.removal_loss[layer];
-    if (!explained.block_influence.empty()) entry["block_influence"] = explained.block_influence[layer];
-    layers.push_back(std::move(entry));
-  }
-  report.text += kept_table(explained, "KV groups kept, by layer and level", &LayerExplanation::attention);
-  report.text += kept_table(explained, "MLP width kept, by layer and level", &LayerExplanation::mlp);
-  report.text += "\nlayers that stayed wide: those that keep a tenth of their weights more than the mean\n";
-  for (size_t level = 0; level < explained.levels.size(); ++level) {
-    wide.push_back({{"level", explained.levels[level]}, {"layers", explained.wide[level]}});
-    report.text += fmt::format("level {:g}: {} on average; {}\n", explained.levels[level],
-                               percent(explained.mean_kept[level]),
-                               explained.wide[level].empty() ? "no layer stands out" : "wide are");
-    for (const int64_t layer : explained.wide[level])
-      report.text += "  " + why(explained, static_cast<size_t>(layer), level) + "\n";
-  }
-  report.text += fmt::format(
-      "anchors that fall out (95% or more at every level from 0.5 on): {}\n",
-      explained.anchors.empty() ? "none" : fmt::format("layers {}", fmt::join(explained.anchors, ", ")));
-  if (!explained.curves.empty())
-    report.text +=
-        fmt::format("  price: what the last step kept saves, per million weights; by {}\n", explained.curves);
-  if (!explained.removal_loss.empty())
-    report.text += "  removal: rise of the loss without the layer, nats per token\n";
-  if (!explained.block_influence.empty())
-    report.text += "  influence: mean over tokens of 1 - cos(before, after) the layer\n";
-  report.json["explain"] = {{"levels", explained.levels},
-                            {"mean_kept", explained.mean_kept},
-                            {"anchors", explained.anchors},
-                            {"wide", std::move(wide)},
-                            {"layers", std::move(layers)}};
-  if (!explained.curves.empty()) report.json["explain"]["curves"] = explained.curves;
+void add_explanation(Report& report, const PlanExplanation& explained) {
+  report.text += explanation_text(explained);
+  report.json["explain"] = explanation_json(explained);
 }
 
-std::string explanation_svg(const Explanation& explained, const std::string& title) {
+std::string explanation_svg(const PlanExplanation& explained, const std::string& title) {
   return heat_maps_to_svg(
       title, {heat_map(explained, "MLP: share of the width kept", &LayerExplanation::mlp),
               heat_map(explained, "Attention: share of the KV groups kept", &LayerExplanation::attention)});
 }
 
-}  // namespace elastify::cli
+}  // namespace elastify::report

@@ -1,11 +1,11 @@
-#include "base/svg_chart.h"
+#include "report/svg_chart.h"
 
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <string_view>
 
-using namespace elastify;
+using namespace elastify::report;
 
 namespace {
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-namespace elastify {
+namespace elastify::report {
 
 struct ChartSeries {
   std::string name;  ///< empty: not in the legend
@@ -28,8 +28,8 @@ std::string to_svg(const Chart& chart);
 /// Several charts in one file, row by row from the top; rows may differ in length.
 std::string to_svg(const std::string& title, const std::vector<std::vector<Chart>>& rows);
 
-/// Shares from 0 to 1 as colours, row by row from the top, with a bar that says what the colours mean. A
-/// browser shows a cell's value under the mouse.
+/// Shares from 0 to 1 as colours, row by row from the top, with a scale of colours. A browser
+/// shows a cell's value under the mouse.
 struct HeatMap {
   std::string title, x_label, y_label;
   std::vector<std::string> columns = {}, rows = {};  ///< names along the axes
@@ -38,9 +38,9 @@ struct HeatMap {
 /// Several heat maps in one file, one below the other.
 std::string heat_maps_to_svg(const std::string& title, const std::vector<HeatMap>& panels);
 
-/// The n-th of the colours that lines get which state none.
+/// The n-th colour of the palette, for lines that have none of their own.
 std::string palette_colour(size_t n);
 /// A colour for `place` from 0 (dark blue) to 1 (light green), for series that come in an order.
 std::string ramp_colour(double place);
 
-}  // namespace elastify
+}  // namespace elastify::report

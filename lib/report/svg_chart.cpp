@@ -1,4 +1,4 @@
-#include "base/svg_chart.h"
+#include "report/svg_chart.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <iterator>
 #include <limits>
 
-namespace elastify {
+namespace elastify::report {
 namespace {
 
 constexpr double kWidth = 720, kHeight = 440, kLeft = 80, kRight = 20, kTop = 50, kBottom = 60;
@@ -113,7 +113,8 @@ Names names_of(const Chart& chart) {
   return names;
 }
 
-/// All of a chart but the file around it, in a frame of this size; the legend in it, or to its right.
+/// A chart without the file around it, in a frame of this size.
+/// \param beside  the legend stands to the right of the frame instead of in it
 std::string body(const Chart& chart, double width, double height, bool beside) {
   Axis x = fit(chart.series, true, false, kLeft, width - kRight);
   x.whole = chart.whole_x;
@@ -181,7 +182,7 @@ double height_of(const HeatMap& map) {
   return kTop + kCellHeight * static_cast<double>(map.rows.size()) + kBottom;
 }
 
-/// What colours mean: 0 at the bottom, 1 at the top.
+/// The scale of colours: 0 at the bottom, 1 at the top.
 std::string colour_bar(double x, double height) {
   std::string svg;
   const double step = height / static_cast<double>(kBarSteps);
@@ -216,7 +217,7 @@ std::string body(const HeatMap& map) {
           100 * value);
     }
   }
-  // As many names as there is room for.
+  // Names of columns may be wider than the columns: leave some out.
   size_t longest = 1;
   for (const std::string& name : map.columns) longest = std::max(longest, name.size());
   const auto every = static_cast<size_t>(std::ceil(kLetter * static_cast<double>(longest + 1) / width));
@@ -295,4 +296,4 @@ std::string ramp_colour(double place) {
   return fmt::format("#{:02x}{:02x}{:02x}", rgb[0], rgb[1], rgb[2]);
 }
 
-}  // namespace elastify
+}  // namespace elastify::report

@@ -1,4 +1,4 @@
-#include "pipeline/sweep_report.h"
+#include "report/sweep_view.h"
 
 #include <fmt/ranges.h>
 
@@ -8,15 +8,17 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "base/svg_chart.h"
+#include "base/file.h"
+#include "report/json_values.h"
+#include "report/svg_chart.h"
 
-namespace elastify::pipeline {
+namespace elastify::report {
 namespace {
 
 using nlohmann::ordered_json;
 
 /// Axes with more than one value; all of them if there is only one point.
-std::vector<size_t> varying(const std::vector<GridAxis>& grid) {
+std::vector<size_t> varying(const std::vector<SweepAxis>& grid) {
   std::vector<size_t> axes;
   for (size_t i = 0; i < grid.size(); ++i)
     if (grid[i].values.size() > 1) axes.push_back(i);
@@ -37,16 +39,16 @@ std::string csv_cell(const std::string& text) {
   return quoted + "\"";
 }
 
-/// What a level of some true ratio costs over the full model.
+/// The true ratio of a level, and its excess loss over the full model.
 struct Cost {
   double ratio, excess;
 };
 
-/// What a row would cost at `ratio`, from what its levels cost: between two levels along a line for the
-/// logarithm, beyond the narrowest along the last such line, above the widest (or with one level alone) in
-/// proportion to what is left out. Rows reach a nominal level to a grid step, and a hundredth of the weights
-/// can be a tenth of the excess.
-/// \param levels  rising ratios, at least one
+/// The excess loss of a row at `ratio`, interpolated between its levels: linear in the logarithm of the
+/// excess between two levels and below the narrowest; proportional to the share of weights left out above the
+/// widest or where there is one level. Rows reach a nominal level up to a grid step, and a hundredth of the
+/// weights can make a tenth of the excess.
+/// \param levels  by rising ratio, at least one
 double excess_at(const std::vector<Cost>& levels, double ratio) {
   const Cost& widest = levels.back();
   if (ratio >= widest.ratio || levels.size() == 1)
@@ -59,81 +61,116 @@ double excess_at(const std::vector<Cost>& levels, double ratio) {
   return below.excess + part * (above.excess - below.excess);
 }
 
-/// Rows against the first of them: excess nats per token over the full model, mean over the grid with the
-/// standard deviation where it has several points, and as a share of the first row's at the same true ratio.
-std::string row_table(const ordered_json& report) {
-  const ordered_json& full_tasks = report.at("tasks");
-  const auto mean = [](const std::vector<double>& values) {
-    double sum = 0;
-    for (const double value : values) sum += value;
-    return sum / static_cast<double>(values.size());
-  };
-  const auto deviation = [&](const std::vector<double>& values) {
-    double squares = 0;
-    for (const double value : values) squares += (value - mean(values)) * (value - mean(values));
-    return std::sqrt(squares / static_cast<double>(values.size() - 1));
-  };
-  const auto mean_accuracy = [&](const ordered_json& tasks) {
-    std::vector<double> values;
-    for (const auto& [name, task] : tasks.items()) values.push_back(number_of(task.at("accuracy_norm")));
-    return mean(values);
-  };
-  using Seeds = std::vector<double>;
-  std::vector<std::string> names;
-  std::map<std::string, std::vector<Seeds>> excess, accuracy, ratio;  // [levels], without the full model's
+double mean(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  return sum / static_cast<double>(values.size());
+}
+
+double standard_deviation(const std::vector<double>& values) {
+  double squares = 0;
+  for (const double value : values) squares += (value - mean(values)) * (value - mean(values));
+  return std::sqrt(squares / static_cast<double>(values.size() - 1));
+}
+
+/// Accuracy per character, mean of the tasks.
+double mean_accuracy(const ordered_json& tasks) {
+  std::vector<double> values;
+  for (const auto& [name, task] : tasks.items()) values.push_back(number_of(task.at("accuracy_norm")));
+  return mean(values);
+}
+
+/// The measurements of a sweep with rows, by row and level, without the full model's. A row has several
+/// values at a level where the grid has several points, most often seeds.
+class RowComparison {
+ public:
+  explicit RowComparison(const ordered_json& report);
+
+  /// Excess nats per token over the full model, mean over the grid with the standard deviation where it has
+  /// several points, and as a share of the first row's at the same true ratio; then accuracies, if there are
+  /// tasks.
+  std::string text() const;
+
+ private:
+  using Values = std::map<std::string, std::vector<std::vector<double>>>;  ///< by row: [levels][points]
+
+  /// \param cell  characters of a cell, without the standard deviation
+  /// \param tail  (row, level) -> text behind the number
+  template <typename Tail>
+  std::string table(const Values& values, int cell, const Tail& tail) const;
+  Cost mean_cost(const std::string& row, size_t level) const {
+    return {mean(ratio_.at(row)[level]), mean(excess_.at(row)[level])};
+  }
+
+  std::vector<std::string> rows_;   ///< in the order of the points
+  std::vector<double> levels_;      ///< nominal
+  const ordered_json& full_tasks_;  ///< of the full model; empty without tasks
+  Values excess_, accuracy_, ratio_;
+  size_t width_ = 0;      ///< of the longest name
+  bool several_ = false;  ///< points per row
+};
+
+RowComparison::RowComparison(const ordered_json& report) : full_tasks_(report.at("tasks")) {
   for (const auto& point : report.at("points")) {
-    const std::string name = point.at("options").at(kRows);
-    if (excess.count(name) == 0) names.push_back(name);
+    const std::string row = point.at("options").at(kRows);
+    if (excess_.count(row) == 0) rows_.push_back(row);
     const size_t n_levels = point.at("levels").size() - 1;
-    excess[name].resize(n_levels);
-    accuracy[name].resize(n_levels);
-    ratio[name].resize(n_levels);
+    for (Values* values : {&excess_, &accuracy_, &ratio_}) (*values)[row].resize(n_levels);
     for (size_t i = 0; i < n_levels; ++i) {
       const ordered_json& level = point.at("levels")[i];
-      excess[name][i].push_back(number_of(level.at("excess_nll")));
-      ratio[name][i].push_back(level.at("true_ratio").get<double>());
-      if (!full_tasks.empty()) accuracy[name][i].push_back(mean_accuracy(level.at("tasks")));
+      excess_[row][i].push_back(number_of(level.at("excess_nll")));
+      ratio_[row][i].push_back(level.at("true_ratio").get<double>());
+      if (!full_tasks_.empty()) accuracy_[row][i].push_back(mean_accuracy(level.at("tasks")));
     }
   }
-  size_t width = 0;
-  for (const std::string& name : names) width = std::max(width, name.size());
-  const size_t n_levels = excess.at(names[0]).size();
-  const bool several = excess.at(names[0])[0].size() > 1;
-  const std::string spread = several ? " (± standard deviation)" : "";
-  const auto table = [&](const std::map<std::string, std::vector<Seeds>>& values, int cell,
-                         const auto& tail) {
-    std::string text = fmt::format("{:<{}}", "", width);
-    for (size_t i = 0; i < n_levels; ++i)
-      text += fmt::format("  {:>{}}", report.at("points")[0].at("levels")[i].at("level").get<double>(),
-                          several ? cell + 7 : cell);
-    for (const std::string& name : names) {
-      text += fmt::format("\n{:<{}}", name, width);
-      for (size_t i = 0; i < n_levels; ++i) {
-        const Seeds& seeds = values.at(name)[i];
-        text += fmt::format("  {:>5.3f}{}{}", mean(seeds),
-                            several ? fmt::format(" ±{:.3f}", deviation(seeds)) : "", tail(name, i));
-      }
+  const size_t n_levels = excess_.at(rows_[0]).size();
+  for (size_t i = 0; i < n_levels; ++i)
+    levels_.push_back(report.at("points")[0].at("levels")[i].at("level").get<double>());
+  for (const std::string& row : rows_) width_ = std::max(width_, row.size());
+  several_ = excess_.at(rows_[0])[0].size() > 1;
+}
+
+template <typename Tail>
+std::string RowComparison::table(const Values& values, int cell, const Tail& tail) const {
+  std::string text = fmt::format("{:<{}}", "", width_);
+  for (const double level : levels_) text += fmt::format("  {:>{}}", level, several_ ? cell + 7 : cell);
+  for (const std::string& row : rows_) {
+    text += fmt::format("\n{:<{}}", row, width_);
+    for (size_t i = 0; i < levels_.size(); ++i) {
+      const std::vector<double>& points = values.at(row)[i];
+      text += fmt::format("  {:>5.3f}{}{}", mean(points),
+                          several_ ? fmt::format(" ±{:.3f}", standard_deviation(points)) : "", tail(row, i));
     }
-    return text + "\n";
-  };
-  const auto mean_cost = [&](const std::string& name, size_t i) {
-    return Cost{mean(ratio.at(name)[i]), mean(excess.at(name)[i])};
-  };
+  }
+  return text + "\n";
+}
+
+std::string RowComparison::text() const {
   std::vector<Cost> first;
-  for (size_t i = 0; i < n_levels; ++i) first.push_back(mean_cost(names[0], i));
+  for (size_t i = 0; i < levels_.size(); ++i) first.push_back(mean_cost(rows_[0], i));
+  const std::string spread = several_ ? " (± standard deviation)" : "";
   std::string text =
-      fmt::format("\nexcess nats per token{}, share of {}'s at the same true ratio\n", spread, names[0]);
-  text += table(excess, 11, [&](const std::string& name, size_t i) {
-    const Cost cost = mean_cost(name, i);
+      fmt::format("\nexcess nats per token{}, share of {}'s at the same true ratio\n", spread, rows_[0]);
+  text += table(excess_, 11, [&](const std::string& row, size_t i) {
+    const Cost cost = mean_cost(row, i);
     const double reference = excess_at(first, cost.ratio);
     return reference > 0 ? fmt::format(" {:>5.2f}", cost.excess / reference) : fmt::format(" {:>5}", "-");
   });
-  if (full_tasks.empty()) return text;
+  if (full_tasks_.empty()) return text;
   std::vector<std::string> tasks;
-  for (const auto& [name, task] : full_tasks.items()) tasks.push_back(name);
+  for (const auto& [name, task] : full_tasks_.items()) tasks.push_back(name);
   text += fmt::format("\naccuracy per character{}, mean of {}; full model: {:.3f}\n", spread,
-                      fmt::join(tasks, ", "), mean_accuracy(full_tasks));
-  return text + table(accuracy, 5, [](const std::string&, size_t) { return ""; });
+                      fmt::join(tasks, ", "), mean_accuracy(full_tasks_));
+  return text + table(accuracy_, 5, [](const std::string&, size_t) { return ""; });
+}
+
+std::vector<SweepAxis> axes_of(const ordered_json& report) {
+  std::vector<SweepAxis> axes;
+  for (const auto& axis : report.at("axes")) {
+    axes.push_back({axis.at("key").get<std::string>(), {}});
+    for (const auto& value : axis.at("values")) axes.back().values.push_back(text_of(value));
+  }
+  return axes;
 }
 
 std::string short_number(double value) {
@@ -142,19 +179,15 @@ std::string short_number(double value) {
 
 }  // namespace
 
-std::string point_name(const SweepPoint& point, const std::vector<GridAxis>& grid) {
+std::string point_name(const std::vector<std::string>& values, const std::vector<SweepAxis>& axes) {
   std::vector<std::string> parts;
-  for (const size_t i : varying(grid)) {
-    const std::string& value = point.values[i];
-    const bool is_name = grid[i].key == kRows || grid[i].key == "reorder.metric" ||
-                         grid[i].key == "reorder.plan" || grid[i].key == "reorder.compensate";
-    parts.push_back(is_name ? value : fmt::format("{} {}", short_name(grid[i].key), value));
+  for (const size_t i : varying(axes)) {
+    const std::string& key = axes[i].key;
+    const bool is_name =
+        key == kRows || key == "reorder.metric" || key == "reorder.plan" || key == "reorder.compensate";
+    parts.push_back(is_name ? values[i] : fmt::format("{} {}", short_name(key), values[i]));
   }
   return fmt::format("{}", fmt::join(parts, ", "));
-}
-
-double number_of(const ordered_json& value) {
-  return value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();
 }
 
 std::string sweep_csv(const ordered_json& report) {
@@ -180,7 +213,8 @@ std::string sweep_csv(const ordered_json& report) {
   return text;
 }
 
-std::string sweep_chart(const ordered_json& report, const std::vector<GridAxis>& grid) {
+std::string sweep_chart(const ordered_json& report) {
+  const std::vector<SweepAxis> grid = axes_of(report);
   Chart picture;
   picture.title = fs::path(report.at("model").get<std::string>()).stem().string();
   picture.x_label = "true ratio: share of the decoder weights kept";
@@ -213,11 +247,7 @@ std::string sweep_chart(const ordered_json& report, const std::vector<GridAxis>&
 }
 
 std::string sweep_table(const ordered_json& report) {
-  std::vector<GridAxis> grid;
-  for (const auto& axis : report.at("axes")) {
-    grid.push_back({axis.at("key").get<std::string>(), {}});
-    for (const auto& value : axis.at("values")) grid.back().values.push_back(text_of(value));
-  }
+  const std::vector<SweepAxis> grid = axes_of(report);
   const std::vector<size_t> axes = varying(grid);
   std::vector<size_t> widths;
   std::string text;
@@ -252,8 +282,8 @@ std::string sweep_table(const ordered_json& report) {
   }
   text += fmt::format("perplexity over {} tokens{}\n", report.at("tokens").get<int64_t>(),
                       marks ? "; * lowest of the level" : "");
-  if (grid[0].key == kRows && points.at(0).at("levels").size() > 1) text += row_table(report);
+  if (grid[0].key == kRows && points.at(0).at("levels").size() > 1) text += RowComparison(report).text();
   return text;
 }
 
-}  // namespace elastify::pipeline
+}  // namespace elastify::report
