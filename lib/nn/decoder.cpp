@@ -171,6 +171,11 @@ void Decoder::State::check_pass(int64_t n_tokens, const ForwardOptions& options,
   if (options.widths != nullptr) check_widths(spec, *options.widths);
   if (options.repairs != nullptr && static_cast<int64_t>(options.repairs->layers.size()) != spec.n_layers)
     fail("repairs: expected {}, one per layer, got {}", spec.n_layers, options.repairs->layers.size());
+  if (options.repairs != nullptr)
+    for (const LayerRepair& layer : options.repairs->layers)
+      for (const auto& [role, repair] : layer)
+        if (role != Role::kAttnOut && role != Role::kDown)
+          fail("repairs: only o and down have repairs, got one of role {}", static_cast<int>(role));
   if (options.unit_masks != nullptr && options.unit_masks->size() != spec.spaces.size())
     fail("unit masks: expected {}, one per space, got {}", spec.spaces.size(), options.unit_masks->size());
 }
@@ -235,8 +240,7 @@ at::Tensor Decoder::layer(int64_t index, const at::Tensor& x, const ForwardOptio
 at::Tensor Decoder::projection(int64_t index, Site site, const Widths& widths) const {
   state_->check_layer(index);
   state_->require(index);
-  const at::Tensor view =
-      state_->layer_weight(index, site == Site::kFfnDown ? Role::kDown : Role::kAttnOut, &widths);
+  const at::Tensor view = state_->layer_weight(index, projection_role(site), &widths);
   if (view.defined()) return view;
   return at::empty({state_->spec.d_model, 0},
                    at::TensorOptions().dtype(state_->dtype).device(state_->device));

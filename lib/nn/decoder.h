@@ -14,22 +14,14 @@
 #include "model/checkpoint.h"
 #include "model/profile.h"
 #include "nn/options.h"
+#include "nn/repairs.h"
 
 namespace elastify::nn {
 
-/// What makes up for the inputs of one projection that a level leaves out; undefined where there is none.
-struct ProjectionRepair {
-  at::Tensor weight;  ///< instead of the leading columns of the full weights, [D, columns]
-  at::Tensor a, b;    ///< plus b a: [rank, columns], [D, rank]
-  at::Tensor bias;    ///< plus a constant, [D]
-};
-struct LayerRepair {
-  ProjectionRepair attention_out, down;
-};
-struct LevelRepair {
-  std::vector<LayerRepair> layers;  ///< [n_layers]
-  at::Tensor output_norm;           ///< weights of the output norm instead of the full model's, [D]
-};
+/// The matrix that a site is the input of: o or down.
+constexpr Role projection_role(Site site) {
+  return site == Site::kFfnDown ? Role::kDown : Role::kAttnOut;
+}
 
 /// The halves of a layer.
 enum class Half : uint8_t { kBoth, kAttention, kMlp };

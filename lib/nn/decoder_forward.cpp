@@ -35,10 +35,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   return bias.defined() ? at::addmm(bias, x, weight.t()) : at::mm(x, weight.t());
 }
 
-const ProjectionRepair* repair_of(const ForwardOptions& options, int64_t layer, Role role) {
-  if (options.repairs == nullptr) return nullptr;
-  const LayerRepair& repair = options.repairs->layers[static_cast<size_t>(layer)];
-  return role == Role::kDown ? &repair.down : &repair.attention_out;
+const TensorRepair* repair_of(const ForwardOptions& options, int64_t layer, Role role) {
+  return options.repairs != nullptr ? options.repairs->find(layer, role) : nullptr;
 }
 
 }  // namespace
@@ -131,9 +129,9 @@ std::pair<at::Tensor, at::Tensor> Decoder::State::append(KvCache& cache, int64_t
 
 void Decoder::State::add_projection(int64_t l, Site site, const at::Tensor& residual, const at::Tensor& input,
                                     const ForwardOptions& options, at::Tensor result) const {
-  const Role role = site == Site::kFfnDown ? Role::kDown : Role::kAttnOut;
+  const Role role = projection_role(site);
   const Role bias = site == Site::kFfnDown ? Role::kDownBias : Role::kAttnOutBias;
-  const ProjectionRepair* repair = repair_of(options, l, role);
+  const TensorRepair* repair = repair_of(options, l, role);
   const bool replaced = repair != nullptr && repair->weight.defined();
   at::addmm_out(result, residual, input,
                 (replaced ? repair->weight : layer_weight(l, role, options.widths)).t());
@@ -235,7 +233,7 @@ at::Tensor Decoder::State::run_differentiable(int64_t l, const at::Tensor& x, co
   const int64_t n_batch = x.size(0), n_tokens = x.size(1);
   const auto rows = [](const at::Tensor& y) { return y.reshape({-1, y.size(-1)}); };
   const auto projected = [&](const at::Tensor& activations, Role role, Role bias) {
-    const ProjectionRepair* repair = repair_of(options, l, role);
+    const TensorRepair* repair = repair_of(options, l, role);
     const bool replaced = repair != nullptr && repair->weight.defined();
     at::Tensor y = linear(rows(activations), replaced ? repair->weight : weight(role), weight(bias));
     if (repair != nullptr && repair->a.defined())

@@ -60,12 +60,12 @@ LevelRepairs to_level_repairs(const nn::LevelRepair& fitted, const ModelSpec& sp
   LevelRepairs repairs{.nominal = level.nominal, .compensation = std::move(compensation), .layers = {}};
   repairs.layers.resize(fitted.layers.size());
   for (const RepairPlace& place : repair_places(repairs, spec, level.widths)) {
-    const nn::LayerRepair& layer = fitted.layers[static_cast<size_t>(place.tensor->layer)];
-    const nn::ProjectionRepair& repair = place.tensor->role == Role::kDown ? layer.down : layer.attention_out;
-    *place.repair = {.weight = to_host(repair.weight),
-                     .a = to_host(repair.a),
-                     .b = to_host(repair.b),
-                     .bias = to_host(repair.bias)};
+    const nn::TensorRepair* repair = fitted.find(place.tensor->layer, place.tensor->role);
+    if (repair == nullptr) continue;
+    *place.repair = {.weight = to_host(repair->weight),
+                     .a = to_host(repair->a),
+                     .b = to_host(repair->b),
+                     .bias = to_host(repair->bias)};
   }
   repairs.output_norm = to_host(fitted.output_norm);
   return repairs;
@@ -73,14 +73,15 @@ LevelRepairs to_level_repairs(const nn::LevelRepair& fitted, const ModelSpec& sp
 
 nn::LevelRepair to_level_repair(const LevelRepairs& repairs, const nn::Decoder& decoder) {
   const auto on_device = [&](const MatrixRepair& repair) {
-    return nn::ProjectionRepair{.weight = to_device(repair.weight, decoder),
-                                .a = to_device(repair.a, decoder),
-                                .b = to_device(repair.b, decoder),
-                                .bias = to_device(repair.bias, decoder)};
+    return nn::TensorRepair{.weight = to_device(repair.weight, decoder),
+                            .a = to_device(repair.a, decoder),
+                            .b = to_device(repair.b, decoder),
+                            .bias = to_device(repair.bias, decoder)};
   };
   nn::LevelRepair level{.layers = {}, .output_norm = to_device(repairs.output_norm, decoder)};
   for (const LayerRepairs& layer : repairs.layers)
-    level.layers.push_back({.attention_out = on_device(layer.attention_out), .down = on_device(layer.down)});
+    level.layers.push_back(
+        {{Role::kAttnOut, on_device(layer.attention_out)}, {Role::kDown, on_device(layer.down)}});
   return level;
 }
 

@@ -131,11 +131,10 @@ double repaired_logit_difference(const Checkpoint& full, const Checkpoint& level
   nn::LevelRepair repair = to_level_repair(repairs, whole);
   if (own.norm) repair.output_norm = part.output_norm();
   for (int64_t l = 0; own.biases && l < spec.n_layers; ++l) {
-    nn::LayerRepair& layer = repair.layers[static_cast<size_t>(l)];
     for (const Site site : {Site::kAttnOut, Site::kFfnDown}) {
       const at::Tensor with = part.projection_bias(l, site), without = whole.projection_bias(l, site);
       if (with.defined())
-        (site == Site::kFfnDown ? layer.down : layer.attention_out).bias =
+        repair.layers[static_cast<size_t>(l)][nn::projection_role(site)].bias =
             without.defined() ? with.sub(without) : with;
     }
   }

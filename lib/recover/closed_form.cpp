@@ -74,9 +74,8 @@ class LevelFit {
       const at::Tensor& base = *options_.whole_stream ? stream[b] : before[b];
       sample->add(b, rows_of(kept.back()), without(after[b] - base, bias), token_weights(after[b], options_));
     }
-    nn::LayerRepair& repair = repairs_.layers[static_cast<size_t>(layer_)];
     if (sample)
-      (site == Site::kAttnOut ? repair.attention_out : repair.down) =
+      repairs_.layers[static_cast<size_t>(layer_)][nn::projection_role(site)] =
           sample->repair(weight, options_, rank, metric_);
     for (size_t b = 0; b < stream.size(); ++b)
       stream[b] = decoder_.add_projection(layer_, site, stream[b], std::exchange(kept[b], {}), level);

@@ -75,8 +75,8 @@ class Regression {
     return {now_ + at::mm(a, b.t()), a, b};
   }
 
-  nn::ProjectionRepair repair(const Fit& fit) const {
-    nn::ProjectionRepair result;
+  nn::TensorRepair repair(const Fit& fit) const {
+    nn::TensorRepair result;
     if (fit.a.defined()) {
       result.a = fit.a.t().contiguous().to(type_);
       result.b = fit.b.contiguous().to(type_);
@@ -219,8 +219,8 @@ double Sample::ridge(const at::Tensor& weight, const ClosedFormOptions& options,
                       Regression(weight, held_out_.leading(n), options, root), rank);
 }
 
-nn::ProjectionRepair Sample::repair(const at::Tensor& weight, const ClosedFormOptions& options, int64_t rank,
-                                    const at::Tensor& root) const {
+nn::TensorRepair Sample::repair(const at::Tensor& weight, const ClosedFormOptions& options, int64_t rank,
+                                const at::Tensor& root) const {
   const Regression regression(weight, all(), options, root);
   return regression.repair(regression.fit(ridge(weight, options, rank, root), rank));
 }

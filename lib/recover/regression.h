@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "nn/decoder.h"
+#include "nn/repairs.h"
 #include "recover/options.h"
 
 namespace elastify::recover {
@@ -45,8 +45,8 @@ class Sample {
   /// \param rank    of an adapter; 0: none
   /// \param root    lower L of the metric L L^T that errors in y count by, float64 [D, D]; undefined: all of y
   ///   counts alike
-  nn::ProjectionRepair repair(const at::Tensor& weight, const ClosedFormOptions& options, int64_t rank,
-                              const at::Tensor& root) const;
+  nn::TensorRepair repair(const at::Tensor& weight, const ClosedFormOptions& options, int64_t rank,
+                          const at::Tensor& root) const;
   /// What each further rank of an adapter would take off the error in that metric, falling, float64
   /// [min(k, D)].
   /// \param weight  of the leading k inputs, [D, k]

@@ -71,7 +71,7 @@ TEST_CASE("closed form: baked weights of the first o are those of the normal equ
     const at::Tensor moments = at::mm(x.t(), x);
     const at::Tensor ridge = 0.01 * moments.diagonal().mean() * at::eye(kept, moments.options());
     const at::Tensor expected = at::linalg_solve(moments + ridge, at::mm(x.t(), y) + at::mm(ridge, now));
-    CHECK(relative_difference(repairs.layers[0].attention_out.weight.t(), expected) < 1e-4);
+    CHECK(relative_difference(repairs.layers[0].at(Role::kAttnOut).weight.t(), expected) < 1e-4);
   }
 }
 
@@ -93,14 +93,14 @@ TEST_CASE("closed form: levels fitted together are as if fitted one by one") {
       const auto alone = recover::fit_level(decoder, batches, levels[i], options);
       CHECK(at::equal(together[i].output_norm, alone.output_norm));
       for (size_t l = 0; l < alone.layers.size(); ++l) {
-        CHECK(together[i].layers[l].attention_out.a.defined() == (levels[i][2 * l] > 0));
-        for (const auto& [a, b] :
-             {std::pair{together[i].layers[l].attention_out, alone.layers[l].attention_out},
-              std::pair{together[i].layers[l].down, alone.layers[l].down}}) {
-          if (!a.a.defined()) continue;
-          CHECK(at::equal(a.a, b.a));
-          CHECK(at::equal(a.b, b.b));
-          CHECK(at::equal(a.bias, b.bias));
+        REQUIRE(together[i].layers[l].size() == alone.layers[l].size());
+        CHECK(together[i].layers[l].contains(Role::kAttnOut) == (levels[i][2 * l] > 0));
+        for (const auto& [role, found] : together[i].layers[l]) {
+          const nn::TensorRepair& expected = alone.layers[l].at(role);
+          CHECK(found.a.defined());
+          CHECK(at::equal(found.a, expected.a));
+          CHECK(at::equal(found.b, expected.b));
+          CHECK(at::equal(found.bias, expected.bias));
         }
       }
     }
@@ -136,7 +136,7 @@ TEST_CASE(
   for (const int64_t rank : {1, 4, 16, 32}) {
     CAPTURE(rank);
     const auto thin = recover::fit_level(decoder, {ids}, widths, with(Compensation::kAdapter, rank));
-    CHECK(thin.layers[0].down.a.size(0) == std::min(rank, widths[1]));
+    CHECK(thin.layers[0].at(Role::kDown).a.size(0) == std::min(rank, widths[1]));
     const double error = error_after_first_layer(decoder, ids, widths, &thin);
     CHECK(error < last);
     last = error;
@@ -202,12 +202,9 @@ TEST_CASE("closed form: what a level leaves out has no repair, what it keeps has
   for (const Compensation compensation : kAll) {
     CAPTURE(recover::name_of(compensation));
     const auto repairs = recover::fit_level(decoder, {ids}, widths, with(compensation));
-    const auto is_empty = [](const nn::ProjectionRepair& repair) {
-      return !repair.weight.defined() && !repair.a.defined() && !repair.b.defined() && !repair.bias.defined();
-    };
     for (size_t l = 0; l < 4; ++l) {
-      CHECK(is_empty(repairs.layers[l].attention_out) == (widths[2 * l] == 0));
-      CHECK(is_empty(repairs.layers[l].down) == (widths[2 * l + 1] == 0));
+      CHECK(repairs.layers[l].contains(Role::kAttnOut) == (widths[2 * l] > 0));
+      CHECK(repairs.layers[l].contains(Role::kDown) == (widths[2 * l + 1] > 0));
     }
     CHECK(std::isfinite(nll_of(decoder, ids, widths, &repairs)));
     CHECK(nll_of(decoder, ids, widths, &repairs) != before);

@@ -40,12 +40,12 @@ struct Problem {
     return options;
   }
 
-  nn::ProjectionRepair repair(Compensation compensation, int64_t rank, const at::Tensor& metric) const {
+  nn::TensorRepair repair(Compensation compensation, int64_t rank, const at::Tensor& metric) const {
     return sample.repair(weight, options(compensation), rank, metric);
   }
 
   /// Mean square of what is left, in the metric of `root` (undefined: the plain one).
-  double error(const nn::ProjectionRepair& repair, const at::Tensor& metric) const {
+  double error(const nn::TensorRepair& repair, const at::Tensor& metric) const {
     at::Tensor used = repair.weight.defined() ? repair.weight : weight;
     if (repair.a.defined()) used = used + at::mm(repair.b, repair.a);
     at::Tensor left = (targets - at::mm(inputs, used.t())).to(at::kDouble);
@@ -68,7 +68,7 @@ TEST_CASE("regression: an adapter is the best of its rank in the metric that it 
     // Nor does a step to any side help.
     for (uint64_t seed = 0; seed < 20; ++seed) {
       torch::manual_seed(seed);
-      nn::ProjectionRepair moved = metric;
+      nn::TensorRepair moved = metric;
       moved.a = metric.a + 0.01 * at::randn_like(metric.a);
       moved.b = metric.b + 0.01 * at::randn_like(metric.b);
       CHECK(problem.error(moved, problem.root) > problem.error(metric, problem.root));

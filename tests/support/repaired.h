@@ -21,8 +21,7 @@ inline LevelRepairs noisy_repairs(const ModelSpec& spec, const Level& level, boo
   shape.layers.resize(fitted.layers.size());
   int64_t rank = 3;
   for (const RepairPlace& place : repair_places(shape, spec, level.widths)) {
-    nn::LayerRepair& layer = fitted.layers[static_cast<size_t>(place.tensor->layer)];
-    nn::ProjectionRepair& repair = place.tensor->role == Role::kDown ? layer.down : layer.attention_out;
+    nn::TensorRepair& repair = fitted.layers[static_cast<size_t>(place.tensor->layer)][place.tensor->role];
     const Shape matrix = shape_at(*place.tensor, level.widths);
     if (adapters && rank > 0) {
       repair.a = torch::randn({rank, matrix[1]}) * 0.2;
