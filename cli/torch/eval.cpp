@@ -22,7 +22,7 @@ Report run_eval(const Globals& globals, const EvalCommand& command) {
   report.json["path"] = command.path.string();
   report.json["level"] = command.level.value_or(1.0);
   report.json["true_ratio"] = pipeline::true_ratio(command.path, command.level);
-  report.json["repairs"] = repairs.name;
+  report.json["repairs"] = name_of(repairs.parts);
   if (!command.task.empty()) {
     if (!model.vocabulary)
       throw UsageError(fmt::format("{}: the model carries no tokenizer", command.path.string()),
@@ -50,7 +50,7 @@ Report run_eval(const Globals& globals, const EvalCommand& command) {
       "perplexity {:.4f}, {:.4f} bits per byte, {} tokens, {:.0f} tokens/s, level {}, true ratio {:.4f}, "
       "repairs: {}\n",
       result.perplexity, result.bits_per_byte, result.tokens, result.tokens_per_second,
-      command.level.value_or(1.0), report.json["true_ratio"].get<double>(), repairs.name);
+      command.level.value_or(1.0), report.json["true_ratio"].get<double>(), name_of(repairs.parts));
   return report;
 }
 

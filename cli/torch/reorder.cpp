@@ -12,7 +12,7 @@ namespace elastify::cli {
 Report run_reorder(const Globals& globals, const ReorderCommand& command) {
   require_absent(command.output, globals.force);
   pipeline::ReorderSection options = command.options;
-  options.repair.compensation = recover::compensation_named(command.compensation);
+  options.repair.compensation = compensation_named(command.compensation);
   nn::set_threads(globals.threads);
   const pipeline::OpenModel model = pipeline::open_model(command.model, globals.tokenizer);
   const ModelSpec& spec = model.checkpoint.spec();
@@ -42,7 +42,7 @@ Report run_reorder(const Globals& globals, const ReorderCommand& command) {
                                 command.output, globals.force, &calibration, given ? &*given : nullptr);
   Report report = describe(plan, spec);
   report.json["metric"] = name_of(command.options.metric);
-  const std::string compensation = recover::name_of(options.repair.compensation);
+  const std::string compensation = name_of(options.repair.compensation);
   report.json["compensate"] = compensation;
   report.json["output"] = command.output.string();
   report.text += fmt::format(

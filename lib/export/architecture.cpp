@@ -62,6 +62,12 @@ const GgufArchitecture& choose_qwen3(const ModelSpec& model) {
 
 }  // namespace
 
+const GgufArchitecture& architecture_named(std::string_view name) {
+  for (const GgufArchitecture* each : {&kLlama, &kDeci, &kQwen2, &kQwen3, &kOpenElm})
+    if (each->name == name) return *each;
+  fail("general.architecture \"{}\": no level is written as that", name);
+}
+
 const GgufArchitecture& choose_architecture(const ModelSpec& model) {
   if (model.n_layers > kMaxLayers)
     fail("stock llama.cpp runs at most {} layers, got {}", kMaxLayers, model.n_layers);

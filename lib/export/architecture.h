@@ -14,6 +14,10 @@ struct GgufArchitecture {
   bool fused_qkv = false;  ///< attn_qkv with rows q | k | v instead of three tensors
 };
 
+/// One of those that levels are written as.
+/// \throws Error  naming it
+const GgufArchitecture& architecture_named(std::string_view name);
+
 /// The architecture for a model of exactly these dimensions: see gguf_architecture().
 const GgufArchitecture& choose_architecture(const ModelSpec& model);
 

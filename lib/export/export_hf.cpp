@@ -6,6 +6,7 @@
 #include <exception>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -23,8 +24,15 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kConfig = "config.json";
-constexpr const char* kRepairsKey = "elastify.repairs";
 constexpr int64_t kSlabElements = int64_t{1} << 20;
+
+int64_t n_adapter_params(const LevelRepairs& repairs) {
+  int64_t n = 0;
+  for (const LayerRepairs& layer : repairs.layers)
+    for (const auto& [role, repair] : layer)
+      if (repair.a) n += n_elements(repair.a->shape) + n_elements(repair.b->shape);
+  return n;
+}
 
 /// One level's directory on its way.
 class LevelDirectory {
@@ -37,7 +45,7 @@ class LevelDirectory {
     listed_.decoder_ratio = level_.decoder_ratio;
     listed_.total_ratio = level_.total_ratio;
     listed_.architecture = family_named(model_.family).hf_architecture;
-    if (repairs_ != nullptr) listed_.compensation = repairs_->compensation;
+    if (repairs_ != nullptr) listed_.compensation = name_of(repairs_->compensation);
   }
 
   /// Everything but the weights, whose files are opened.
@@ -50,15 +58,15 @@ class LevelDirectory {
     listed_.has_tokenizer = companions.has_tokenizer;
     for (const auto* names : {&companions.model, &companions.tokenizer})
       for (const std::string& name : *names) put(name, read_text(source.path() / name));
-    if (repairs_ != nullptr && repairs_->has_adapters()) write_adapter(source.spec(), artifact);
+    if (repairs_ != nullptr && has(repairs_->parts(), Compensation::kAdapter))
+      write_adapter(source.spec(), artifact);
 
     std::map<std::string, std::string> about = {{"format", "pt"},
                                                 {"elastify.version", std::string(kVersion)},
                                                 {"elastify.level", fmt::format("{}", level_.nominal)},
                                                 {"elastify.spec_hash", spec_hash(source.spec())},
                                                 {"elastify.permutation_digest", digest(permutation)}};
-    if (repairs_ != nullptr)
-      if (std::string held = held_in_file(*repairs_); !held.empty()) about[kRepairsKey] = std::move(held);
+    if (repairs_ != nullptr) state_repairs(about);
     std::vector<TensorInfo> tensors;
     for (const TensorSpec& tensor : model_.tensors) tensors.push_back({tensor.name, type_, tensor.shape});
     weights_ = std::make_unique<ShardedSafetensorsWriter>(path_, tensors, std::move(about), shard_bytes);
@@ -75,8 +83,8 @@ class LevelDirectory {
     if (repairs_ != nullptr && is_replaced(tensor, *repairs_)) {
       if (first > 0) return;
       const bool is_vector = tensor.shape.size() < 2;
-      const HostTensor own =
-          *replaced(tensor, is_vector ? convert(rows, DType::kF32) : HostTensor{}, *repairs_, type_);
+      const HostTensor own = *replaced(model_, tensor, is_vector ? convert(rows, DType::kF32) : HostTensor{},
+                                       *repairs_, {type_});
       weights_->write(convert(own, type_).bytes);
       return;
     }
@@ -101,10 +109,18 @@ class LevelDirectory {
     listed_.files.push_back({name, text.size(), sha256_hex(text)});
   }
 
+  void state_repairs(std::map<std::string, std::string>& about) const {
+    const Compensation held = held_in_file(*repairs_);
+    if (held != Compensation::kNone) about[kRepairsKey] = name_of(held);
+    std::vector<std::string_view> names;
+    for (const TensorSpec* tensor : listed_tensors(model_, *repairs_)) names.push_back(tensor->name);
+    if (!names.empty()) about[kOwnTensorsKey] = fmt::format("{}", fmt::join(names, ","));
+  }
+
   void write_adapter(const ModelSpec& spec, const fs::path& artifact) {
     HfDirectory adapter{.name = hf_adapter_name(level_.nominal),
                         .nominal = level_.nominal,
-                        .n_params = n_lora_params(*repairs_),
+                        .n_params = n_adapter_params(*repairs_),
                         .files = {}};
     const fs::path directory = artifact / adapter.name;
     save_adapters(*repairs_, spec, level_, listed_.name, directory);
@@ -117,10 +133,7 @@ class LevelDirectory {
   void write_added_before(const std::string& name) {
     for (; next_ < model_.tensors.size() && model_.tensors[next_].name != name; ++next_) {
       const TensorSpec& tensor = model_.tensors[next_];
-      const MatrixRepair* repair = nullptr;
-      const LayerRepairs& layer = repairs_->layers.at(static_cast<size_t>(tensor.layer));
-      if (tensor.role == Role::kAttnOutBias) repair = &layer.attention_out;
-      if (tensor.role == Role::kDownBias) repair = &layer.down;
+      const TensorRepair* repair = repairs_->find(tensor.layer, matrix_of(tensor.role).value());
       const HostTensor bias =
           repair != nullptr && repair->bias ? *repair->bias : HostTensor::allocate(type_, tensor.shape);
       weights_->write(convert(bias, type_).bytes);
@@ -234,6 +247,19 @@ Json manifest_json(const std::vector<HfLevel>& levels, const ModelSpec& spec, co
   return manifest;
 }
 
+/// Switches on the biases that the repairs add, and those that config.json has one key for together with
+/// them.
+void switch_on_biases(ModelSpec& model, const LevelRepairs& repairs) {
+  for (const LayerRepairs& layer : repairs.layers)
+    for (const auto& [role, repair] : layer) {
+      if (!repair.bias) continue;
+      const bool is_mlp = role == Role::kGate || role == Role::kUp || role == Role::kDown;
+      (is_mlp ? model.mlp_bias : role == Role::kAttnOut ? model.attn_out_bias : model.qkv_bias) = true;
+    }
+  if (family_named(model.family).config.attention_bias_key)
+    model.qkv_bias = model.attn_out_bias = model.qkv_bias || model.attn_out_bias;
+}
+
 }  // namespace
 
 Json to_json(const HfExportOptions& options) {
@@ -252,15 +278,22 @@ std::string hf_adapter_name(double nominal) {
   return fs::path(lora_name(nominal)).stem().string();
 }
 
-std::string held_in_directory(const fs::path& directory) {
+HeldRepairs held_in_directory(const fs::path& directory) {
+  HeldRepairs held;
   for (const auto& entry : fs::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with("model") || !name.ends_with(".safetensors")) continue;
-    const SafetensorsFile file = SafetensorsFile::open(entry.path());
-    const auto held = file.metadata().find(kRepairsKey);
-    return held == file.metadata().end() ? "" : held->second;
+    const auto about = SafetensorsFile::open(entry.path()).metadata();
+    if (const auto parts = about.find(kRepairsKey); parts != about.end())
+      held.parts = with_context(fmt::format("{}: {}", entry.path().string(), kRepairsKey),
+                                [&] { return parts_named(parts->second); });
+    if (const auto own = about.find(kOwnTensorsKey); own != about.end()) {
+      std::istringstream names(own->second);
+      for (std::string each; std::getline(names, each, ',');) held.own_tensors.push_back(each);
+    }
+    break;
   }
-  return "";
+  return held;
 }
 
 ModelSpec hf_level_model(const ModelSpec& spec, const Level& level, const LevelRepairs* repairs) {
@@ -268,17 +301,12 @@ ModelSpec hf_level_model(const ModelSpec& spec, const Level& level, const LevelR
   if (!model.is_uniform())
     throw Error("widths differ by layer, which no config.json of transformers can say",
                 "plan with `uniform`, choose other --levels, or leave out --hf: a GGUF can say it");
-  bool attention_bias = false;
-  if (repairs != nullptr)
-    for (const ConstRepairPlace& place : repair_places(*repairs, spec, level.widths))
-      if (place.repair->bias) (place.tensor->role == Role::kDown ? model.mlp_bias : attention_bias) = true;
-  model.attn_out_bias |= attention_bias;
-  if (family_named(spec.family).config.attention_bias_key) model.qkv_bias |= attention_bias;
-  if (repairs != nullptr && repairs->has_biases()) {
+  if (repairs != nullptr && has(repairs->parts(), Compensation::kBias)) {
+    switch_on_biases(model, *repairs);
     try {
       hf_config_json(model, DType::kF32);
     } catch (const Error& error) {
-      throw Error(fmt::format("compensation '{}': {}", repairs->compensation, error.what()),
+      throw Error(fmt::format("compensation '{}': {}", name_of(repairs->compensation), error.what()),
                   "reorder with --compensate adapter or baked, which need no biases, or leave out --hf");
     }
   }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "export/level_repairs.h"
 #include "io/sharded_safetensors.h"
 #include "model/checkpoint.h"
 #include "model/permutation.h"
@@ -64,8 +65,7 @@ std::vector<HfLevel> export_hf(const Checkpoint& source, const Permutation& perm
 
 /// The adapter's directory that belongs to a level's: "lora-050".
 std::string hf_adapter_name(double nominal);
-/// Which repairs the weights of such a directory hold, by its own account: "bias", "baked", "baked+bias";
-/// empty: none, or it is another Hugging Face directory.
-std::string held_in_directory(const fs::path& directory);
+/// Which repairs the weights of such a directory hold, by its own account; none for other directories.
+HeldRepairs held_in_directory(const fs::path& directory);
 
 }  // namespace elastify::exporter

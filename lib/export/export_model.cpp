@@ -69,7 +69,7 @@ std::vector<LevelFile> plan_levels(const ModelSpec& spec, const ElasticPlan& pla
     file.listed.total_ratio = level.total_ratio;
     file.listed.architecture = file.plain.architecture->name;
     file.listed.n_params = n_params(file.plain.model, full_widths(file.plain.model));
-    if (file.repairs != nullptr) file.listed.compensation = file.repairs->compensation;
+    if (file.repairs != nullptr) file.listed.compensation = name_of(file.repairs->compensation);
     file.level = std::move(level);
   }
   return files;
@@ -133,9 +133,14 @@ void add_elastic_keys(GgufMetadata& keys, const LevelFile& file, const std::vect
   keys.set("elastify.full", file.level.nominal >= 1);
   keys.set("elastify.kv_groups", widths(file.plain.model.layer_kv_heads));
   keys.set("elastify.d_ff", widths(file.plain.model.layer_d_ff));
-  if (file.repairs != nullptr)
-    if (const std::string held = held_in_file(*file.repairs); !held.empty())
-      keys.set("elastify.repairs", held);
+  if (file.repairs != nullptr) {
+    const Compensation held = held_in_file(*file.repairs);
+    if (held != Compensation::kNone) keys.set(kRepairsKey, name_of(held));
+    std::vector<std::string> names;
+    for (const TensorSpec* tensor : listed_tensors(file.plain.model, *file.repairs))
+      names.push_back(tensor->gguf_name);
+    if (!names.empty()) keys.set(kOwnTensorsKey, GgufArray{std::move(names)});
+  }
   keys.set("elastify.spec_hash", spec_digest);
   keys.set("elastify.permutation_digest", permutation_digest);
 }
@@ -271,7 +276,10 @@ void write_imatrices(const Imatrix& reordered, const ModelSpec& spec, std::vecto
 void write_adapters(const ModelSpec& spec, const Permutation& permutation, std::vector<LevelFile>& files,
                     DType type) {
   for (LevelFile& file : files) {
-    if (file.repairs == nullptr || !file.repairs->has_adapters()) continue;
+    if (file.repairs == nullptr) continue;
+    const GgufArchitecture& architecture = *file.plain.architecture;
+    const std::vector<LoraMatrix> matrices = lora_matrices(*file.repairs, spec, file.level, architecture);
+    if (matrices.empty()) continue;
     GgufMetadata keys;
     keys.set("elastify.version", std::string(kVersion));
     keys.set("elastify.level", static_cast<float>(file.level.nominal));
@@ -279,14 +287,12 @@ void write_adapters(const ModelSpec& spec, const Permutation& permutation, std::
     keys.set("elastify.permutation_digest", digest(permutation));
     AdapterFile written{.name = lora_name(file.level.nominal),
                         .bytes = 0,
-                        .n_params = n_lora_params(*file.repairs),
+                        .n_params = n_lora_params(matrices),
                         .ranks = {},
                         .sha256 = {}};
-    for (const auto& [tensor, repair] : repair_places(*file.repairs, spec, file.level.widths))
-      if (repair->a) written.ranks.emplace_back(tensor->gguf_name, repair->rank());
+    for (const LoraMatrix& matrix : matrices) written.ranks.emplace_back(matrix.name, matrix.rank());
     const fs::path path = file.directory / written.name;
-    written.sha256 =
-        write_lora(*file.repairs, spec, file.level, file.plain.architecture->name, keys, type, path);
+    written.sha256 = write_lora(matrices, architecture, keys, type, path);
     written.bytes = fs::file_size(path);
     file.listed.adapter = std::move(written);
   }

@@ -44,10 +44,6 @@ struct Slab {
   std::vector<std::vector<std::byte>> encoded;  ///< [variants]
 };
 
-bool is_rotary(Role role) {
-  return role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias || role == Role::kKeyBias;
-}
-
 /// A vector is one row.
 int64_t n_slab_rows(const Shape& shape) {
   return shape.size() < 2 ? 1 : n_rows(shape);
@@ -230,11 +226,15 @@ class TensorWriter {
       const HostTensor whole{dtype, tensor.shape, encoded, nullptr};  // looked at if it is a vector
       own = is_replaced(tensor, *sink.repairs);
       if (own && is_first)
-        exporter::write(sink, replaced(tensor, whole, *sink.repairs, dtype, work.importance)->bytes);
+        exporter::write(sink, replaced(spec_, tensor, whole, *sink.repairs,
+                                       {dtype, sink.architecture->rope, work.importance})
+                                  ->bytes);
     }
     if (!own) write_prefix(slab, sink, tensor, dtype, encoded, cut_[k]);
     if (sink.repairs != nullptr && is_last)
-      if (const auto bias = added_bias(spec_, tensor, *sink.repairs)) exporter::write(sink, bias->bytes);
+      if (const auto bias =
+              added_bias(spec_, tensor, sink.level->widths, *sink.repairs, sink.architecture->rope))
+        exporter::write(sink, bias->bytes);
   }
 
   static void write_prefix(const Slab& slab, const TensorSink& sink, const TensorSpec& tensor, DType dtype,

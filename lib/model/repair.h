@@ -1,55 +1,63 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/file.h"
 #include "io/tensor.h"
+#include "model/compensation.h"
 #include "model/plan.h"
 #include "model/spec.h"
 
 namespace elastify {
 
-/// What makes up for the inputs of one matrix (o or down, [D, columns] at the level's widths) that a level
-/// leaves out, float32; absent where there is none.
-struct MatrixRepair {
-  std::optional<HostTensor> weight;  ///< instead of the leading columns of the full weights, [D, columns]
-  std::optional<HostTensor> a, b;    ///< plus b a: [rank, columns], [D, rank]; both or neither
-  std::optional<HostTensor> bias;    ///< plus a constant, [D]
+/// What a level has of its own for one tensor of a layer, float32 at the level's widths; absent where there
+/// is none. A norm has a weight only.
+struct TensorRepair {
+  std::optional<HostTensor> weight;  ///< replaces the full model's: [out, in] of a matrix, [n] of a norm
+  std::optional<HostTensor> a, b;    ///< adapter, b a is added to the matrix: [rank, in], [out, rank]
+  std::optional<HostTensor> bias;    ///< added to the product, beside the model's own bias, [out]
 
   int64_t rank() const { return a ? a->shape[0] : 0; }
-};
-struct LayerRepairs {
-  MatrixRepair attention_out, down;
+  bool is_empty() const { return !weight && !a && !b && !bias; }
 };
 
-/// All repairs of one level.
+/// By the role of the tensor: kQuery, kKey, kValue, kAttnOut, kGate, kUp, kDown, kAttnNorm, kFfnNorm.
+using LayerRepairs = std::map<Role, TensorRepair>;
+
+/// All that a level has of its own.
 struct LevelRepairs {
   double nominal = 1;
-  std::string compensation;                    ///< how they were made: "adapter+bias+norm"
-  std::vector<LayerRepairs> layers;            ///< [n_layers]
-  std::optional<HostTensor> output_norm = {};  ///< weights instead of the full model's, [D]
+  Compensation compensation = Compensation::kNone;  ///< what was fitted; parts() may have less
+  std::vector<LayerRepairs> layers;                 ///< [n_layers]
+  std::optional<HostTensor> output_norm = {};       ///< weights instead of the full model's, [D]
 
-  bool has_adapters() const;
-  bool has_biases() const;
-  int64_t n_own_weights() const;  ///< matrices that are no prefix of the full model's
+  /// \returns null where the layer's tensor has nothing of its own; there is no layer -1
+  const TensorRepair* find(int64_t layer, Role role) const;
+  const TensorRepair* find(const TensorSpec& tensor) const { return find(tensor.layer, tensor.role); }
+  /// The tensor's, which is made if there is none.
+  TensorRepair& at(const TensorSpec& tensor) {
+    return layers.at(static_cast<size_t>(tensor.layer))[tensor.role];
+  }
+  /// Which parts there are.
+  Compensation parts() const;
 };
 
-/// A matrix of a layer that can be repaired, and its repair.
-struct RepairPlace {
-  const TensorSpec* tensor = nullptr;  ///< o or down
-  MatrixRepair* repair = nullptr;
-};
-struct ConstRepairPlace {
-  const TensorSpec* tensor = nullptr;
-  const MatrixRepair* repair = nullptr;
-};
-/// o and down of layer 0, of layer 1, ...; matrices that the level leaves out whole are not among them.
-std::vector<RepairPlace> repair_places(LevelRepairs& repairs, const ModelSpec& spec, const Widths& widths);
-std::vector<ConstRepairPlace> repair_places(const LevelRepairs& repairs, const ModelSpec& spec,
-                                            const Widths& widths);
+/// Repairs of a level without anything in them.
+LevelRepairs empty_repairs(const ModelSpec& spec, double nominal,
+                           Compensation compensation = Compensation::kNone);
+
+/// The seven matrices of a layer: q, k, v, o, gate, up, down.
+bool is_layer_matrix(Role role);
+/// kQueryBias of kQuery, for the seven matrices.
+Role bias_of(Role matrix);
+/// kQuery of kQueryBias; none for roles that are no bias.
+std::optional<Role> matrix_of(Role bias);
+/// The tensors that a level may have repairs of, by layer and in file order: the seven matrices and the two
+/// norms. Halves of layers that the level leaves out have none.
+std::vector<const TensorSpec*> repairable_tensors(const ModelSpec& spec, const Widths& widths);
 /// "model.layers.3.mlp.down_proj.bias" for that matrix, whether or not the model has such a tensor.
 std::string bias_name(const TensorSpec& matrix);
 
@@ -57,7 +65,7 @@ std::string bias_name(const TensorSpec& matrix);
 fs::path repairs_directory(const fs::path& reordered, double nominal);
 
 /// Writes repair.json, adapter_model.safetensors and adapter_config.json (PEFT's layout) if there are
-/// adapters, weights.safetensors if there are biases, weights or an output norm; see docs/formats.md.
+/// adapters, weights.safetensors if there are biases, weights or norms; see docs/formats.md.
 /// \param directory  is made
 /// \throws Error     if the repairs do not fit the level: as load_repairs()
 void save_repairs(const LevelRepairs& repairs, const ModelSpec& spec, const Level& level,
@@ -67,17 +75,18 @@ void save_repairs(const LevelRepairs& repairs, const ModelSpec& spec, const Leve
 /// \param base_model  what `base_model_name_or_path` says; empty: it is left out
 void save_adapters(const LevelRepairs& repairs, const ModelSpec& spec, const Level& level,
                    const std::string& base_model, const fs::path& directory);
-/// What is in such a directory; its scale alpha / rank is multiplied into b.
+/// Adapters on any of the seven matrices out of such a directory, which PEFT may have written; the scale
+/// alpha / rank is multiplied into b.
 /// \throws Error  as load_repairs()
 LevelRepairs load_adapters(const fs::path& directory, const ModelSpec& spec, const Level& level);
 
-/// Repairs that save_repairs() wrote, or an adapter that PEFT trained in their place. An adapter's scale
-/// alpha / rank is multiplied into b.
+/// Repairs that save_repairs() wrote. Adapters in them may come from PEFT: see load_adapters().
 /// \throws Error  naming file, tensor and both values: shapes that are not the level's, half an adapter,
 ///   tensors that belong to nothing, numbers that are not finite, another model's
 LevelRepairs load_repairs(const fs::path& directory, const ModelSpec& spec, const Level& level);
 
-/// Shapes as the level has them, both halves of every adapter, finite float32 numbers.
+/// Shapes as the level has them, both halves of every adapter, finite float32 numbers, and nothing for a
+/// tensor that the level does not have.
 /// \throws Error  naming the tensor
 void check(const LevelRepairs& repairs, const ModelSpec& spec, const Level& level);
 

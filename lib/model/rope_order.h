@@ -5,6 +5,9 @@
 
 namespace elastify {
 
+/// Whether rotary pairs decide the order of this tensor's rows: q, k and their biases.
+bool is_rotary(Role role);
+
 /// The one place that knows how rotary pairs are laid out. Rows of a Q or K weight, or elements of its bias,
 /// head by head: halves (x0 .. xh-1 | y0 .. yh-1) <-> interleaved (x0 y0 x1 y1 ..), h = head_dim / 2.
 /// Works on any stored type, since rows move whole; the tensor itself if `from == to`.

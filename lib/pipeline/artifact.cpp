@@ -115,9 +115,14 @@ double stated_ratio(const fs::path& artifact, double level) {
   throw UsageError(fmt::format("{}: no level {} in manifest.json", artifact.string(), level));
 }
 
-std::string held_repairs(const fs::path& model) {
+exporter::HeldRepairs held_repairs(const fs::path& model) {
   if (fs::is_directory(model)) return exporter::held_in_directory(model);
-  return GgufFile::open(model).metadata().string("elastify.repairs").value_or("");
+  const GgufMetadata keys = GgufFile::open(model).metadata();
+  exporter::HeldRepairs held;
+  held.parts = with_context(fmt::format("{}: {}", model.string(), exporter::kRepairsKey),
+                            [&] { return parts_named(keys.string(exporter::kRepairsKey).value_or("")); });
+  if (const auto* names = keys.strings(exporter::kOwnTensorsKey)) held.own_tensors = *names;
+  return held;
 }
 
 std::optional<LevelRepairs> find_adapter(const fs::path& directory, const Checkpoint& model, double level) {
@@ -130,8 +135,9 @@ std::optional<LevelRepairs> find_adapter(const fs::path& directory, const Checkp
   }
   const fs::path adapter = directory / exporter::lora_name(level);
   if (!fs::exists(adapter)) return std::nullopt;
-  return exporter::read_lora(
-      adapter, spec, GgufFile::open(model.path()).metadata().require_string("general.architecture"), level);
+  const std::string architecture =
+      GgufFile::open(model.path()).metadata().require_string("general.architecture");
+  return exporter::read_lora(adapter, spec, exporter::architecture_named(architecture), level);
 }
 
 namespace {

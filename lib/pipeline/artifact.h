@@ -50,9 +50,8 @@ class PlainFiles {
 /// \throws UsageError
 double stated_ratio(const fs::path& artifact, double level);
 
-/// Which repairs a level's GGUF file or Hugging Face directory itself holds, as it states it: "bias",
-/// "baked", "baked+bias" or empty.
-std::string held_repairs(const fs::path& model);
+/// The repairs that a level's GGUF file or Hugging Face directory itself holds, as it states them.
+exporter::HeldRepairs held_repairs(const fs::path& model);
 /// The adapter of a level's model that lies in the same directory; none if there is none.
 /// \throws Error  naming file, tensor and both values
 std::optional<LevelRepairs> find_adapter(const fs::path& directory, const Checkpoint& model, double level);

@@ -127,7 +127,7 @@ class JsonWriter {
   static ordered_json encode(Metric metric) { return name_of(metric); }
   static ordered_json encode(const plan::Budget& budget) { return plan::to_text(budget); }
   static ordered_json encode(plan::Method method) { return plan::name_of(method); }
-  static ordered_json encode(recover::Compensation compensation) { return recover::name_of(compensation); }
+  static ordered_json encode(Compensation compensation) { return name_of(compensation); }
   static ordered_json encode(DType dtype) { return info(dtype).name; }
   static ordered_json encode(const std::vector<Metric>& metrics) {
     auto names = ordered_json::array();
@@ -306,8 +306,8 @@ class YamlReader {
   void read(const YAML::Node& node, const std::string& key, plan::Budget& value) const {
     named(node, key, [&](const std::string& text) { value = plan::parse_budget(text); });
   }
-  void read(const YAML::Node& node, const std::string& key, recover::Compensation& value) const {
-    named(node, key, [&](const std::string& text) { value = recover::compensation_named(text); });
+  void read(const YAML::Node& node, const std::string& key, Compensation& value) const {
+    named(node, key, [&](const std::string& text) { value = compensation_named(text); });
   }
   void read(const YAML::Node& node, const std::string& key, DType& value) const {
     named(node, key, [&](const std::string& text) { value = dtype_from_name(text); });

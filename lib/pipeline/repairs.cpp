@@ -3,33 +3,16 @@
 #include <ATen/ATen.h>
 
 #include <chrono>
-#include <cstring>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/size.h"
-#include "nn/host_tensor.h"
 #include "nn/token_ids.h"
 #include "profile/memory.h"
 #include "recover/closed_form.h"
+#include "recover/level_repairs.h"
 
 namespace elastify::pipeline {
-namespace {
-
-std::optional<HostTensor> to_host(const at::Tensor& tensor) {
-  if (!tensor.defined() || tensor.numel() == 0) return std::nullopt;
-  const at::Tensor values = tensor.detach().to(at::kCPU, at::kFloat).contiguous();
-  HostTensor host = HostTensor::allocate(DType::kF32, Shape(values.sizes().begin(), values.sizes().end()));
-  std::memcpy(host.writable().data(), values.data_ptr<float>(), host.bytes.size());
-  return host;
-}
-
-at::Tensor to_device(const std::optional<HostTensor>& tensor, const nn::Decoder& decoder) {
-  return tensor ? nn::as_tensor(*tensor).to(decoder.device(), decoder.dtype()) : at::Tensor();
-}
-
-}  // namespace
-
 profile::ProfileOptions fitting_text(const profile::ProfileOptions& profiled, const ReorderSection& options) {
   profile::ProfileOptions text = profiled;
   if (options.fit_tokens > 0) text.tokens = options.fit_tokens;
@@ -55,40 +38,10 @@ std::vector<at::Tensor> fitting_batches(const OpenModel& source, const nn::Decod
   return batches;
 }
 
-LevelRepairs to_level_repairs(const nn::LevelRepair& fitted, const ModelSpec& spec, const Level& level,
-                              std::string compensation) {
-  LevelRepairs repairs{.nominal = level.nominal, .compensation = std::move(compensation), .layers = {}};
-  repairs.layers.resize(fitted.layers.size());
-  for (const RepairPlace& place : repair_places(repairs, spec, level.widths)) {
-    const nn::TensorRepair* repair = fitted.find(place.tensor->layer, place.tensor->role);
-    if (repair == nullptr) continue;
-    *place.repair = {.weight = to_host(repair->weight),
-                     .a = to_host(repair->a),
-                     .b = to_host(repair->b),
-                     .bias = to_host(repair->bias)};
-  }
-  repairs.output_norm = to_host(fitted.output_norm);
-  return repairs;
-}
-
-nn::LevelRepair to_level_repair(const LevelRepairs& repairs, const nn::Decoder& decoder) {
-  const auto on_device = [&](const MatrixRepair& repair) {
-    return nn::TensorRepair{.weight = to_device(repair.weight, decoder),
-                            .a = to_device(repair.a, decoder),
-                            .b = to_device(repair.b, decoder),
-                            .bias = to_device(repair.bias, decoder)};
-  };
-  nn::LevelRepair level{.layers = {}, .output_norm = to_device(repairs.output_norm, decoder)};
-  for (const LayerRepairs& layer : repairs.layers)
-    level.layers.push_back(
-        {{Role::kAttnOut, on_device(layer.attention_out)}, {Role::kDown, on_device(layer.down)}});
-  return level;
-}
-
 void write_repairs(const OpenModel& source, const ElasticPlan& plan,
                    const recover::ClosedFormOptions& options, const Calibration& calibration, int64_t seed,
                    const fs::path& reordered) {
-  const std::string name(recover::name_of(options.compensation));
+  const std::string name = name_of(options.compensation);
   if (calibration.text.data.empty())
     throw UsageError(fmt::format("compensation '{}' is fitted on text, and there is none", name),
                      "--data FILE... (or self), beside --profile too");
@@ -110,8 +63,8 @@ void write_repairs(const OpenModel& source, const ElasticPlan& plan,
     }
   const auto fitted = recover::fit_levels(decoder, batches, widths, options);
   for (size_t i = 0; i < levels.size(); ++i)
-    save_repairs(to_level_repairs(fitted[i], checkpoint.spec(), *levels[i], name), checkpoint.spec(),
-                 *levels[i], repairs_directory(reordered, levels[i]->nominal));
+    save_repairs(recover::to_host(fitted[i], checkpoint.spec(), *levels[i], options.compensation),
+                 checkpoint.spec(), *levels[i], repairs_directory(reordered, levels[i]->nominal));
   log::info("{} of {} levels fitted in {:.1f} s", name, levels.size(),
             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
@@ -120,17 +73,16 @@ namespace {
 
 AppliedRepairs of_artifact(double level, const OpenModel& model, const nn::Decoder& decoder, bool wanted) {
   const fs::path& file = model.checkpoint.path();
-  const std::string held = held_repairs(file);
-  AppliedRepairs repairs;
-  if (!held.empty()) repairs.name = held;
-  if (!wanted && !held.empty())
+  const Compensation held = held_repairs(file).parts;
+  AppliedRepairs repairs{.parts = held, .level = {}};
+  if (!wanted && held != Compensation::kNone)
     log::warn("{}: what is its own ({}) cannot be left off; evaluate the reordered directory to do without",
-              file.string(), held);
+              file.string(), name_of(held));
   if (!wanted) return repairs;
   const auto adapter = find_adapter(model.files->directory(), model.checkpoint, level);
   if (!adapter) return repairs;
-  repairs.name = held.empty() ? "adapter" : "adapter+" + held;
-  repairs.level = to_level_repair(*adapter, decoder);
+  repairs.parts |= Compensation::kAdapter;
+  repairs.level = recover::to_tensors(*adapter, decoder);
   return repairs;
 }
 
@@ -143,7 +95,7 @@ AppliedRepairs repairs_of(const fs::path& path, std::optional<double> level, con
   if (!wanted || !model.plan) return {};
   const auto found = find_repairs(path, model.checkpoint.spec(), find_level(*model.plan, *level));
   if (!found) return {};
-  return {found->compensation, to_level_repair(*found, decoder)};
+  return {found->compensation, recover::to_tensors(*found, decoder)};
 }
 
 }  // namespace elastify::pipeline

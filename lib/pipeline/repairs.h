@@ -35,16 +35,10 @@ void write_repairs(const OpenModel& source, const ElasticPlan& plan,
                    const recover::ClosedFormOptions& options, const Calibration& calibration, int64_t seed,
                    const fs::path& reordered);
 
-// Between files and forward passes.
-LevelRepairs to_level_repairs(const nn::LevelRepair& fitted, const ModelSpec& spec, const Level& level,
-                              std::string compensation);
-/// In the decoder's type, where it computes; tensors lie where they lay if they can.
-nn::LevelRepair to_level_repair(const LevelRepairs& repairs, const nn::Decoder& decoder);
-
-/// What a forward pass of a level is repaired with.
+/// The repairs that a forward pass of a level takes.
 struct AppliedRepairs {
-  std::string name = "none";  ///< "adapter+bias"; of an artifact, what its files hold included
-  nn::LevelRepair level;      ///< no layers: the weights as they are
+  Compensation parts = Compensation::kNone;  ///< of an artifact, with those that the level's file holds
+  nn::LevelRepair level;                     ///< no layers: the weights as they are
   const nn::LevelRepair* pointer() const { return level.layers.empty() ? nullptr : &level; }
 };
 /// Repairs of a level of a reordered directory or an artifact (there, biases and own weights are in the

@@ -66,7 +66,7 @@ ordered_json evaluate_levels(const fs::path& model_path, const fs::path& tokeniz
     const auto result =
         eval::perplexity(decoder, batches, &level.widths, config.eval.batch, nullptr, repairs.pointer());
     levels.push_back({{"level", level.nominal},
-                      {"repairs", repairs.name},
+                      {"repairs", name_of(repairs.parts)},
                       {"perplexity", result.perplexity},
                       {"bits_per_byte", result.bits_per_byte},
                       {"tokens", result.tokens},

@@ -156,7 +156,7 @@ ElasticPlan write_reordered(const OpenModel& model, const Profile* profile, cons
                             const ReorderSection& options, int64_t seed, const fs::path& output, bool replace,
                             const Calibration* calibration, const ElasticPlan* given) {
   require_absent(output, replace);
-  const bool repaired = options.repair.compensation != recover::Compensation::kNone;
+  const bool repaired = options.repair.compensation != Compensation::kNone;
   if (repaired && calibration == nullptr) fail("repairs are fitted on text, and there is none");
   const std::string device = calibration != nullptr ? calibration->compute.device : "cpu";
   const Permutation permutation = rank(model.checkpoint, profile, moments, options, seed, device);

@@ -208,7 +208,7 @@ struct Candidate {
 };
 
 bool is_repaired(const RunConfig& config) {
-  return config.reorder.repair.compensation != recover::Compensation::kNone;
+  return config.reorder.repair.compensation != Compensation::kNone;
 }
 
 /// Repairs of these levels.

@@ -297,9 +297,10 @@ class Verifier {
     for (size_t i = 0; i < sub.spec().tensors.size(); ++i) {
       const TensorSpec& tensor = sub.spec().tensors[i];
       if (!own.may_replace(tensor) && (spec_.find(tensor.name) >= 0 || !own.may_add(tensor))) continue;
-      refuting(name + ": ", [&] { check_own_tensor(tensor, sub.load(i)); });
-      const bool is_norm = tensor.role == Role::kOutputNorm;
-      (is_norm ? n_norms : tensor.shape.size() > 1 ? n_weights : n_biases) += is_filler(tensor) ? 0 : 1;
+      const bool is_filler = own.is_filler(tensor);
+      refuting(name + ": ", [&] { check_own_tensor(tensor, sub.load(i), is_filler); });
+      const bool is_norm = tensor.shape.size() == 1 && !matrix_of(tensor.role);
+      (is_norm ? n_norms : tensor.shape.size() > 1 ? n_weights : n_biases) += is_filler ? 0 : 1;
     }
     std::string found;
     for (const auto& [what, n] : {std::pair{"weights", n_weights}, {"biases", n_biases}, {"norms", n_norms}})

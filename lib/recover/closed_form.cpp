@@ -19,18 +19,6 @@
 namespace elastify::recover {
 namespace {
 
-/// In the order in which a name lists them.
-constexpr std::pair<Compensation, std::string_view> kParts[] = {{Compensation::kAdapter, "adapter"},
-                                                                {Compensation::kBaked, "baked"},
-                                                                {Compensation::kBias, "bias"},
-                                                                {Compensation::kNorm, "norm"}};
-constexpr unsigned kAllParts = 16;
-
-/// Whether the parts go together.
-bool is_one(Compensation compensation) {
-  return !has(compensation, Compensation::kAdapter) || !has(compensation, Compensation::kBaked);
-}
-
 /// Rows of y less the constant that the projection adds anyway.
 at::Tensor without(const at::Tensor& y, const at::Tensor& bias) {
   return bias.defined() ? rows_of(y) - bias : rows_of(y);
@@ -155,42 +143,6 @@ void warn_if_text_is_short(const std::vector<at::Tensor>& batches, int64_t n_inp
 }
 
 }  // namespace
-
-std::string name_of(Compensation compensation) {
-  std::string name;
-  for (const auto& [part, word] : kParts)
-    if (has(compensation, part)) {
-      if (!name.empty()) name += '+';
-      name += word;
-    }
-  return name.empty() ? "none" : name;
-}
-
-std::vector<std::string> compensation_names() {
-  std::vector<std::string> names;
-  for (unsigned bits = 0; bits < kAllParts; ++bits)
-    if (const auto each = static_cast<Compensation>(bits); is_one(each)) names.push_back(name_of(each));
-  return names;
-}
-
-Compensation compensation_named(std::string_view name) {
-  unsigned bits = 0;
-  bool known = true;
-  for (std::string_view rest = name; known && name != "none";) {
-    const size_t end = std::min(rest.find('+'), rest.size());
-    const auto part = std::find_if(std::begin(kParts), std::end(kParts),
-                                   [&](const auto& each) { return each.second == rest.substr(0, end); });
-    known = part != std::end(kParts);
-    if (known) bits |= static_cast<unsigned>(part->first);
-    if (end == rest.size()) break;
-    rest.remove_prefix(end + 1);
-  }
-  const auto compensation = static_cast<Compensation>(bits);
-  if (!known || !is_one(compensation))
-    throw UsageError(
-        fmt::format("unknown compensation '{}'; known are {}", name, fmt::join(compensation_names(), ", ")));
-  return compensation;
-}
 
 std::vector<nn::LevelRepair> fit_levels(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
                                         const std::vector<Widths>& levels, const ClosedFormOptions& given) {

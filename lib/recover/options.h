@@ -2,32 +2,10 @@
 
 #include <cstdint>
 #include <optional>
-#include <string>
-#include <string_view>
-#include <vector>
+
+#include "model/compensation.h"
 
 namespace elastify::recover {
-
-/// What makes up for the units that a level leaves out.
-enum class Compensation : uint8_t {
-  kNone = 0,
-  kBias = 1,     ///< a constant per output of o and down
-  kNorm = 2,     ///< weights of the output norm: the level is as sure of its predictions as the full model
-  kAdapter = 4,  ///< a rank-r matrix beside o and down: the base weights stay shared
-  kBaked = 8,    ///< refitted o and down: the level shares these no more
-  kAdapterBias = kAdapter | kBias,
-  kBakedBias = kBaked | kBias,
-};
-constexpr bool has(Compensation whole, Compensation part) {
-  return (static_cast<unsigned>(whole) & static_cast<unsigned>(part)) != 0;
-}
-/// "adapter+bias+norm"; adapters and baked weights exclude each other.
-std::string name_of(Compensation compensation);
-/// All that there are: "none", "bias", ...
-std::vector<std::string> compensation_names();
-/// In any order of the parts: "norm+baked" is "baked+norm".
-/// \throws UsageError listing the known names
-Compensation compensation_named(std::string_view name);
 
 struct ClosedFormOptions {
   Compensation compensation = Compensation::kNone;

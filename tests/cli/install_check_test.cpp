@@ -36,7 +36,7 @@ void write_program(const fs::path& path, const std::string& text) {
 
 struct Subject {
   test::TemporaryDirectory work;
-  test::RepairedFixture made{test::make_tiny_spec("llama"), plan::Method::kUniform, true, true, false};
+  test::RepairedFixture made{test::make_tiny_spec("llama"), plan::Method::kUniform, {true, true, false}};
   fs::path bench = work / "runtime/llama-bench";
   Subject() { write_program(bench, kBench); }
 

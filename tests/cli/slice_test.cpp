@@ -17,8 +17,8 @@ using test::run_elastify;
 
 TEST_SUITE("cli") {
   TEST_CASE("cli: a level sliced out of a packed file is the one exported, its adapter beside it or merged") {
-    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kAnchors, true, true,
-                                     false);
+    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kAnchors,
+                                     {true, true, false});
     const test::TemporaryDirectory work;
     const std::string at = work.path().string(), model = at + "/packed/model.gguf";
     REQUIRE(
@@ -66,8 +66,8 @@ TEST_SUITE("cli") {
   }
 
   TEST_CASE("cli: slice never writes over what it reads, and writes nothing where a part is damaged") {
-    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform, true, false,
-                                     false);
+    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform,
+                                     {true, false, false});
     const test::TemporaryDirectory work;
     const std::string at = work.path().string();
     REQUIRE(

@@ -140,7 +140,7 @@ void check_family(const std::string& family) {
     fs::remove_all(made.reordered() / "repairs");
     for (const Level& level : plan.levels)
       if (level.nominal < 1 && (repair.adapter || repair.bias))
-        save_repairs(test::noisy_repairs(spec, level, repair.adapter, repair.bias, false), spec, level,
+        save_repairs(test::noisy_repairs(spec, level, {repair.adapter, repair.bias, false}), spec, level,
                      repairs_directory(made.reordered(), level.nominal));
     exporter::ExportOptions options;
     options.types = exporter::weight_types_named("f32,f16,q8_0,q4_0,q4_k");

@@ -57,7 +57,7 @@ TEST_SUITE("interop") {
     for (const char* family : {"llama", "qwen2"}) {
       CAPTURE(family);
       const ModelSpec spec = test::make_tiny_spec(family);
-      const test::RepairedFixture made(spec, plan::Method::kAnchors, true, true, false, true);
+      const test::RepairedFixture made(spec, plan::Method::kAnchors, {true, true, false, true});
       const test::TemporaryDirectory work;
       const fs::path packed =
           exported(made.reordered(), work / "packed",

@@ -17,9 +17,11 @@ struct Subject {
 };
 
 /// Every level with and without its repairs.
+/// \param ours  what we run with them: the reordered directory, or the artifact where its type rounds
 /// \returns how many levels there were
 int check_levels(const test::RepairedFixture& made, const std::string& architecture, const ModelSpec& spec,
-                 double tolerance) {
+                 double tolerance, fs::path ours = {}) {
+  if (ours.empty()) ours = made.reordered();
   int n_levels = 0;
   const auto manifest = nlohmann::json::parse(read_text(made.artifact() / "manifest.json"));
   const std::vector<int32_t> ids = some_ids(24, spec.n_vocab);
@@ -33,7 +35,7 @@ int check_levels(const test::RepairedFixture& made, const std::string& architect
     fs::path lora;
     for (const auto& adapter : manifest.value("adapters", nlohmann::json::array()))
       if (adapter.at("level") == level) lora = made.artifact() / adapter.at("name").get<std::string>();
-    const at::Tensor expected = test::repaired_logits(made.reordered(), level, input);
+    const at::Tensor expected = test::repaired_logits(ours, level, input);
     CHECK(difference(expected, stock_logits(path, ids, spec.n_vocab, lora)) < tolerance);
     // The repairs are large enough to be missed.
     CHECK(difference(expected, test::repaired_logits(made.reordered(), level, input, false)) > 0.1);
@@ -56,13 +58,53 @@ TEST_SUITE("interop") {
     };
     for (const Subject& subject : subjects) {
       CAPTURE(subject.name);
-      const test::RepairedFixture adapted(subject.spec, subject.method, true, true, false, true);
+      const test::RepairedFixture adapted(subject.spec, subject.method, {true, true, false, true});
       adapted.export_as(DType::kF32);
       CHECK(check_levels(adapted, subject.architecture, subject.spec, 1e-3) == 2);
-      const test::RepairedFixture baked(subject.spec, subject.method, false, true, true, true);
+      const test::RepairedFixture baked(subject.spec, subject.method, {false, true, true, true});
       baked.export_as(DType::kF32);
       CHECK(check_levels(baked, subject.architecture, subject.spec, 1e-3) == 2);
     }
+  }
+
+  TEST_CASE("interop: adapters on all seven matrices apply in every graph, at uniform and searched widths") {
+    if (!has_oracle("adapters on all seven matrices")) return;
+    const ModelSpec qwen3 = test::make_tiny_spec("qwen3", {.head_dim = 32, .d_ff = 128, .tied = true});
+    const test::TinyOptions wide{.head_dim = 32, .d_ff = 128};
+    const Subject subjects[] = {
+        {"llama", test::make_tiny_spec("llama", wide), plan::Method::kUniform, "llama"},
+        {"llama, searched", test::make_tiny_spec("llama", wide), plan::Method::kDp, "deci"},
+        {"qwen2", test::make_tiny_spec("qwen2", wide), plan::Method::kUniform, "deci"},
+        {"qwen2, searched", test::make_tiny_spec("qwen2", wide), plan::Method::kDp, "deci"},
+        {"qwen3", qwen3, plan::Method::kUniform, "qwen3"},
+        {"qwen3, searched", qwen3, plan::Method::kDp, "openelm"},
+    };
+    for (const Subject& subject : subjects) {
+      CAPTURE(subject.name);
+      const test::RepairedFixture made(subject.spec, subject.method,
+                                       {.adapters = true, .norm = true, .everywhere = true});
+      made.export_as(DType::kF32);
+      CHECK(check_levels(made, subject.architecture, subject.spec, 1e-3) == 2);
+      for (const DType type : {DType::kF16, DType::kQ8_0}) {
+        CAPTURE(info(type).name);
+        made.export_as(type, DType::kF16);
+        CHECK(check_levels(made, subject.architecture, subject.spec, 2e-2, made.artifact()) == 2);
+      }
+    }
+  }
+
+  TEST_CASE("interop: weights, biases and norms of every role are a level's own in stock llama.cpp") {
+    if (!has_oracle("own tensors of every role")) return;
+    for (const auto method : {plan::Method::kUniform, plan::Method::kDp}) {
+      const ModelSpec spec = test::make_tiny_spec("llama");
+      const test::RepairedFixture made(spec, method, {false, true, true, true, true});
+      made.export_as(DType::kF32);
+      CHECK(check_levels(made, method == plan::Method::kDp ? "deci" : "llama", spec, 1e-3) == 2);
+    }
+    const ModelSpec spec = test::make_tiny_spec("qwen3", {.tied = true});
+    const test::RepairedFixture made(spec, plan::Method::kDp, {false, false, true, true, true});
+    made.export_as(DType::kF32);
+    CHECK(check_levels(made, "openelm", spec, 1e-3) == 2);
   }
 
   TEST_CASE("interop: adapters apply in the graphs without biases, too, and in f16") {
@@ -74,12 +116,12 @@ TEST_SUITE("interop") {
     };
     for (const Subject& subject : subjects) {
       CAPTURE(subject.name);
-      const test::RepairedFixture made(subject.spec, subject.method, true, false, false, true);
+      const test::RepairedFixture made(subject.spec, subject.method, {true, false, false, true});
       made.export_as(DType::kF32);
       CHECK(check_levels(made, subject.architecture, subject.spec, 1e-3) == 2);
     }
-    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform, true, true,
-                                     false);
+    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform,
+                                     {true, true, false});
     made.export_as(DType::kF32, DType::kF16);
     // ggml rounds what meets an f16 matrix to f16 as well.
     CHECK(check_levels(made, "llama", test::make_tiny_spec("llama"), 2e-2) == 2);

@@ -253,7 +253,7 @@ TEST_SUITE("interop") {
         CAPTURE(family);
         const bool normed = std::string(family) == "qwen3";
         const ModelSpec spec = test::make_tiny_spec(family, {.tied = normed});
-        const test::RepairedFixture made(spec, method, true, !normed, false);
+        const test::RepairedFixture made(spec, method, {true, !normed, false});
         made.export_as(DType::kF16, DType::kF16);
         CHECK(check_artifact(made.artifact(), spec) == 3);
         CHECK(fs::exists(made.artifact() / "lora-060.gguf"));

@@ -109,8 +109,8 @@ TEST_SUITE("pipeline") {
       CHECK(check_levels(pack(made.reordered(), made.path() / "p", DType::kF16), made.path()) > 50);
     }
     for (const bool baked : {false, true}) {
-      const test::RepairedFixture made(test::make_tiny_spec("qwen2"), plan::Method::kAnchors, !baked, true,
-                                       baked);
+      const test::RepairedFixture made(test::make_tiny_spec("qwen2"), plan::Method::kAnchors,
+                                       {!baked, true, baked});
       const test::TemporaryDirectory work;
       CHECK(check_levels(pack(made.reordered(), work / "p", DType::kF32), work.path()) > 60);
     }
@@ -135,7 +135,7 @@ TEST_SUITE("pipeline") {
   TEST_CASE("elastic_gguf.h: mutations are refused, or their tables lie inside of the file") {
     const test::RepairedFixture made(
         test::make_tiny_spec("qwen2", {.n_layers = 1, .d_model = 8, .n_vocab = 8}), plan::Method::kUniform,
-        true, true, false);
+        {true, true, false});
     const test::TemporaryDirectory work;
     const fs::path model = pack(made.reordered(), work / "p", DType::kF32);
     uint64_t sum = 0;

@@ -14,7 +14,7 @@ namespace {
 
 recover::ClosedFormOptions options_of(int64_t rank) {
   recover::ClosedFormOptions options;
-  options.compensation = recover::Compensation::kAdapter;
+  options.compensation = Compensation::kAdapter;
   options.rank = rank;
   options.spread_ranks = true;
   options.ridge = 1e-6;

@@ -10,7 +10,6 @@
 #include "support/decoders.h"
 
 using namespace elastify;
-using recover::Compensation;
 
 namespace {
 

@@ -67,7 +67,7 @@ TEST_CASE("stream metric: a model with halves left out has none") {
   const auto metrics = recover::stream_metrics(decoder, text, {});
   for (const at::Tensor& metric : metrics) CHECK(!metric.defined());
   recover::ClosedFormOptions options;
-  options.compensation = recover::Compensation::kAdapter;
+  options.compensation = Compensation::kAdapter;
   options.rank = 2;
   const auto ranks = recover::spread_ranks(decoder, text, {full_widths(decoder.spec())}, metrics, options);
   for (size_t l = 0; l < ranks[0].size(); ++l) {
