@@ -440,6 +440,8 @@ void save_repairs(const LevelRepairs& repairs, const ModelSpec& spec, const Leve
 }
 
 LevelRepairs load_repairs(const fs::path& directory, const ModelSpec& spec, const Level& level) {
+  if (!fs::exists(directory / kDescription) && fs::exists(directory / kAdapterConfig))
+    return load_adapters(directory, spec, level);
   LevelRepairs repairs = empty_repairs(spec, level.nominal);
   bool has_adapters = false, has_weights = false;
   const Json json = read_json(directory / kDescription);

@@ -80,7 +80,8 @@ void save_adapters(const LevelRepairs& repairs, const ModelSpec& spec, const Lev
 /// \throws Error  as load_repairs()
 LevelRepairs load_adapters(const fs::path& directory, const ModelSpec& spec, const Level& level);
 
-/// Repairs that save_repairs() wrote. Adapters in them may come from PEFT: see load_adapters().
+/// Repairs that save_repairs() wrote, or a directory of PEFT's, without repair.json: see load_adapters().
+/// PEFT's files may take the place of adapters in the former, too.
 /// \throws Error  naming file, tensor and both values: shapes that are not the level's, half an adapter,
 ///   tensors that belong to nothing, numbers that are not finite, another model's
 LevelRepairs load_repairs(const fs::path& directory, const ModelSpec& spec, const Level& level);

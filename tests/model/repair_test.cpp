@@ -258,6 +258,9 @@ TEST_CASE("repairs: an adapter that PEFT trained on any of the matrices loads, w
             {"alpha_pattern", {{"0.self_attn.q_proj", 6}, {".*q_proj", 8}, {"self_attn.q_proj", 99}}}};
   });
   CHECK(name_of(found.parts()) == "adapter");
+  // Its directory may be a level's repairs as it is.
+  save_adapters(repairs, spec, level, "", repairs_directory(directory.path(), 0.5));
+  CHECK(check_same(repairs, *find_repairs(directory.path(), spec, level), spec, level.widths) == 4);
   CHECK(factor(found, 0, Role::kQuery) == doctest::Approx(3));
   CHECK(factor(found, 1, Role::kQuery) == doctest::Approx(4));
   CHECK(factor(found, 0, Role::kGate) == doctest::Approx(8));
