@@ -33,7 +33,7 @@ typedef struct elastic_tensor {
   const char* name; /* "blk.0.ffn_down.weight" */
   const void* data; /* in the map */
   uint32_t type;    /* enum ggml_type */
-  int own;          /* 1: belongs to this level alone (of its repairs: biases, weights, output norm) */
+  int own;          /* 1: belongs to this level alone (of its repairs: biases, weights, norms) */
   int n_dims;       /* 1 or 2 */
   int64_t ne[4];    /* elements, innermost first; 1 beyond n_dims */
   size_t nb[4];     /* bytes from one element (block), row, ... to the next */
@@ -52,6 +52,9 @@ typedef struct elastic_level {
   const void* adapter;     /* a complete GGUF file with the level's LoRA matrices; NULL: none */
   uint64_t adapter_offset; /* in the file, for llama_adapter_lora_init_from_file_ptr() */
   uint64_t adapter_bytes;
+  /* Rows of q and k in the level's own tensors and its adapter, which are as in its own file: 1: rotated
+   * pairs side by side, 0: halves of a head apart. */
+  int own_rope_interleaved;
   void* texts; /* for elastic_gguf_close() */
 } elastic_level;
 
@@ -67,8 +70,8 @@ const elastic_level* elastic_gguf_level(const elastic_gguf* file, size_t index);
 size_t elastic_gguf_find_level(const elastic_gguf* file, double nominal);
 const elastic_tensor* elastic_gguf_find_tensor(const elastic_level* level, const char* name); /* NULL: none */
 
-/* Rows of q and k: 1: rotated pairs side by side (LLAMA_ROPE_TYPE_NORM), 0: halves of a head apart (NEOX).
- * The same at all levels, whatever architecture their own files have. */
+/* Rows of the shared q and k: 1: rotated pairs side by side (LLAMA_ROPE_TYPE_NORM), 0: halves of a head apart
+ * (NEOX). The same at all levels, whatever architecture their own files have. */
 int elastic_gguf_rope_interleaved(const elastic_gguf* file);
 
 /* Scalar keys of the full model ("llama.embedding_length"). 1 if there is such a key of a number, else 0. */
@@ -521,6 +524,13 @@ static int elastic_embedded(elastic_builder* builder, double index, uint64_t* of
          elastic_fail(builder->reader, "embedded file %g: not at a multiple of 32", index);
 }
 
+/* A key of a text; empty where there is none. */
+static elastic_text elastic_find_text(const elastic_parsed* file, const char* name) {
+  const elastic_key* key = elastic_find_key(file, name);
+  const elastic_text none = {"", 0};
+  return key != NULL && !key->is_array && key->type == ELASTIC_STRING ? elastic_text_at(key, 0) : none;
+}
+
 static int elastic_build_level(elastic_builder* builder, uint64_t i) {
   elastic_gguf* file = builder->file;
   elastic_level* level = &file->levels[i];
@@ -550,12 +560,14 @@ static int elastic_build_level(elastic_builder* builder, uint64_t i) {
   name = elastic_text_at(names, i);
   architecture = elastic_text_at(families, i);
   memset(&part, 0, sizeof part);
+  level->own_rope_interleaved = file->interleaved;
   if (part_index != -1) {
     if (!elastic_embedded(builder, part_index, &offset, &inner.size)) return 0;
     inner.base = file->base + offset;
     inner.at = 0;
     elastic_parse(&inner, &part);
     builder->reader->failed = inner.failed;
+    level->own_rope_interleaved = elastic_is(elastic_find_text(&part, "elastify.part.rope"), "interleaved");
   }
   if (!inner.failed) next = elastic_build_tensors(builder, level, &part, name.size + architecture.size + 2);
   elastic_free_parsed(&part);
@@ -563,13 +575,6 @@ static int elastic_build_level(elastic_builder* builder, uint64_t i) {
   level->architecture = elastic_copy_text(&next, architecture);
   level->name = elastic_copy_text(&next, name);
   return 1;
-}
-
-/* A key of a text; empty where there is none. */
-static elastic_text elastic_find_text(const elastic_parsed* file, const char* name) {
-  const elastic_key* key = elastic_find_key(file, name);
-  const elastic_text none = {"", 0};
-  return key != NULL && !key->is_array && key->type == ELASTIC_STRING ? elastic_text_at(key, 0) : none;
 }
 
 static int elastic_build(elastic_reader* reader, elastic_gguf* file) {

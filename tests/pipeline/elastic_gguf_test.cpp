@@ -68,6 +68,8 @@ size_t check_levels(const fs::path& model, const fs::path& work) {
       CHECK(level.adapter_bytes == bytes.size());
       CHECK(std::memcmp(level.adapter, bytes.data(), bytes.size()) == 0);
     }
+    const RopeOrder own_rope = expected.part ? packed.part_of(expected).rope : packed.rope();
+    CHECK(level.own_rope_interleaved == (own_rope == RopeOrder::kInterleaved ? 1 : 0));
     exporter::slice(packed, expected, work / "level.gguf");
     const GgufFile sliced = GgufFile::open(work / "level.gguf");
     size_t n_fused = 0;
@@ -79,7 +81,7 @@ size_t check_levels(const fs::path& model, const fs::path& work) {
         continue;
       }
       HostTensor found = gathered(tensor, sliced.tensor(tensor.name).dtype);
-      if (expected.part && exporter::is_rotary_name(tensor.name))
+      if (expected.part && !tensor.own && exporter::is_rotary_name(tensor.name))
         found = reorder_rope_rows(found, packed.head_dim(), packed.rope(), packed.part_of(expected).rope);
       CHECK(test::same_bytes(found, sliced.tensor(tensor.name)));
       CHECK(elastic_gguf_find_tensor(&level, tensor.name) == &tensor);
@@ -113,6 +115,13 @@ TEST_SUITE("pipeline") {
                                        {!baked, true, baked});
       const test::TemporaryDirectory work;
       CHECK(check_levels(pack(made.reordered(), work / "p", DType::kF32), work.path()) > 60);
+    }
+    for (const char* family : {"llama", "qwen2", "qwen3"}) {
+      CAPTURE(family);
+      const test::RepairedFixture made(test::make_tiny_spec(family, {.tied = true}), plan::Method::kAnchors,
+                                       {.weights = true, .norm = true, .everywhere = true});
+      const test::TemporaryDirectory work;
+      CHECK(check_levels(pack(made.reordered(), work / "p", DType::kF32), work.path()) > 40);
     }
     const ModelSpec deep = test::make_tiny_spec("llama", {.n_layers = 4, .head_dim = 32, .d_ff = 128});
     const test::ElasticFixture shallow(deep, test::shallow_plan(deep, 32));
