@@ -72,13 +72,10 @@ void write_vocabulary(int64_t n_tokens, const fs::path& path) {
 struct Repair {
   const char* name;
   bool adapter, bias;
+  bool everywhere = false;  ///< on all seven matrices, not on o and down alone
 };
-constexpr Repair kRepairs[] = {{"none", false, false}, {"adapter", true, false}, {"bias", false, true}};
-
-/// Root mean square of the difference over the standard deviation.
-double rms(const at::Tensor& expected, const at::Tensor& found) {
-  return (expected - found).square().mean().sqrt().item<double>() / expected.std().item<double>();
-}
+constexpr Repair kRepairs[] = {
+    {"none", false, false}, {"adapter", true, false}, {"bias", false, true}, {"adapters", true, false, true}};
 
 bool has_llama_node() {
   return fs::exists(fs::path(ELASTIFY_SOURCE_DIR) / "tests/interop/node_modules/@fugood/llama.node");
@@ -140,8 +137,11 @@ void check_family(const std::string& family) {
     fs::remove_all(made.reordered() / "repairs");
     for (const Level& level : plan.levels)
       if (level.nominal < 1 && (repair.adapter || repair.bias))
-        save_repairs(test::noisy_repairs(spec, level, {repair.adapter, repair.bias, false}), spec, level,
-                     repairs_directory(made.reordered(), level.nominal));
+        save_repairs(
+            test::noisy_repairs(
+                spec, level,
+                {.adapters = repair.adapter, .biases = repair.bias, .everywhere = repair.everywhere}),
+            spec, level, repairs_directory(made.reordered(), level.nominal));
     exporter::ExportOptions options;
     options.types = exporter::weight_types_named("f32,f16,q8_0,q4_0,q4_k");
     const fs::path artifact = made.path() / repair.name;

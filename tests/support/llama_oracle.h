@@ -57,6 +57,11 @@ inline double difference(const at::Tensor& expected, const at::Tensor& found) {
   return (expected - found).abs().max().item<double>() / expected.std().item<double>();
 }
 
+/// Root mean square of the difference over the standard deviation.
+inline double rms(const at::Tensor& expected, const at::Tensor& found) {
+  return (expected - found).square().mean().sqrt().item<double>() / expected.std().item<double>();
+}
+
 inline std::vector<int32_t> some_ids(int64_t n, int64_t n_vocab) {
   std::vector<int32_t> ids;
   for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + 13) % n_vocab));
