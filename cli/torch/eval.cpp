@@ -2,6 +2,8 @@
 #include "cli/commands.h"
 #include "eval/evaluate.h"
 #include "nn/decoder.h"
+#include "nn/device.h"
+#include "nn/system.h"
 #include "pipeline/repairs.h"
 #include "pipeline/steps.h"
 

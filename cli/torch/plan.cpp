@@ -1,6 +1,6 @@
 #include "base/error.h"
 #include "cli/commands.h"
-#include "nn/decoder.h"
+#include "nn/device.h"
 #include "pipeline/widths.h"
 
 namespace elastify::cli {

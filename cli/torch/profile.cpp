@@ -4,7 +4,8 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "cli/commands.h"
-#include "nn/decoder.h"
+#include "nn/device.h"
+#include "nn/system.h"
 #include "pipeline/steps.h"
 
 namespace elastify::cli {

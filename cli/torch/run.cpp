@@ -1,6 +1,7 @@
 #include "pipeline/run.h"
 #include "cli/commands.h"
-#include "nn/decoder.h"
+#include "nn/device.h"
+#include "nn/system.h"
 
 namespace elastify::cli {
 

@@ -1,6 +1,7 @@
 #include "pipeline/sweep.h"
 #include "cli/commands.h"
-#include "nn/decoder.h"
+#include "nn/device.h"
+#include "nn/system.h"
 #include "pipeline/sweep_report.h"
 
 namespace elastify::cli {

@@ -1,5 +1,6 @@
+#include "nn/system.h"
 #include "cli/commands.h"
-#include "nn/decoder.h"
+#include "nn/device.h"
 
 namespace elastify::cli {
 

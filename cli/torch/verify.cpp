@@ -1,5 +1,5 @@
 #include "cli/commands.h"
-#include "nn/decoder.h"
+#include "nn/device.h"
 
 namespace elastify::cli {
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <fmt/ranges.h>
+
 #include "base/error.h"
 #include "export/export_model.h"
 
@@ -23,7 +25,8 @@ constexpr GgufArchitecture kOpenElm{"openelm", RopeOrder::kHalves, true};
 constexpr int64_t kMaxLayers = 512;  // LLAMA_MAX_LAYERS
 
 bool has_rope_factors(const ModelSpec& model) {
-  return model.rope.kind == RopeScaling::Kind::kLlama3 || model.rope.kind == RopeScaling::Kind::kFactors;
+  const RopeScaling::Kind kind = model.layer(0).rope.kind;
+  return kind == RopeScaling::Kind::kLlama3 || kind == RopeScaling::Kind::kFactors;
 }
 
 /// qwen2's loader takes a square q only, and no rope factors. With biases and rope order carried over, deci
@@ -71,6 +74,10 @@ const GgufArchitecture& architecture_named(std::string_view name) {
 const GgufArchitecture& choose_architecture(const ModelSpec& model) {
   if (model.n_layers > kMaxLayers)
     fail("stock llama.cpp runs at most {} layers, got {}", kMaxLayers, model.n_layers);
+  if (const auto found = layer_peculiarities(model); !found.empty())
+    throw Error(fmt::format("no architecture of stock llama.cpp that levels are written as has {}",
+                            fmt::join(found, ", ")),
+                "such a model can be profiled, reordered and evaluated, but not exported as GGUF");
   if (model.family == "qwen2") return choose_qwen2(model);
   if (model.family == "qwen3") return choose_qwen3(model);
   if (model.family == "llama" || model.family == "mistral") return model.is_uniform() ? kLlama : kDeci;

@@ -390,12 +390,13 @@ void write_json(const fs::path& path, const Json& json) {
 }
 
 void say_notes(const ModelSpec& spec) {
-  if (spec.sliding_window > 0 && spec.sliding_window < spec.max_seq)
+  const int64_t window = spec.layer(0).sliding_window;  // all layers are alike in a GGUF file
+  if (window > 0 && window < spec.max_seq)
     log::info(
         "the model has a sliding window of {} tokens, the graph in stock llama.cpp has none: context_length "
         "is {}, "
         "up to which both are the same",
-        spec.sliding_window, spec.sliding_window);
+        window, window);
 }
 
 void remove_contents(const fs::path& directory) {

@@ -97,10 +97,11 @@ GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architec
   };
   const auto head_dim = static_cast<uint32_t>(model.head_dim);
   std::vector<int64_t> heads = model.layer_kv_heads;
-  for (int64_t& n : heads) n *= model.heads_per_group;
+  for (size_t l = 0; l < heads.size(); ++l) heads[l] *= model.layers.at(l).heads_per_group;
+  const LayerSpec& layer = model.layer(0);  // all are alike: choose_architecture() sees to it
   // The graphs attend to everything; up to the window's length that is what a sliding window does, too.
   const int64_t context =
-      model.sliding_window > 0 ? std::min(model.max_seq, model.sliding_window) : model.max_seq;
+      layer.sliding_window > 0 ? std::min(model.max_seq, layer.sliding_window) : model.max_seq;
 
   set("block_count", static_cast<uint32_t>(model.n_layers));
   set("context_length",
@@ -113,10 +114,10 @@ GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architec
   set("attention.key_length", head_dim);
   set("attention.value_length", head_dim);
   set("rope.dimension_count", head_dim);
-  set("rope.freq_base", static_cast<float>(model.rope_theta));
-  if (model.rope.kind == RopeScaling::Kind::kLinear) {
+  set("rope.freq_base", static_cast<float>(layer.rope_theta));
+  if (layer.rope.kind == RopeScaling::Kind::kLinear) {
     set("rope.scaling.type", std::string("linear"));
-    set("rope.scaling.factor", static_cast<float>(model.rope.factor));
+    set("rope.scaling.factor", static_cast<float>(layer.rope.factor));
   }
   set("vocab_size", static_cast<uint32_t>(model.n_vocab));
   return keys;
@@ -139,9 +140,10 @@ std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitect
 }
 
 std::vector<float> rope_factors(const ModelSpec& model) {
+  const LayerSpec& layer = model.layer(0);
   const bool uneven =
-      model.rope.kind == RopeScaling::Kind::kLlama3 || model.rope.kind == RopeScaling::Kind::kFactors;
-  return uneven ? rope_frequency_divisors(model) : std::vector<float>();
+      layer.rope.kind == RopeScaling::Kind::kLlama3 || layer.rope.kind == RopeScaling::Kind::kFactors;
+  return uneven ? rope_frequency_divisors(layer, model.head_dim) : std::vector<float>();
 }
 
 }  // namespace elastify::exporter

@@ -114,7 +114,8 @@ bool needs_data(Metric metric) {
 int64_t n_inputs(const ModelSpec& spec, int64_t layer, Site site) {
   if (site == Site::kFfnDown) return spec.layer_d_ff[static_cast<size_t>(layer)];
   if (site == Site::kAttnOut)
-    return spec.layer_kv_heads[static_cast<size_t>(layer)] * spec.heads_per_group * spec.head_dim;
+    return spec.layer_kv_heads[static_cast<size_t>(layer)] * spec.layer(layer).heads_per_group *
+           spec.head_dim;
   return spec.d_model;
 }
 

@@ -85,7 +85,8 @@ class Keys {
   std::string prefix_;
 };
 
-void read_heads(const Keys& keys, ModelSpec& spec) {
+/// \param layer  takes the query heads per K/V head
+void read_heads(const Keys& keys, ModelSpec& spec, LayerSpec& layer_spec) {
   const std::vector<int64_t> heads = keys.per_layer("attention.head_count", spec.n_layers);
   spec.layer_kv_heads = keys.contains("attention.head_count_kv")
                             ? keys.per_layer("attention.head_count_kv", spec.n_layers)
@@ -99,10 +100,10 @@ void read_heads(const Keys& keys, ModelSpec& spec) {
            layer > 0 ? ", or none" : "");
     if (n_heads % n_groups != 0)
       fail("layer {}: {} heads cannot share {} kv heads equally", layer, n_heads, n_groups);
-    if (layer == 0) spec.heads_per_group = n_heads / n_groups;
-    if (n_heads / n_groups != spec.heads_per_group)
+    if (layer == 0) layer_spec.heads_per_group = n_heads / n_groups;
+    if (n_heads / n_groups != layer_spec.heads_per_group)
       fail("layer {} has {} heads per kv head, layer 0 has {}; one number for all layers is supported", layer,
-           n_heads / n_groups, spec.heads_per_group);
+           n_heads / n_groups, layer_spec.heads_per_group);
   }
   const std::optional<int64_t> key_length = keys.integer("attention.key_length");
   if (!key_length && spec.d_model % heads[0] != 0)
@@ -118,8 +119,10 @@ void read_heads(const Keys& keys, ModelSpec& spec) {
          rotated);
 }
 
-bool reproduces(const ModelSpec& spec, const std::vector<float>& factors) {
-  const std::vector<float> divisors = rope_frequency_divisors(spec);
+/// \param factors  [head_dim / 2]
+bool reproduces(const LayerSpec& layer, const std::vector<float>& factors) {
+  const std::vector<float> divisors =
+      rope_frequency_divisors(layer, 2 * static_cast<int64_t>(factors.size()));
   for (size_t i = 0; i < factors.size(); ++i) {
     if (!(std::abs(divisors[i] - factors[i]) <= 1e-5F * std::abs(factors[i]))) return false;
   }
@@ -128,16 +131,16 @@ bool reproduces(const ModelSpec& spec, const std::vector<float>& factors) {
 
 /// Files of Llama 3 models hold the divisors that its scaling leads to; the parameters are found again, so
 /// that config.json can say them.
-RopeScaling recognised(ModelSpec spec, const std::vector<float>& factors) {
-  spec.rope = {};
-  if (reproduces(spec, factors)) return {};
-  spec.rope.kind = RopeScaling::Kind::kLlama3;
-  spec.rope.factor = *std::max_element(factors.begin(), factors.end());
-  spec.rope.low_freq_factor = 1;
-  spec.rope.high_freq_factor = 4;
+RopeScaling recognised(LayerSpec layer, const std::vector<float>& factors) {
+  layer.rope = {};
+  if (reproduces(layer, factors)) return {};
+  layer.rope.kind = RopeScaling::Kind::kLlama3;
+  layer.rope.factor = *std::max_element(factors.begin(), factors.end());
+  layer.rope.low_freq_factor = 1;
+  layer.rope.high_freq_factor = 4;
   for (const double original : {8192.0, 4096.0, 16384.0, 32768.0, 65536.0, 131072.0}) {
-    spec.rope.original_max_seq = original;
-    if (reproduces(spec, factors)) return spec.rope;
+    layer.rope.original_max_seq = original;
+    if (reproduces(layer, factors)) return layer.rope;
   }
   RopeScaling scaling;
   scaling.kind = RopeScaling::Kind::kFactors;
@@ -145,29 +148,29 @@ RopeScaling recognised(ModelSpec spec, const std::vector<float>& factors) {
   return scaling;
 }
 
-void read_rope(const GgufFile& file, const Keys& keys, ModelSpec& spec) {
-  spec.rope_theta = keys.number("rope.freq_base").value_or(10000);
+void read_rope(const GgufFile& file, const Keys& keys, int64_t head_dim, LayerSpec& layer) {
+  layer.rope_theta = keys.number("rope.freq_base").value_or(10000);
   const std::string type = keys.string("rope.scaling.type").value_or("linear");
   if (type != "none" && type != "linear")
     fail("{}: \"{}\" is not supported; supported are none, linear", keys.full("rope.scaling.type"), type);
   const double factor =
       keys.number("rope.scaling.factor").value_or(keys.number("rope.scale_linear").value_or(0));
   if (type == "linear" && factor != 0 && factor != 1) {
-    spec.rope.kind = RopeScaling::Kind::kLinear;
-    spec.rope.factor = factor;
+    layer.rope.kind = RopeScaling::Kind::kLinear;
+    layer.rope.factor = factor;
   }
   if (!file.contains(kRopeFactors)) return;
-  if (spec.rope.kind != RopeScaling::Kind::kNone)
+  if (layer.rope.kind != RopeScaling::Kind::kNone)
     fail("{} together with linear rope scaling is not supported", kRopeFactors);
   const HostTensor stored = convert(file.tensor(kRopeFactors), DType::kF32);
   std::vector<float> factors(stored.bytes.size() / sizeof(float));
   std::copy(stored.bytes.begin(), stored.bytes.end(), std::as_writable_bytes(std::span(factors)).begin());
-  if (static_cast<int64_t>(factors.size()) != spec.head_dim / 2)
-    fail("{}: expected {} elements, got {}", kRopeFactors, spec.head_dim / 2, factors.size());
+  if (static_cast<int64_t>(factors.size()) != head_dim / 2)
+    fail("{}: expected {} elements, got {}", kRopeFactors, head_dim / 2, factors.size());
   for (const float each : factors) {
     if (!std::isfinite(each) || each <= 0) fail("{}: expected positive numbers, got {}", kRopeFactors, each);
   }
-  spec.rope = recognised(spec, factors);
+  layer.rope = recognised(layer, factors);
 }
 
 bool has_any_layer(const GgufFile& file, int64_t n_layers, std::initializer_list<const char*> names) {
@@ -196,8 +199,11 @@ ModelSpec read_spec(const GgufFile& file, const Architecture& architecture) {
   const std::optional<double> epsilon = keys.number("attention.layer_norm_rms_epsilon");
   if (!epsilon) fail("{}: missing", keys.full("attention.layer_norm_rms_epsilon"));
   spec.norm_eps = *epsilon;
-  read_heads(keys, spec);
-  read_rope(file, keys, spec);
+  LayerSpec layer = family_named(spec.family).layer;
+  read_heads(keys, spec, layer);
+  read_rope(file, keys, spec.head_dim, layer);
+  spec.layers.assign(static_cast<size_t>(spec.n_layers), layer);
+  spec.output_norm_offset = layer.norm_offset;
 
   for (const TensorInfo& tensor : file.tensors()) {
     if (tensor.name == "token_embd.weight" && !tensor.shape.empty()) spec.n_vocab = tensor.shape[0];
@@ -235,7 +241,7 @@ Source source_of(const GgufFile& file, const ModelSpec& spec, const TensorSpec& 
       fmt::format("blk.{}.attn_qkv.{}", tensor.layer, tensor.shape.size() == 1 ? "bias" : "weight");
   if (!file.contains(fused)) return source;
   const int64_t kv_rows = spec.layer_kv_heads[static_cast<size_t>(tensor.layer)] * spec.head_dim;
-  const int64_t query_rows = kv_rows * spec.heads_per_group;
+  const int64_t query_rows = kv_rows * spec.layer(tensor.layer).heads_per_group;
   source.name = fused;
   source.shape[0] = query_rows + 2 * kv_rows;
   if (!query) source.first_row = query_rows + (key ? 0 : kv_rows);

@@ -9,7 +9,7 @@
 
 namespace elastify {
 
-/// What a tensor does in the decoder.
+/// The part that a tensor plays in the decoder.
 enum class Role : uint8_t {
   kTokenEmbedding,
   kOutputNorm,
@@ -32,7 +32,13 @@ enum class Role : uint8_t {
   kGateBias,
   kUpBias,
   kDownBias,
+  // Last, because unfinished profiles number the roles.
+  kAttnPostNorm,
+  kFfnPostNorm,
 };
+inline constexpr size_t kRoles = static_cast<size_t>(Role::kFfnPostNorm) + 1;
+/// "q", "gate bias", "norm before attention"
+std::string_view name_of(Role role);
 
 enum class SpaceKind : uint8_t { kAttention, kMlp };
 
@@ -68,6 +74,24 @@ struct RopeScaling {
   double low_freq_factor = 1, high_freq_factor = 4;  ///< kLlama3
   double original_max_seq = 0;                       ///< kLlama3, tokens
   std::vector<float> factors;  ///< kFactors: [head_dim / 2], divisors of the frequencies
+
+  bool operator==(const RopeScaling&) const = default;
+};
+
+/// Activation of the gate in an MLP. GELU is the approximation by tanh.
+enum class Activation : uint8_t { kSilu, kGeluTanh };
+
+/// How a layer computes, besides its widths. Families fill it in from the configuration, layer by layer. A
+/// norm after a half of a layer (kAttnPostNorm, kFfnPostNorm) is a row of the family's table.
+struct LayerSpec {
+  Activation activation = Activation::kSilu;
+  double norm_offset = 0;       ///< added to the weights of its norms: 1 where a file holds w - 1
+  int64_t heads_per_group = 1;  ///< query heads that share one K/V head: H / K
+  int64_t sliding_window = 0;   ///< tokens; 0: full attention
+  double rope_theta = 10000;
+  RopeScaling rope = {};
+
+  bool operator==(const LayerSpec&) const = default;
 };
 
 /// Dimensions and tensor table of a decoder. Widths may differ by layer (a sub-model's file is a model too);
@@ -78,13 +102,11 @@ struct ModelSpec {
   int64_t n_layers = 0, d_model = 0, n_vocab = 0;
   int64_t max_seq = 0;  ///< tokens
   int64_t head_dim = 0;
-  int64_t heads_per_group = 1;          ///< query heads that share one K/V head: H / K
   std::vector<int64_t> layer_kv_heads;  ///< [n_layers]
   std::vector<int64_t> layer_d_ff;      ///< [n_layers]
+  std::vector<LayerSpec> layers;        ///< [n_layers]
   double norm_eps = 1e-5;
-  double rope_theta = 10000;
-  RopeScaling rope;
-  int64_t sliding_window = 0;  ///< tokens; 0: full attention
+  double output_norm_offset = 0;  ///< added to the weights of the output norm, see LayerSpec::norm_offset
   bool tied = false;
   bool qkv_bias = false, attn_out_bias = false, mlp_bias = false, qk_norm = false;
 
@@ -94,9 +116,10 @@ struct ModelSpec {
 
   // The widest layer's: what a file with uniform widths states.
   int64_t n_kv_heads() const;
-  int64_t n_heads() const { return n_kv_heads() * heads_per_group; }
+  int64_t n_heads() const;
   int64_t d_ff() const;
   bool is_uniform() const;  ///< all layers equally wide
+  const LayerSpec& layer(int64_t index) const { return layers.at(static_cast<size_t>(index)); }
 
   size_t attention_space(int64_t layer) const { return static_cast<size_t>(2 * layer); }
   size_t mlp_space(int64_t layer) const { return static_cast<size_t>(2 * layer + 1); }
@@ -139,7 +162,12 @@ std::string spec_hash(const ModelSpec& spec);
 /// \throws Error listing every dimension that makes no sense
 void complete_spec(ModelSpec& spec);
 
-/// Divisors of the rotary frequencies, [head_dim / 2]; all 1 without scaling.
-std::vector<float> rope_frequency_divisors(const ModelSpec& spec);
+/// Lists computations of the model's layers that Llama's have not, or that differ by layer: "gelu in the
+/// mlp", "windows that differ by layer". Writers of formats that cannot say it refuse such a model. Empty for
+/// families whose configuration has nothing of the kind.
+std::vector<std::string> layer_peculiarities(const ModelSpec& spec);
+
+/// Divisors of a layer's rotary frequencies, [head_dim / 2]; all 1 without scaling.
+std::vector<float> rope_frequency_divisors(const LayerSpec& layer, int64_t head_dim);
 
 }  // namespace elastify

@@ -103,27 +103,17 @@ AttentionGradients attend_backward_blocked(const at::Tensor& q, const at::Tensor
   return {grad_q, by_group(grad_keys), by_group(grad_values)};
 }
 
-/// attend_into() with gradients, float32 on the CPU.
-class BlockedAttention : public torch::autograd::Function<BlockedAttention> {
- public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& q,
-                            const at::Tensor& k, const at::Tensor& v, int64_t window, double scale) {
-    context->save_for_backward({q, k, v});
-    context->saved_data["window"] = window;
-    context->saved_data["scale"] = scale;
-    at::Tensor out = empty_by_position(q);
-    attend_into(out, q, k, v, window, scale);
-    return out;
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list upstream) {
-    const auto saved = context->get_saved_variables();
-    const auto grad = attend_backward(saved[0], saved[1], saved[2], context->saved_data["window"].toInt(),
-                                      context->saved_data["scale"].toDouble(), upstream[0]);
-    return {grad.q, grad.k, grad.v, at::Tensor(), at::Tensor()};
-  }
-};
+/// On any device and in any type, differentiable through autograd.
+at::Tensor attend_anywhere(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
+                           double scale) {
+  const int64_t n_queries = q.size(2), n_keys = k.size(2);
+  const auto options = at::TensorOptions().dtype(at::kLong).device(q.device());
+  const auto distance =
+      at::arange(n_keys - n_queries, n_keys, options).unsqueeze(1) - at::arange(n_keys, options);
+  auto visible = distance >= 0;
+  if (window > 0) visible = visible.logical_and(distance < window);
+  return attend_differentiable(q, k, v, visible, scale);
+}
 
 }  // namespace
 
@@ -131,7 +121,7 @@ void attend_into(const at::Tensor& out, const at::Tensor& q, const at::Tensor& k
                  int64_t window, double scale) {
   if (q.numel() == 0) return;
   if (!is_fused(q)) {
-    out.copy_(attend(q, k, v, window, scale));
+    out.copy_(attend_anywhere(q, k, v, window, scale));
     return;
   }
   if (q.size(2) == 1) return attend_one_token(q, k, v, window, scale, out);
@@ -157,24 +147,13 @@ void attend_into(const at::Tensor& out, const at::Tensor& q, const at::Tensor& k
 AttentionGradients attend_backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    int64_t window, double scale, const at::Tensor& grad_out) {
   if (is_fused(q)) return attend_backward_blocked(q, k, v, window, scale, grad_out);
+  // The scores' way back on a GPU is LibTorch's own.
   const c10::AutoGradMode gradients(true);
   const std::vector<at::Tensor> inputs{q.detach().requires_grad_(), k.detach().requires_grad_(),
                                        v.detach().requires_grad_()};
-  const at::Tensor out = attend(inputs[0], inputs[1], inputs[2], window, scale);
+  const at::Tensor out = attend_anywhere(inputs[0], inputs[1], inputs[2], window, scale);
   const auto grad = torch::autograd::grad({out}, inputs, {grad_out});
   return {grad[0], grad[1], grad[2]};
-}
-
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
-                  double scale) {
-  if (is_fused(q)) return BlockedAttention::apply(q, k, v, window, scale);
-  const int64_t n_queries = q.size(2), n_keys = k.size(2);
-  const auto options = at::TensorOptions().dtype(at::kLong).device(q.device());
-  const auto distance =
-      at::arange(n_keys - n_queries, n_keys, options).unsqueeze(1) - at::arange(n_keys, options);
-  auto visible = distance >= 0;
-  if (window > 0) visible = visible.logical_and(distance < window);
-  return attend_differentiable(q, k, v, visible, scale);
 }
 
 }  // namespace elastify::nn

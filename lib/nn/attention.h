@@ -30,8 +30,4 @@ struct AttentionGradients {
 AttentionGradients attend_backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    int64_t window, double scale, const at::Tensor& grad_out);
 
-/// The same, differentiable, on any device and in any type.
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
-                  double scale);
-
 }  // namespace elastify::nn

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "model/spec.h"
+
 namespace elastify::nn {
 
 // Passes over memory without gradients, each one fused from several of LibTorch's: on the CPU in float32 by
@@ -27,12 +29,14 @@ void rms_norm_backward_rows(const at::Tensor& x, const at::Tensor& weight, doubl
 /// \param cosines, sines  contiguous float32 [T, head_dim / 2]
 void rotate_heads(const at::Tensor& x, const at::Tensor& cosines, const at::Tensor& sines);
 
-/// out = silu(gate) * up, contiguous and of one shape; out may be gate.
-void silu_multiply(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& out);
+/// out = activation(gate) * up, contiguous and of one shape; out may be gate.
+void multiply_gated(Activation activation, const at::Tensor& gate, const at::Tensor& up,
+                    const at::Tensor& out);
 /// From dL/dout to dL/dgate and dL/dup, in place of gate and up.
 /// \param gate, up, grad  contiguous [B, T, n]
 /// \returns               sum over t of out * dL/dout, float64 [B, n]
-at::Tensor silu_multiply_backward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& grad);
+at::Tensor multiply_gated_backward(Activation activation, const at::Tensor& gate, const at::Tensor& up,
+                                   const at::Tensor& grad);
 
 /// Sum over t of x * y.
 /// \param x, y  contiguous [B, T, n];

@@ -10,8 +10,8 @@
 
 namespace elastify::nn {
 
-/// What a level has of its own for one tensor of a layer; undefined where there is none. A norm has a weight
-/// only.
+/// The parts of one tensor of a layer that a level has of its own; undefined where there is none. A norm has
+/// a weight only.
 struct TensorRepair {
   at::Tensor
       weight;       ///< replaces the full model's at the level's widths: [out, in] of a matrix, [n] of a norm

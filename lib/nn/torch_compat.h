@@ -4,7 +4,7 @@
 
 namespace elastify::nn {
 
-// What differs between LibTorch 1.13 and 2.x.
+// The differences between LibTorch 1.13 and 2.x.
 
 /// softmax(scale q k^T + mask) v with gradients, on any device.
 /// \param q        [B, H, T, head_dim]

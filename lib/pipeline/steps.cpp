@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "nn/sample.h"
 #include "pipeline/repairs.h"
 #include "pipeline/widths.h"
 #include "profile/memory.h"

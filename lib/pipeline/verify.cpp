@@ -78,10 +78,14 @@ void require_same_numbers(const ModelSpec& expected, const ModelSpec& found, con
     if (std::abs(a - b) > 1e-6 * std::abs(a)) refute("{}: {}: expected {}, got {}", place, name, a, b);
   };
   near("norm_eps", expected.norm_eps, found.norm_eps);
-  near("rope_theta", expected.rope_theta, found.rope_theta);
   near("head_dim", static_cast<double>(expected.head_dim), static_cast<double>(found.head_dim));
-  const auto a = rope_frequency_divisors(expected), b = rope_frequency_divisors(found);
-  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) near("rotary frequency divisor", a[i], b[i]);
+  for (size_t l = 0; l < std::min(expected.layers.size(), found.layers.size()); ++l) {
+    const LayerSpec &wanted = expected.layers[l], &layer = found.layers[l];
+    near("rope_theta", wanted.rope_theta, layer.rope_theta);
+    const auto a = rope_frequency_divisors(wanted, expected.head_dim);
+    const auto b = rope_frequency_divisors(layer, found.head_dim);
+    for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) near("rotary frequency divisor", a[i], b[i]);
+  }
 }
 
 /// What `body` finds wrong with the data refutes; what keeps it from looking does not.

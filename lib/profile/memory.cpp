@@ -26,7 +26,7 @@ MemoryNeed memory_need(const ModelSpec& spec, const ProfileOptions& options) {
       if (tensor.layer == l) weights += n_elements(tensor.shape);
     if (wanted.second_moments) sums += 8 * (n_mixed * n_mixed + n_ff * n_ff);
     if (wanted.weight_gradients) sums += 8 * weights;
-    const int64_t kv = n_mixed / spec.heads_per_group;
+    const int64_t kv = n_mixed / spec.layer(l).heads_per_group;
     const int64_t trace = 4 * rows * (3 * spec.d_model + 2 * n_mixed + 2 * kv + 2 * n_ff);
     // A pass through one layer and back: gradients of what a trace holds, a weight's gradient in both types.
     int64_t scratch = 4 * rows * (6 * spec.d_model + 4 * n_mixed + 2 * n_ff);

@@ -128,6 +128,16 @@ void fit_projections(const nn::Decoder& decoder, const std::vector<at::Tensor>& 
   }
 }
 
+/// A projection is fitted to what its half adds to the stream, which a norm in between makes no linear
+/// function of its inputs.
+void require_no_norm_behind(const ModelSpec& spec) {
+  for (const TensorSpec& tensor : spec.tensors)
+    if (tensor.role == Role::kAttnPostNorm || tensor.role == Role::kFfnPostNorm)
+      throw Error(fmt::format("{}: closed-form repairs of o and down are not supported in front of a norm",
+                              tensor.name),
+                  "compensation `norm` fits the output norm alone");
+}
+
 /// With fewer tokens than this for each input, a projection learns the text it is fitted on
 /// (docs/quality.md).
 constexpr int64_t kTokensPerInput = 32;
@@ -158,6 +168,7 @@ std::vector<nn::LevelRepair> fit_levels(const nn::Decoder& decoder, const std::v
     warn_if_text_is_short(batches, decoder.spec().d_ff());
   return nn::with_torch_errors([&] {
     const c10::NoGradGuard no_gradients;
+    if (options.compensation != Compensation::kNorm) require_no_norm_behind(decoder.spec());
     if (options.compensation != Compensation::kNorm)
       fit_projections(decoder, batches, levels, options, repairs);
     if (has(options.compensation, Compensation::kNorm)) fit_output_norms(decoder, batches, levels, repairs);

@@ -146,7 +146,10 @@ void fit_output_norms(const nn::Decoder& decoder, const std::vector<at::Tensor>&
     const Divergence fitted(decoder, hidden(decoder, text.fitted, level), wanted);
     const Divergence held_out(decoder, hidden(decoder, text.held_out, level), wanted_held_out);
     const at::Tensor weight = decoder.output_norm();
-    repairs[i].output_norm = weight * best_factors(fitted, held_out, wanted.size(0)).to(weight.options());
+    const at::Tensor factors = best_factors(fitted, held_out, wanted.size(0)).to(weight.options());
+    // The factors are of weight and offset together, and a file holds the weight alone.
+    const double offset = decoder.spec().output_norm_offset;
+    repairs[i].output_norm = offset == 0 ? weight * factors : (weight + offset) * factors - offset;
     progress.advance(1);
   }
 }

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "base/progress.h"
-#include "nn/decoder.h"
+#include "nn/device.h"
 #include "nn/host_tensor.h"
 #include "nn/torch_error.h"
 #include "solve/prefix_fit.h"

@@ -80,6 +80,12 @@ TEST_CASE("architecture: what no stock graph computes is refused with the reason
   const ModelSpec scaled = make_tiny_spec("qwen3", {.tied = true, .llama3_rope = true});
   CHECK(refusal(scaled, full_widths(scaled)) ==
         "no architecture of stock llama.cpp has both norms on q and k and rope factors");
+  ModelSpec peculiar = make_tiny_spec("llama");
+  peculiar.layers[1].sliding_window = 8;
+  peculiar.layers[0].activation = Activation::kGeluTanh;
+  CHECK(refusal(peculiar, full_widths(peculiar)) ==
+        "no architecture of stock llama.cpp that levels are written as has gelu in the mlp, sliding windows "
+        "that differ by layer");
   const ModelSpec deep = make_tiny_spec("llama", {.n_layers = 513});
   CHECK(refusal(deep, full_widths(deep)) == "stock llama.cpp runs at most 512 layers, got 513");
 }
@@ -126,7 +132,7 @@ TEST_CASE("architecture: zeros that deci's loader or graph get wrong are refused
     CHECK(refusal(spec, trap.widths) == trap.message);
   // Heads that are no multiple of the KV heads cannot be said: a sub-model keeps whole groups of some size.
   ModelSpec uneven = spec;
-  uneven.heads_per_group = 0;
+  for (LayerSpec& layer : uneven.layers) layer.heads_per_group = 0;
   CHECK(refusal(uneven, full_widths(spec)) ==
         "model dimensions make no sense: query heads per kv head is 0, expected 1 to 65536");
 }

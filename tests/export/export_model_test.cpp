@@ -59,10 +59,11 @@ void check_levels(const Checkpoint& source, const ElasticPlan& plan, const fs::p
     CHECK(sub.spec().layer_d_ff == expected.layer_d_ff);
     CHECK(sub.spec().layer_kv_heads == expected.layer_kv_heads);
     CHECK(sub.spec().head_dim == expected.head_dim);
-    CHECK(sub.spec().heads_per_group == expected.heads_per_group);
-    CHECK(sub.spec().rope_theta == expected.rope_theta);
+    CHECK(sub.spec().layer(0).heads_per_group == expected.layer(0).heads_per_group);
+    CHECK(sub.spec().layer(0).rope_theta == expected.layer(0).rope_theta);
     CHECK(sub.spec().norm_eps == expected.norm_eps);
-    CHECK(rope_frequency_divisors(sub.spec()) == rope_frequency_divisors(expected));
+    CHECK(rope_frequency_divisors(sub.spec().layer(0), expected.head_dim) ==
+          rope_frequency_divisors(expected.layer(0), expected.head_dim));
     REQUIRE(sub.spec().tensors.size() == source.spec().tensors.size());
     for (size_t i = 0; i < source.spec().tensors.size(); ++i) {
       const TensorSpec& tensor = source.spec().tensors[i];
@@ -248,8 +249,8 @@ TEST_CASE("export: metadata has the types that stock llama.cpp insists on") {
 
 TEST_CASE("export: linear rope scaling is said in keys, a sliding window bounds the context") {
   ModelSpec spec = test::make_tiny_spec("mistral", {.sliding_window = 8});
-  spec.rope.kind = RopeScaling::Kind::kLinear;
-  spec.rope.factor = 4;
+  for (LayerSpec& layer : spec.layers)
+    layer.rope = {.kind = RopeScaling::Kind::kLinear, .factor = 4, .factors = {}};
   complete_spec(spec);
   const Model model(spec);
   const fs::path target = model.make("artifact");

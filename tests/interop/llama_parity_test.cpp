@@ -62,7 +62,8 @@ TEST_SUITE("interop") {
         }
         const test::ElasticFixture made(variant.spec, DType::kF32, method);
         // Stock graphs attend fully: compare inside the window.
-        const int64_t n = variant.spec.sliding_window > 0 ? variant.spec.sliding_window : 24;
+        const int64_t window = variant.spec.layer(0).sliding_window;
+        const int64_t n = window > 0 ? window : 24;
         check_artifact(made.reordered(), made.artifact(), some_ids(n, variant.spec.n_vocab));
         const auto manifest = nlohmann::json::parse(read_text(made.artifact() / "manifest.json"));
         for (const auto& file : manifest.at("files"))

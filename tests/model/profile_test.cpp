@@ -80,7 +80,7 @@ TEST_CASE("profile: input means and second moments come back, moments one space 
       const auto l = static_cast<size_t>(layer);
       const int64_t n = site == Site::kFfnDown ? spec.layer_d_ff[l]
                         : site == Site::kAttnOut
-                            ? spec.layer_kv_heads[l] * spec.heads_per_group * spec.head_dim
+                            ? spec.layer_kv_heads[l] * spec.layers[l].heads_per_group * spec.head_dim
                             : spec.d_model;
       profile.inputs.push_back({std::vector<double>(static_cast<size_t>(n), 0.5 + static_cast<double>(layer)),
                                 std::vector<double>(static_cast<size_t>(n), 2)});

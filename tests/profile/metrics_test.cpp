@@ -139,7 +139,7 @@ TEST_CASE("metrics: taylor-element is |w dL/dw| over all weights of the unit, gr
     const at::Tensor ids = ids_of(batches, 0, 3);
     const auto trace = decoder.trace(0, decoder.embed(ids));
     std::map<Role, at::Tensor> gradients;
-    decoder.backward(0, trace, decoder.loss_and_gradient(trace.output, ids).gradient,
+    decoder.backward(0, trace, decoder.loss_and_gradient(trace.output, ids).gradient, {},
                      [&](Role role, const at::Tensor& gradient) { gradients[role] = gradient.clone(); });
     for (size_t s = 0; s < spec.spaces.size(); ++s)
       for (int64_t unit = 0; unit < spec.spaces[s].n_units; ++unit) {

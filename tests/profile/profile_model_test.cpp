@@ -3,6 +3,7 @@
 #include "support/batches.h"
 #include "support/decoders.h"
 #include "support/errors.h"
+#include "support/reference_decoder.h"
 #include "support/tensors.h"
 
 using namespace elastify;
@@ -43,12 +44,11 @@ TEST_CASE("profile: taylor is the sum over sequences of the absolute mask gradie
 
   std::vector<at::Tensor> expected;
   for (const auto& space : spec.spaces) expected.push_back(at::zeros({space.n_units}));
+  const ReferenceDecoder reference(checkpoint);
   double nll = 0;
   for (size_t i = 0; i < 5; ++i) {
-    auto masks = unit_masks(spec, 1, true);
-    nn::ForwardOptions masked;
-    masked.unit_masks = &masks;
-    const auto loss = decoder.sequence_nll(ids_of(batches, i, 1), masked).sum();
+    const auto masks = unit_masks(full_widths(spec), 1, true);
+    const auto loss = reference.sequence_nll(ids_of(batches, i, 1), {.unit_masks = &masks}).sum();
     nll += loss.item<double>();
     const auto gradients = torch::autograd::grad({loss}, masks);
     for (size_t s = 0; s < masks.size(); ++s) expected[s] += gradients[s][0].abs();

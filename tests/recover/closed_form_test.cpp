@@ -3,6 +3,7 @@
 #include "support/batches.h"
 #include "support/decoders.h"
 #include "support/errors.h"
+#include "support/reference_decoder.h"
 
 using namespace elastify;
 using namespace elastify::test;
@@ -57,7 +58,7 @@ TEST_CASE("closed form: baked weights of the first o are those of the normal equ
         recover::fit_level(decoder, {ids.narrow(0, 0, 5), ids.narrow(0, 5, 3)}, widths, options);
     const c10::NoGradGuard no_gradients;
     const auto whole = decoder.trace(0, decoder.embed(ids));
-    const int64_t kept = widths[0] * spec.heads_per_group * spec.head_dim;
+    const int64_t kept = widths[0] * spec.layer(0).heads_per_group * spec.head_dim;
     at::Tensor x = whole.attention.narrow(2, 0, kept).reshape({-1, kept}).to(at::kDouble);
     at::Tensor y = (whole.middle - whole.input).reshape({-1, spec.d_model}).to(at::kDouble);
     if (weigh) {
@@ -173,22 +174,39 @@ TEST_CASE("closed form: at full width there is nothing to make up for, biases of
   }
 }
 
-TEST_CASE("closed form: repairs run alike with and without gradients") {
+TEST_CASE("closed form: repairs run as the reference runs them") {
   const ModelSpec spec = make_tiny_spec("llama");
-  const nn::Decoder decoder(tiny_checkpoint(spec), {});
+  const Checkpoint checkpoint = tiny_checkpoint(spec);
+  const nn::Decoder decoder(checkpoint, {});
+  const ReferenceDecoder reference(checkpoint);
   const at::Tensor ids = random_ids(4, 20, spec.n_vocab);
   const Widths widths = half_widths(spec);
   for (const std::string& name : compensation_names()) {
     CAPTURE(name);
     const auto repairs = recover::fit_level(decoder, {ids}, widths, with(compensation_named(name)));
-    const auto masks = unit_masks(narrowed(spec, widths), 4, true);
-    nn::ForwardOptions options;
-    options.widths = &widths;
-    options.repairs = &repairs;
-    options.unit_masks = &masks;
-    CHECK(decoder.sequence_nll(ids, options).sum().item<double>() ==
-          doctest::Approx(nll_of(decoder, ids, widths, &repairs)).epsilon(1e-5));
+    const ReferenceDecoder::Options options{.widths = &widths, .repairs = &repairs};
+    CHECK(nll_of(decoder, ids, widths, &repairs) ==
+          doctest::Approx(reference.sequence_nll(ids, options).sum().item<double>()).epsilon(1e-5));
   }
+}
+
+TEST_CASE(
+    "closed form: o and down in front of a norm are refused, the output norm is fitted with its offset") {
+  const auto fit = [](const ModelSpec& spec, const char* compensation) {
+    return recover::fit_level(nn::Decoder(memory_checkpoint(spec), {}), {random_ids(8, 20, spec.n_vocab)},
+                              half_widths(spec), with(recover::compensation_named(compensation)));
+  };
+  const ModelSpec offset = peculiar_variants()[0].spec, post_norms = peculiar_variants()[1].spec;
+  CHECK(message_of([&] { fit(post_norms, "adapter"); }) ==
+        "model.layers.0.attn_post_norm.weight: closed-form repairs of o and down are not supported in front "
+        "of a "
+        "norm");
+  CHECK(fit(post_norms, "norm").output_norm.defined());
+  const nn::Decoder decoder(memory_checkpoint(offset), {});
+  const at::Tensor ids = random_ids(8, 20, offset.n_vocab);
+  const Widths widths = half_widths(offset);
+  const auto repairs = recover::fit_level(decoder, {ids}, widths, with(Compensation::kNorm));
+  CHECK(nll_of(decoder, ids, widths, &repairs) < nll_of(decoder, ids, widths, nullptr));
 }
 
 TEST_CASE("closed form: what a level leaves out has no repair, what it keeps has one") {

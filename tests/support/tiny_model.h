@@ -32,7 +32,12 @@ struct TinyVariant {
 /// biases, heads wider than d_model / n_heads, scaled rotary frequencies, a sliding window.
 std::vector<TinyVariant> tiny_variants();
 
-/// Of a model with four layers: the attention of layer 1 and all of layer 2 are left out, the rest is whole.
+/// Models of what the next families have, each with several at once: GELU, norm weights with an offset, norms
+/// after each half, and windows, rotary bases and query heads per K/V head that differ by layer. No file
+/// format says such models: memory_checkpoint() makes their weights.
+std::vector<TinyVariant> peculiar_variants();
+
+/// For a model with four layers: the attention of layer 1 and all of layer 2 are left out, the rest is whole.
 Widths shallow_widths(const ModelSpec& spec);
 /// Level 0.6 with these widths, and level 0.3, which loses the last layer's attention as well, and units of
 /// the halves that are left.

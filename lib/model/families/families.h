@@ -38,7 +38,7 @@ struct TensorRow {
 /// GGUF's llama-like architectures side by side.
 enum class RopeOrder : uint8_t { kHalves, kInterleaved };
 
-/// What a family takes from Hugging Face's config.json besides the dimensions.
+/// How a family reads Hugging Face's config.json, besides the dimensions.
 struct ConfigTraits {
   bool attention_bias_key = false;  ///< `attention_bias` adds biases to q, k, v and o
   bool mlp_bias_key = false;        ///< `mlp_bias` adds biases to gate, up and down
@@ -53,13 +53,16 @@ struct ConfigTraits {
   int64_t default_sliding_window = 0;  ///< `sliding_window` where absent (null means none)
 };
 
-/// One architecture, as a table: nothing else in the project depends on the family.
+/// One architecture, as a table: nothing else in the project depends on the family. What its layers compute
+/// is `layer`, changed by the configuration; a norm after a half of a layer is a row of role kAttnPostNorm or
+/// kFfnPostNorm.
 struct Family {
   const char* name;             ///< also model_type in config.json
   const char* hf_architecture;  ///< "LlamaForCausalLM"
   const char* gguf_architecture;
   RopeOrder gguf_rope;
   ConfigTraits config;
+  LayerSpec layer = {};  ///< of every layer, before the configuration is read
   std::vector<TensorRow> tensors;
 };
 
