@@ -105,8 +105,7 @@ at::Tensor Decoder::hidden(const at::Tensor& ids, const ForwardOptions& options,
     const at::Tensor x = embed(ids);
     state_->check_pass(ids.size(1), options, cache);
     Workspace workspace;
-    for (int64_t l = 0; l < state_->spec.n_layers; ++l)
-      if (l != options.skip_layer) state_->run(l, x, options, cache, workspace);
+    for (int64_t l = 0; l < state_->spec.n_layers; ++l) state_->run(l, x, options, cache, workspace);
     if (cache != nullptr) cache->length += ids.size(1);
     return final_norm(x, options);
   });

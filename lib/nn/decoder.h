@@ -33,8 +33,7 @@ struct ForwardOptions {
   const Widths* widths = nullptr;
   const LevelRepair* repairs = nullptr;  ///< of the level that `widths` chooses; null: none
   Half half = Half::kBoth;               ///< of every layer: what runs; the other half is the identity
-  bool projects = true;     ///< false: o and down add nothing; a trace then costs only their inputs
-  int64_t skip_layer = -1;  ///< hidden() leaves this layer out
+  bool projects = true;  ///< false: o and down add nothing; a trace then costs only their inputs
 };
 
 /// A decoder-only transformer driven by its ModelSpec: RMSNorm, rotary attention with grouped heads, gated

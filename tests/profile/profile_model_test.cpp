@@ -97,9 +97,10 @@ TEST_CASE("profile: the removal loss of a layer is that of a pass without it") {
   CHECK(profile.base_loss == doctest::Approx(base).epsilon(1e-6));
   REQUIRE(profile.removal_loss.size() == 3);
   for (int64_t l = 0; l < 3; ++l) {
-    nn::ForwardOptions forward;
-    forward.skip_layer = l;
-    const double without = decoder.sequence_nll(ids, forward).sum().item<double>() / 36;
+    at::Tensor x = decoder.embed(ids);
+    for (int64_t other = 0; other < 3; ++other)
+      if (other != l) x = decoder.layer(other, x);
+    const double without = decoder.token_nll(decoder.final_norm(x), ids).sum(at::kDouble).item<double>() / 36;
     CHECK(profile.removal_loss[static_cast<size_t>(l)] == doctest::Approx(without - base).epsilon(1e-4));
   }
 }
