@@ -42,10 +42,10 @@ std::string to_text(const InstallRow& row, size_t width) {
                      fmt::format("{:.0f} MiB", static_cast<double>(outcome.peak_rss_bytes) / (1 << 20)));
 }
 
-Report run_install_check(const Globals& globals, const InstallCheckCommand& command) {
-  if (!command.latency_table.empty()) require_absent(command.latency_table, globals.force);
+Report run_install_check(const Invocation& call, const InstallCheckCommand& command) {
+  if (!command.latency_table.empty()) require_absent(command.latency_table, call.force);
   pipeline::InstallOptions options = command.options;
-  options.job.threads = globals.threads;
+  options.job.threads = static_cast<int>(call.config.threads);
   options.for_latency_table = !command.latency_table.empty();
   const pipeline::InstallReport checked = pipeline::check_install(command.path, options);
 
@@ -88,36 +88,32 @@ Report run_install_check(const Globals& globals, const InstallCheckCommand& comm
 
 }  // namespace
 
-void add_install_check(CLI::App& app, const Globals& globals, Action& action) {
-  auto* command =
-      app.add_subcommand("install-check", "load every file of an artifact in the runtimes of this machine");
+void add_install_check(CLI::App& command, Invocation& call) {
   auto args = std::make_shared<InstallCheckCommand>();
   pipeline::LoadJob& job = args->options.job;
-  command->add_option("ART", args->path, "artifact directory, packed file, or a single GGUF file")
-      ->required();
+  command.add_option("ART", args->path, "artifact directory, packed file, or a single GGUF file")->required();
   command
-      ->add_option("--runtime", args->options.runtimes,
-                   "llama.cpp, node-llama-cpp or llama.node, as NAME or NAME=FOLDER; may be given several "
-                   "times [all that are found]")
+      .add_option("--runtime", args->options.runtimes,
+                  "llama.cpp, node-llama-cpp or llama.node, as NAME or NAME=FOLDER; may be given several "
+                  "times [all that are found]")
       ->type_name("NAME[=FOLDER]")
       ->allow_extra_args(false);
-  command->add_option("--prompt", job.n_prompt, "tokens of the prompt")
+  command.add_option("--prompt", job.n_prompt, "tokens of the prompt")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  command->add_option("--generate", job.n_generate, "tokens to generate")
+  command.add_option("--generate", job.n_generate, "tokens to generate")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  command->add_option("--time-limit", job.limit_seconds, "seconds for each file in each runtime")
+  command.add_option("--time-limit", job.limit_seconds, "seconds for each file in each runtime")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--latency-table", args->latency_table,
-                      "write the times of one runtime to this file, for `plan --budget latency:FILE`");
-  command->footer(
+  command.add_option("--latency-table", args->latency_table,
+                     "write the times of one runtime to this file, for `plan --budget latency:FILE`");
+  command.footer(
       "Example: elastify install-check artifact\n"
       "         elastify install-check artifact --runtime llama.cpp=/opt/llama.cpp/bin --latency-table "
       "latency.json");
-  command->callback(
-      [args, &globals, &action] { action = [args, &globals] { return run_install_check(globals, *args); }; });
+  command.callback([args, &call] { call.action = [args, &call] { return run_install_check(call, *args); }; });
 }
 
 }  // namespace elastify::cli

@@ -15,19 +15,19 @@ struct SliceCommand {
   bool merge_adapter = false;
 };
 
-/// The packed file itself, or the one of an artifact's directory.
+/// Opens a packed file, or the one in an artifact's directory.
 exporter::PackedFile open_packed(const fs::path& path) {
   return exporter::PackedFile::open(fs::is_directory(path) ? path / "model.gguf" : path);
 }
 
-/// --force must not replace what is being read.
+/// Refuses to replace the packed file that is being read, even with --force.
 void require_other(const fs::path& output, const fs::path& packed) {
   std::error_code ignored;
   if (fs::equivalent(output, packed, ignored))
     throw UsageError(fmt::format("{}: is the packed file itself", output.string()), "choose another -o");
 }
 
-Report run_slice(const Globals& globals, const SliceCommand& command) {
+Report run_slice(const Invocation& call, const SliceCommand& command) {
   const exporter::PackedFile packed = open_packed(command.packed);
   const exporter::PackedLevel& level = packed.level(command.level);
   std::vector<std::pair<const exporter::EmbeddedFile*, fs::path>> beside;
@@ -37,13 +37,13 @@ Report run_slice(const Globals& globals, const SliceCommand& command) {
         beside.emplace_back(&packed.embedded()[*index],
                             command.output.parent_path() / packed.embedded()[*index].name);
   require_other(command.output, packed.path());
-  require_absent(command.output, globals.force);
+  require_absent(command.output, call.force);
   for (const auto& [file, path] : beside) {
     require_other(path, packed.path());
     if (path == command.output)
       throw UsageError(fmt::format("{}: the level's {} goes under this name", path.string(), file->name),
                        "choose another -o");
-    require_absent(path, globals.force);
+    require_absent(path, call.force);
     packed.check_hash(*file);  // before anything is written
   }
   const auto start = std::chrono::steady_clock::now();
@@ -77,20 +77,18 @@ Report run_slice(const Globals& globals, const SliceCommand& command) {
 
 }  // namespace
 
-void add_slice(CLI::App& app, const Globals& globals, Action& action) {
-  auto* command = app.add_subcommand("slice", "take a level's own file out of a packed one, by copying");
+void add_slice(CLI::App& command, Invocation& call) {
   auto args = std::make_shared<SliceCommand>();
-  command->add_option("FILE", args->packed, "model.gguf that `elastify export --packed` wrote")->required();
-  command->add_option("--level", args->level, "1: the plain full model")
+  command.add_option("FILE", args->packed, "model.gguf that `elastify export --packed` wrote")->required();
+  command.add_option("--level", args->level, "1: the plain full model")
       ->required()
       ->check(CLI::PositiveNumber);
-  command->add_flag("--merge-adapter", args->merge_adapter,
-                    "add the level's adapter to its weights, in float32, and encode them in the file's type; "
-                    "without it, the adapter is written beside as lora-050.gguf");
-  command->add_option("-o,--output", args->output, "GGUF file to write")->required();
-  command->footer("Example: elastify slice packed/model.gguf --level 0.5 -o level-050.gguf");
-  command->callback(
-      [args, &globals, &action] { action = [args, &globals] { return run_slice(globals, *args); }; });
+  command.add_flag("--merge-adapter", args->merge_adapter,
+                   "add the level's adapter to its weights, in float32, and encode them in the file's type; "
+                   "without it, the adapter is written beside as lora-050.gguf");
+  command.add_option("-o,--output", args->output, "GGUF file to write")->required();
+  command.footer("Example: elastify slice packed/model.gguf --level 0.5 -o level-050.gguf");
+  command.callback([args, &call] { call.action = [args, &call] { return run_slice(call, *args); }; });
 }
 
 }  // namespace elastify::cli

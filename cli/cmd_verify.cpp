@@ -1,24 +1,20 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "cli/options.h"
 
 namespace elastify::cli {
 
-void add_verify(CLI::App& app, const Globals& globals, Action& action) {
-  auto* command =
-      app.add_subcommand("verify", "prove that an output is its source, reordered; exit 1 if it is not");
+void add_verify(CLI::App& command, Invocation& call) {
   auto args = std::make_shared<VerifyCommand>();
-  command->add_option("PATH", args->path, "directory that `elastify reorder` or `elastify export` wrote")
+  command.add_option("PATH", args->path, "directory that `elastify reorder` or `elastify export` wrote")
       ->required();
-  command->add_option("--against", args->against, "the model it was made from")->required();
-  command
-      ->add_option("--tolerance", args->options.tolerance, "of logits, relative to their standard deviation")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->footer("Example: elastify verify artifact --against models/SmolLM2-135M-Instruct.Q4_1.gguf");
-  command->callback([args, &globals, &action] {
-    args->options.seed = globals.seed;
-    action = [args, &globals] { return run_verify(globals, *args); };
+  command.add_option("--against", args->against, "the model it was made from")->required();
+  add_section(command, call, "verify");
+  command.footer("Example: elastify verify artifact --against models/SmolLM2-135M-Instruct.Q4_1.gguf");
+  command.callback([args, &call] {
+    pipeline::complete(call.config);
+    call.action = [args, &call] { return with_torch(call, *args); };
   });
 }
 

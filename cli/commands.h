@@ -1,18 +1,15 @@
 #pragma once
 
-#include <fmt/format.h>
-
-#include <nlohmann/json.hpp>
-
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file.h"
 #include "pipeline/config.h"
-#include "pipeline/verify.h"
-#include "plan/cost_curves.h"
+#include "report/report.h"
 
 namespace CLI {
 class App;
@@ -20,100 +17,86 @@ class App;
 
 namespace elastify::cli {
 
-/// Flags that every command has.
-struct Globals {
+using report::Report;
+
+/// The state of one command while it is parsed: the flags of all commands, and the options of the stages,
+/// bound to `config`.
+struct Invocation {
+  Invocation() { declare(options, config); }
+
   bool json = false, force = false, quiet = false, verbose = false;
-  int threads = 0;
-  nn::DecoderOptions compute;
-  int64_t seed = 0;
-  fs::path tokenizer;
+  pipeline::RunConfig config;
+  options::Options options;
+  /// The work that the command line asks for. It is set during parsing and run afterwards.
+  std::function<Report()> action;
+
+  /// Whether the user gave the option with this key.
+  bool given(const std::string& key) const { return config.sources.contains(key); }
 };
 
-/// What a command says at its end: `text` for people, or `json` with --json. `ok` false: exit status 1.
-struct Report {
-  nlohmann::ordered_json json = nlohmann::ordered_json::object();
-  std::string text;
-  bool ok = true;
+/// A command. `add` declares its arguments and flags, and sets the action if the command is chosen.
+struct Verb {
+  std::string_view name, summary;
+  void (*add)(CLI::App& command, Invocation& call);
 };
+/// All commands, in the order of their work.
+const std::vector<Verb>& verbs();
 
-/// The command that the command line asks for; set while it is parsed, run afterwards.
-using Action = std::function<Report()>;
+// One per file cmd_<verb>.cpp.
+void add_inspect(CLI::App& command, Invocation& call);
+void add_profile(CLI::App& command, Invocation& call);
+void add_reorder(CLI::App& command, Invocation& call);
+void add_plan(CLI::App& command, Invocation& call);
+void add_export(CLI::App& command, Invocation& call);
+void add_slice(CLI::App& command, Invocation& call);
+void add_verify(CLI::App& command, Invocation& call);
+void add_eval(CLI::App& command, Invocation& call);
+void add_install_check(CLI::App& command, Invocation& call);
+void add_run(CLI::App& command, Invocation& call);
+void add_sweep(CLI::App& command, Invocation& call);
+void add_options(CLI::App& command, Invocation& call);
 
-// One per subcommand: declares its flags and sets `action` when it is chosen.
-void add_inspect(CLI::App& app, const Globals& globals, Action& action);
-void add_profile(CLI::App& app, const Globals& globals, Action& action);
-void add_reorder(CLI::App& app, const Globals& globals, Action& action);
-void add_plan(CLI::App& app, const Globals& globals, Action& action);
-void add_export(CLI::App& app, const Globals& globals, Action& action);
-void add_slice(CLI::App& app, const Globals& globals, Action& action);
-void add_verify(CLI::App& app, const Globals& globals, Action& action);
-void add_eval(CLI::App& app, const Globals& globals, Action& action);
-void add_install_check(CLI::App& app, const Globals& globals, Action& action);
-void add_run(CLI::App& app, const Globals& globals, Action& action);
-void add_sweep(CLI::App& app, const Globals& globals, Action& action);
-
+// Arguments of commands, without the options of the stages.
+struct SystemCommand {};
 struct ProfileCommand {
   fs::path model, output;
-  profile::ProfileOptions options;
-  profile::WorkOptions work;
   bool resume = false;
 };
 struct ReorderCommand {
-  std::string compensation = "none";  ///< into options.repair
   fs::path model, profile, widths, output;
-  profile::ProfileOptions profiling;
-  pipeline::ReorderSection options;
 };
 struct PlanCommand {
   fs::path model, profile, output, plot;
-  plan::PlanOptions options;
-  profile::ProfileOptions text;  ///< what losses are measured on
   bool explain = false;
-};
-struct ExportCommand {
-  fs::path reordered, output, imatrix;
-  exporter::ExportOptions options;
-  bool hf = false;  ///< Hugging Face directories; no options.types: as the model is stored
 };
 struct VerifyCommand {
   fs::path path, against;
-  pipeline::VerifyOptions options;
 };
 struct EvalCommand {
-  fs::path path, task;
+  fs::path path;
   std::optional<double> level;
-  bool repairs = true;  ///< apply those of the level
-  pipeline::EvalOptions options;
+  bool repairs = true;  ///< apply the level's repairs
 };
 struct RunCommand {
   fs::path config;
   std::vector<std::string> overrides;
-  bool resume = true;  ///< what is up to date is never done again, unless --force
 };
-using SweepCommand = RunCommand;
+struct SweepCommand : RunCommand {};
 
-// The commands that need LibTorch, whose start-up alone takes most of a second. `elastify` itself is linked
-// without it: there, each of these replaces the process by `elastify-torch` with the same arguments
-// (hand_over.cpp); in elastify-torch they do the work (torch/).
-Report run_system(const Globals& globals);
-Report run_profile(const Globals& globals, const ProfileCommand& command);
-Report run_measured_plan(const Globals& globals, const PlanCommand& command);
-Report run_reorder(const Globals& globals, const ReorderCommand& command);
-Report run_verify(const Globals& globals, const VerifyCommand& command);
-Report run_eval(const Globals& globals, const EvalCommand& command);
-Report run_run(const Globals& globals, const RunCommand& command);
-Report run_sweep(const Globals& globals, const SweepCommand& command);
+/// Replaces the process by `elastify-torch` with the same arguments.
+[[noreturn]] void hand_over();
 
-// Need no LibTorch. (export.cpp, export_hf.cpp)
-Report run_export(const Globals& globals, const ExportCommand& command);
-Report run_export_hf(const Globals& globals, const ExportCommand& command);
-
-/// Writes a plan, its plot if one is asked for, and says what it is.
-/// \param profile, curves  for --explain; may be null
-Report write_plan(const PlanCommand& command, const ElasticPlan& plan, const ModelSpec& spec,
-                  const Profile* profile, const plan::CostCurves* curves);
-
-/// The arguments the process was started with, for hand_over.cpp.
-extern char** arguments;
+/// Runs work that needs LibTorch. Loading LibTorch takes most of a second, so `elastify` is linked without it
+/// and hands such work over to `elastify-torch`, where torch/<verb>.cpp has the work of each command.
+template <typename Command>
+Report with_torch(const Invocation& call, const Command& command)
+#ifdef ELASTIFY_WITHOUT_TORCH
+{
+  static_cast<void>(call), static_cast<void>(command);
+  hand_over();
+}
+#else
+    ;
+#endif
 
 }  // namespace elastify::cli

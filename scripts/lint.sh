@@ -42,6 +42,8 @@ format() {
 
 includes() { python3 scripts/check_includes.py; }
 
+includes_test() { python3 tests/scripts/check_includes_test.py; }
+
 # Each header alone. Those that include LibTorch take too long; the build has them in many orders.
 headers() {
   local -a flags
@@ -82,6 +84,7 @@ build=${1:-build}
 
 check "format (clang-format)" format
 check "includes (who may include whom)" includes
+check "the check of includes itself" includes_test
 check "shell (shellcheck)" shell
 check "python parses" python
 if ! $quick; then

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a bare Debian 12 to an elastic model: sets up, fetches a small model and some text, runs one recipe.
-#   scripts/quickstart.sh [ARGUMENT...]     arguments of `elastify run`, e.g. --set recover.rank=16
+#   scripts/quickstart.sh [ARGUMENT...]     arguments for `elastify run`, e.g. --set recover.rank=16
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

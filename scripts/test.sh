@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything a change must pass, from a bare Debian 12 on: build, tests, sanitizers, lint.
+# Runs everything that a change must pass, starting from a bare Debian 12: build, tests, sanitizers, lint.
 #   scripts/test.sh [CTEST_ARGUMENT...]     e.g. -L unit, -R reorder
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,7 +8,7 @@ start=$SECONDS
 n_passed=0
 n_failed=0
 lines=()
-# lane NAME COMMAND...: goes on after a failure, so that one run tells all.
+# lane NAME COMMAND...: runs COMMAND and continues after a failure, so that one run shows every failure.
 lane() {
   local name=$1 lane_start=$SECONDS word=ok
   shift
@@ -32,7 +32,7 @@ sanitize() {
 }
 
 lane build scripts/setup.sh --tests
-# The real model is 98 MB; tests on it skip by name where it cannot be fetched.
+# The real model is 98 MB. If it cannot be fetched, the tests that use it skip by name.
 scripts/fetch_model.sh || echo "the demo model could not be fetched: its tests skip"
 ((n_failed > 0)) || lane tests ctest --preset release "$@"
 lane sanitizers sanitize

@@ -1,28 +1,29 @@
 #include "base/error.h"
-#include "cli/commands.h"
-#include "nn/decoder.h"
-#include "pipeline/widths.h"
+#include "cli/plan_output.h"
+#include "nn/device.h"
+#include "pipeline/fit_to_model.h"
+#include "pipeline/measure_profile.h"
+#include "pipeline/order.h"
+#include "pipeline/reorder_model.h"
 
 namespace elastify::cli {
 
-Report run_measured_plan(const Globals& globals, const PlanCommand& command) {
-  nn::set_threads(globals.threads);
-  const pipeline::OpenModel model = pipeline::open_model(command.model, globals.tokenizer);
+template <>
+Report with_torch(const Invocation& call, const PlanCommand& command) {
+  pipeline::RunConfig config = call.config;
+  nn::set_threads(static_cast<int>(config.threads));
+  const pipeline::OpenModel model = pipeline::open_model(command.model, config.tokenizer);
   const ModelSpec& spec = model.checkpoint.spec();
+  pipeline::fit_to_model(config, spec);
   if (command.profile.empty())
     throw UsageError("neither a profile nor second moments to go by",
                      "--profile of an `elastify profile` with --second-moments");
   const Profile profile = pipeline::load_profile_of(model, command.profile);
-  const MomentSource moments = pipeline::moments_of(command.profile, spec);
-  pipeline::ReorderSection options;
-  options.metric = command.options.metric;
-  options.plan = command.options;
-  const Permutation order =
-      pipeline::rank(model.checkpoint, &profile, moments, options, globals.seed, globals.compute.device);
-  pipeline::Calibration calibration{command.text, globals.compute, {}};
-  calibration.text.removal_tokens = command.text.tokens;
-  const pipeline::MeasuredPlan measured =
-      pipeline::plan_widths(model, &profile, moments, order, options, globals.seed, &calibration);
+  const pipeline::Calibration calibration = pipeline::calibration_of(config);
+  const pipeline::Evidence evidence{&profile, pipeline::moments_of(command.profile, spec), &calibration};
+  const Permutation order = pipeline::rank(model.checkpoint, &profile, evidence.moments,
+                                           config.reorder.metric, config.seed, config.compute.device);
+  const pipeline::MeasuredPlan measured = pipeline::plan_widths(model, evidence, order, config.reorder.plan);
   return write_plan(command, measured.plan, spec, &profile, measured.curves ? &*measured.curves : nullptr);
 }
 

@@ -4,39 +4,54 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "cli/commands.h"
-#include "nn/decoder.h"
-#include "pipeline/steps.h"
+#include "nn/device.h"
+#include "nn/system.h"
+#include "pipeline/fit_to_model.h"
+#include "pipeline/measure_profile.h"
 
 namespace elastify::cli {
 namespace {
 
-Report profile_with(const Communicator& processes, const Globals& globals, const ProfileCommand& command) {
-  require_absent(command.output, globals.force);
-  profile::ProfileOptions options = command.options;
-  if (options.data.empty()) {
-    if (!options.imatrix.empty()) options.metrics = {Metric::kImatrix};
-    if (options.second_moments || std::any_of(options.metrics.begin(), options.metrics.end(), needs_data))
-      throw UsageError("no calibration text",
-                       "--data FILE..., or --data self to let the model write its own");
-    options.removal_tokens = 0;
-  }
-  if (!processes.is_root()) log::set_level(log::Level::kQuiet);
-  nn::set_threads(globals.threads);
-  nn::warn_if_blas_is_slow();
-  profile::WorkOptions work = command.work;
+/// Without text, only metrics that need none are measured.
+/// \throws UsageError  if others are asked for
+void require_text(const Invocation& call, profile::ProfileOptions& options) {
+  if (!options.text.data.empty()) return;
+  if (!options.imatrix.empty() && !call.given("profile.metrics")) options.metrics = {Metric::kImatrix};
+  if (options.second_moments || std::any_of(options.metrics.begin(), options.metrics.end(), needs_data))
+    throw UsageError("no calibration text", "--data FILE..., or --data self to let the model write its own");
+  options.removal_tokens = 0;
+}
+
+profile::WorkOptions work_of(const Invocation& call, const ProfileCommand& command,
+                             const Communicator& processes) {
+  profile::WorkOptions work;
+  work.max_ram = call.config.max_ram;
+  work.save_every = call.config.profile.save_every;
   if (command.resume) {
     work.existing = profile::WorkOptions::Existing::kResume;
-  } else if (globals.force) {
+  } else if (call.force) {
     std::error_code ignored;
     if (processes.is_root()) fs::remove_all(pipeline::unfinished_path(command.output), ignored);
     processes.wait();
   }
-  nn::DecoderOptions compute = globals.compute;
-  if (compute.device == "cuda" && processes.size() > 1)
-    compute.device = nn::device_of_process(processes.rank());
-  const pipeline::OpenModel model = pipeline::open_model(command.model, globals.tokenizer);
-  const pipeline::Measured measured =
-      pipeline::write_profile(model, compute, options, work, command.output, processes);
+  return work;
+}
+
+Report profile_with(const Communicator& processes, const Invocation& call, const ProfileCommand& command) {
+  require_absent(command.output, call.force);
+  pipeline::RunConfig config = call.config;
+  config.profile.text.seed = config.seed;
+  require_text(call, config.profile);
+  if (!processes.is_root()) log::set_level(log::Level::kQuiet);
+  nn::set_threads(static_cast<int>(config.threads));
+  nn::warn_if_blas_is_slow();
+  if (config.compute.device == "cuda" && processes.size() > 1)
+    config.compute.device = nn::device_of_process(processes.rank());
+  const pipeline::OpenModel model = pipeline::open_model(command.model, config.tokenizer);
+  pipeline::fit_to_model(config, model.checkpoint.spec());
+  pipeline::fit_batch(config, model.checkpoint.spec());
+  const pipeline::Measured measured = pipeline::write_profile(
+      model, config.compute, config.profile, work_of(call, command, processes), command.output, processes);
 
   Report report;
   if (!processes.is_root()) return report;
@@ -59,15 +74,16 @@ Report profile_with(const Communicator& processes, const Globals& globals, const
 
 }  // namespace
 
-Report run_profile(const Globals& globals, const ProfileCommand& command) {
+template <>
+Report with_torch(const Invocation& call, const ProfileCommand& command) {
   const Communicator processes = Communicator::start();
-  if (processes.size() == 1) return profile_with(processes, globals, command);
+  if (processes.size() == 1) return profile_with(processes, call, command);
   try {
-    return profile_with(processes, globals, command);
+    return profile_with(processes, call, command);
   } catch (const Error& error) {
     fmt::print(stderr, "elastify profile: error: {}\n", error.what());
     if (!error.hint().empty()) fmt::print(stderr, "  hint: {}\n", error.hint());
-    processes.abort(1);  // the others would wait for this one for ever
+    processes.abort(1);  // the others would wait for this one forever
   }
 }
 

@@ -1,52 +1,89 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/commands.h"
-#include "cli/plan_text.h"
-#include "nn/decoder.h"
-#include "pipeline/repairs.h"
-#include "pipeline/steps.h"
-#include "pipeline/widths.h"
+#include "nn/device.h"
+#include "nn/system.h"
+#include "pipeline/fit_to_model.h"
+#include "pipeline/measure_profile.h"
+#include "pipeline/order.h"
+#include "pipeline/reorder_model.h"
+#include "report/plan_view.h"
 
 namespace elastify::cli {
+namespace {
 
-Report run_reorder(const Globals& globals, const ReorderCommand& command) {
-  require_absent(command.output, globals.force);
-  pipeline::ReorderSection options = command.options;
-  options.repair.compensation = recover::compensation_named(command.compensation);
-  nn::set_threads(globals.threads);
-  const pipeline::OpenModel model = pipeline::open_model(command.model, globals.tokenizer);
-  const ModelSpec& spec = model.checkpoint.spec();
+/// A profile and its second moments: read, or measured now.
+struct Measurements {
   std::optional<Profile> profile;
-  std::optional<ElasticPlan> given;
-  if (!command.widths.empty()) given = load_plan(command.widths, spec);
   MomentSource moments;
-  if (!command.profile.empty()) {
-    profile = pipeline::load_profile_of(model, command.profile);
-    moments = pipeline::moments_of(command.profile, spec);
-  } else if (!command.profiling.data.empty()) {
+};
+
+Measurements measure(const pipeline::OpenModel& model, const pipeline::RunConfig& config,
+                     const ReorderCommand& command) {
+  const plan::MethodFacts facts = plan::facts_of(config.reorder.plan.method);
+  if (!command.profile.empty())
+    return {pipeline::load_profile_of(model, command.profile),
+            pipeline::moments_of(command.profile, model.checkpoint.spec())};
+  if (!config.profile.text.data.empty() || config.reorder.metric == Metric::kImatrix) {
     nn::warn_if_blas_is_slow();
-    profile::ProfileOptions profiling = command.profiling;
-    profiling.metrics = {command.options.metric};
-    if (!plan::goes_by_removal_loss(command.options.plan.method)) profiling.removal_tokens = 0;
-    profiling.second_moments |= pipeline::needs_moments(command.options.plan.method);
-    pipeline::Measured measured = pipeline::measure_profile(model, globals.compute, profiling);
-    profile = std::move(measured.profile);
-    moments = std::move(measured.moments);
-  } else if (needs_data(command.options.metric) || command.options.plan.method != plan::Method::kUniform) {
+    profile::ProfileOptions options = config.profile;
+    options.metrics = {config.reorder.metric};
+    if (!facts.needs_removal || options.text.data.empty()) options.removal_tokens = 0;
+    profile::WorkOptions work;
+    work.max_ram = config.max_ram;
+    work.existing = profile::WorkOptions::Existing::kResumeOrReplace;
+    const fs::path directory = config.max_ram > 0 ? pipeline::unfinished_path(command.output) : fs::path();
+    pipeline::Measured measured = pipeline::measure_profile(model, config.compute, options, work, directory);
+    return {std::move(measured.profile), std::move(measured.moments)};
+  }
+  if (needs_data(config.reorder.metric) || facts.needs_profile)
     throw UsageError("neither a profile nor calibration text",
                      "--data FILE... (or self), or --profile of an earlier `elastify profile`");
-  }
-  const pipeline::Calibration calibration{command.profiling, globals.compute, {}};
-  const ElasticPlan plan =
-      pipeline::write_reordered(model, profile ? &*profile : nullptr, moments, options, globals.seed,
-                                command.output, globals.force, &calibration, given ? &*given : nullptr);
-  Report report = describe(plan, spec);
-  report.json["metric"] = name_of(command.options.metric);
-  const std::string compensation = recover::name_of(options.repair.compensation);
+  return {};
+}
+
+/// The options that the preset set, in one line; empty if there are none.
+std::string preset_text(const pipeline::RunConfig& config) {
+  std::string text;
+  for (const auto& [key, source] : config.sources)
+    if (source.starts_with("preset"))
+      text += fmt::format("{}{} {}", text.empty() ? "" : ", ", key.substr(key.find('.') + 1),
+                          options::text_of(value_of(config, key)));
+  return text.empty() ? "" : fmt::format("preset {}: {}\n", config.preset, text);
+}
+
+}  // namespace
+
+template <>
+Report with_torch(const Invocation& call, const ReorderCommand& command) {
+  require_absent(command.output, call.force);
+  pipeline::RunConfig config = call.config;
+  nn::set_threads(static_cast<int>(config.threads));
+  const pipeline::OpenModel model = pipeline::open_model(command.model, config.tokenizer);
+  const ModelSpec& spec = model.checkpoint.spec();
+  pipeline::fit_to_model(config, spec);
+  pipeline::fit_batch(config, spec);
+  std::optional<ElasticPlan> given;
+  if (!command.widths.empty()) given = load_plan(command.widths, spec);
+  const Measurements measurements = measure(model, config, command);
+  const pipeline::Calibration calibration = pipeline::calibration_of(config);
+  const pipeline::Evidence evidence{measurements.profile ? &*measurements.profile : nullptr,
+                                    measurements.moments, &calibration};
+  const ElasticPlan plan = pipeline::write_reordered(model, evidence, config, command.output, call.force,
+                                                     given ? &*given : nullptr);
+  std::error_code ignored;
+  fs::remove_all(pipeline::unfinished_path(command.output), ignored);  // second moments of a streamed profile
+  Report report = report::view_plan(plan, spec);
+  const std::string compensation = name_of(config.reorder.repair.compensation);
+  report.json["preset"] = config.preset;
+  report.json["metric"] = name_of(config.reorder.metric);
   report.json["compensate"] = compensation;
+  report.json["options"] = to_json(config);
+  report.json["sources"] = config.sources;
   report.json["output"] = command.output.string();
+  report.text += preset_text(config);
   report.text += fmt::format(
-      "reordered by {}, {} levels{} -> {}\n", name_of(command.options.metric), plan.levels.size(),
+      "reordered by {}, {} levels{} -> {}\n", name_of(config.reorder.metric), plan.levels.size(),
       compensation == "none" ? "" : fmt::format(", repairs: {}", compensation), command.output.string());
   return report;
 }

@@ -1,10 +1,12 @@
+#include "nn/system.h"
 #include "cli/commands.h"
-#include "nn/decoder.h"
+#include "nn/device.h"
 
 namespace elastify::cli {
 
-Report run_system(const Globals& globals) {
-  nn::set_threads(globals.threads);
+template <>
+Report with_torch(const Invocation& call, const SystemCommand&) {
+  nn::set_threads(static_cast<int>(call.config.threads));
   const nn::SystemReport system = nn::inspect_system();
   Report report;
   report.json = {{"torch", system.torch_version}, {"blas", system.blas},

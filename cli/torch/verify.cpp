@@ -1,11 +1,14 @@
+#include "pipeline/verify.h"
 #include "cli/commands.h"
-#include "nn/decoder.h"
+#include "nn/device.h"
 
 namespace elastify::cli {
 
-Report run_verify(const Globals& globals, const VerifyCommand& command) {
-  nn::set_threads(globals.threads);
-  const auto findings = pipeline::verify(command.path, command.against, command.options, globals.compute);
+template <>
+Report with_torch(const Invocation& call, const VerifyCommand& command) {
+  nn::set_threads(static_cast<int>(call.config.threads));
+  const auto findings =
+      pipeline::verify(command.path, command.against, call.config.verify, call.config.compute);
   Report report;
   report.json = {{"path", command.path.string()},
                  {"against", command.against.string()},

@@ -1,6 +1,6 @@
-/* Levels of a packed file (model.gguf of `elastify export --packed`) without a copy: the file is mapped once,
- * and per level and tensor there is a pointer into the map, ne and nb as ggml takes them, for ggml_view_2d()
- * or a tensor of one's own. To switch levels is to use another table. C99 and POSIX mmap; also C++.
+/* Levels of a packed file (model.gguf of `elastify export --packed`) without a copy. The file is mapped once.
+ * For every level and tensor there are a pointer into the map, and ne and nb as ggml takes them, for
+ * ggml_view_2d() or a tensor of your own. To switch levels, use another table. C99 and POSIX mmap; also C++.
  *
  * In one source file:
  *   #define ELASTIC_GGUF_IMPLEMENTATION
@@ -13,9 +13,10 @@
  *     use(level->tensors[i].name, level->tensors[i].data, level->tensors[i].ne, level->tensors[i].nb);
  *   elastic_gguf_close(file);
  *
- * What a level leaves out (attention or all of a layer) is not in its table. Opening checks every table, so
- * that nothing is read beyond a damaged file's end; hashes are checked by `elastify verify`. Nothing is
- * written afterwards: threads may share it. Layout of the file: docs/formats.md. */
+ * A level's table has no entries for parts that the level leaves out (the attention of a layer, or a whole
+ * layer). Opening checks every table, so that nothing is read beyond a damaged file's end. It does not check
+ * hashes; `elastify verify` does. After opening nothing is written, so threads may share the file. Layout of
+ * the file: docs/formats.md. */
 #ifndef ELASTIC_GGUF_H
 #define ELASTIC_GGUF_H
 
@@ -26,23 +27,23 @@
 extern "C" {
 #endif
 
-/* A tensor at a level. It is a prefix of the full model's: `nb` is the full tensor's, so that its rows are
- * nb[1] bytes apart and only ne[0] elements of each are the level's. With `own` it is the level's own and
- * contiguous. */
+/* A tensor at a level. It is a prefix of the full model's tensor and has that tensor's `nb`: rows are nb[1]
+ * bytes apart, and only the first ne[0] elements of each belong to the level. With `own`, the tensor belongs
+ * to this level alone and is contiguous. */
 typedef struct elastic_tensor {
   const char* name; /* "blk.0.ffn_down.weight" */
   const void* data; /* in the map */
   uint32_t type;    /* enum ggml_type */
-  int own;          /* 1: belongs to this level alone (of its repairs: biases, weights, output norm) */
+  int own;          /* 1: belongs to this level alone (of its repairs: biases, weights, norms) */
   int n_dims;       /* 1 or 2 */
   int64_t ne[4];    /* elements, innermost first; 1 beyond n_dims */
   size_t nb[4];     /* bytes from one element (block), row, ... to the next */
 } elastic_tensor;
 
 typedef struct elastic_level {
-  const char* name;                  /* "level-050.gguf": the file that `elastify slice` writes of it */
+  const char* name;                  /* "level-050.gguf": the name of the file that `elastify slice` writes */
   double nominal;                    /* 0.5; 1: the full model */
-  double decoder_ratio, total_ratio; /* weights kept: in the layers, of all */
+  double decoder_ratio, total_ratio; /* share of weights kept: in the layers, in the whole model */
   const char* architecture;          /* of the level's own file: "deci" */
   int32_t n_layers;
   const int32_t* kv_groups; /* [n_layers] KV heads; 0: the layer has no attention */
@@ -52,29 +53,34 @@ typedef struct elastic_level {
   const void* adapter;     /* a complete GGUF file with the level's LoRA matrices; NULL: none */
   uint64_t adapter_offset; /* in the file, for llama_adapter_lora_init_from_file_ptr() */
   uint64_t adapter_bytes;
+  /* Rows of q and k in the level's own tensors and its adapter, which are as in its own file: 1: rotated
+   * pairs side by side, 0: halves of a head apart. */
+  int own_rope_interleaved;
   void* texts; /* for elastic_gguf_close() */
 } elastic_level;
 
 typedef struct elastic_gguf elastic_gguf;
 
-/* NULL if it cannot be read: `error` (may be NULL) then says what was expected and what was found. */
+/* NULL if the file cannot be read; `error` (may be NULL) then says what was expected and what was found. */
 elastic_gguf* elastic_gguf_open(const char* path, char* error, size_t error_size);
-void elastic_gguf_close(elastic_gguf* file); /* NULL is fine; levels and tensors go with it */
+void elastic_gguf_close(elastic_gguf* file); /* may be NULL; frees levels and tensors */
 
 size_t elastic_gguf_n_levels(const elastic_gguf* file); /* narrowest first, full model last */
 const elastic_level* elastic_gguf_level(const elastic_gguf* file, size_t index); /* NULL beyond the last */
-/* The widest level that is not wider; the narrowest if there is none. */
+/* The widest level that is not wider than `nominal`; the narrowest if there is none. */
 size_t elastic_gguf_find_level(const elastic_gguf* file, double nominal);
 const elastic_tensor* elastic_gguf_find_tensor(const elastic_level* level, const char* name); /* NULL: none */
 
-/* Rows of q and k: 1: rotated pairs side by side (LLAMA_ROPE_TYPE_NORM), 0: halves of a head apart (NEOX).
- * The same at all levels, whatever architecture their own files have. */
+/* Row order of the shared q and k. 1: rotated pairs are side by side (LLAMA_ROPE_TYPE_NORM); 0: they are half
+ * a head apart (NEOX). It is the same at all levels, also if the levels' own files have other architectures.
+ */
 int elastic_gguf_rope_interleaved(const elastic_gguf* file);
 
-/* Scalar keys of the full model ("llama.embedding_length"). 1 if there is such a key of a number, else 0. */
+/* Reads a scalar key of the full model ("llama.embedding_length"). Returns 1 if the key exists and is a
+ * number, else 0. */
 int elastic_gguf_number(const elastic_gguf* file, const char* key, double* value);
 
-/* The map, for madvise(), mlock() or buffers of a backend. */
+/* The mapped file, for madvise(), mlock() or buffers of a backend. */
 const void* elastic_gguf_base(const elastic_gguf* file, size_t* size);
 
 #ifdef __cplusplus
@@ -123,7 +129,7 @@ typedef struct elastic_record {
 /* One parsed GGUF: the model, or a part of a level. */
 typedef struct elastic_parsed {
   const uint8_t* base;
-  uint64_t size, end; /* of all bytes; of the tensors */
+  uint64_t size, end; /* of the file; of the tensors' data */
   size_t n_keys, n_tensors;
   elastic_key* keys;
   elastic_record* tensors;
@@ -158,7 +164,7 @@ static int elastic_fail(elastic_reader* reader, const char* format, ...) {
   return 0;
 }
 
-/* For messages. */
+/* Number of characters to print in messages. */
 static int elastic_shown(elastic_text text) {
   return text.size < 64 ? (int)text.size : 64;
 }
@@ -199,7 +205,7 @@ static int elastic_is(elastic_text text, const char* expected) {
   return elastic_compare(text, other) == 0;
 }
 
-/* Elements in a block and bytes of it; 0 for types that are not known. Source: ggml-common.h */
+/* Elements and bytes of a block; returns 0 for unknown types. Source: ggml-common.h */
 static int elastic_block(uint32_t type, int64_t* elements, size_t* bytes) {
   static const uint16_t blocks[43][2] = {
       {1, 4},    {1, 2},    {32, 18},   {32, 20},   {0, 0},     {0, 0},     {32, 22},   {32, 24},  {32, 34},
@@ -213,7 +219,7 @@ static int elastic_block(uint32_t type, int64_t* elements, size_t* bytes) {
   return 1;
 }
 
-/* Bytes of a value of fixed size; 0 for texts and arrays. */
+/* Bytes of a value of fixed size; 0 for strings and arrays. */
 static size_t elastic_value_size(uint32_t type) {
   static const uint8_t sizes[ELASTIC_N_TYPES] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
   return type < ELASTIC_N_TYPES ? sizes[type] : 0;
@@ -238,7 +244,7 @@ static void elastic_read_key(elastic_reader* reader, elastic_key* key) {
   }
 }
 
-/* Bytes of a tensor; 0 if they are no number or more than `most`. */
+/* Bytes of a tensor; 0 if its type or shape is invalid, or if they are more than `most`. */
 static uint64_t elastic_tensor_bytes(const elastic_record* tensor, uint64_t most) {
   int64_t elements;
   size_t bytes;
@@ -299,7 +305,7 @@ static uint64_t elastic_read_record(elastic_reader* reader, elastic_record* tens
   return elastic_unsigned(reader, 8);
 }
 
-/* Parses a GGUF file in memory; its tables are freed with elastic_free_parsed(), also after a failure. */
+/* Parses a GGUF file in memory. Free its tables with elastic_free_parsed(), also after a failure. */
 static int elastic_parse(elastic_reader* reader, elastic_parsed* file) {
   uint64_t n_tensors, n_keys, alignment = 32, running = 0, data_start, i;
   double stated;
@@ -314,7 +320,7 @@ static int elastic_parse(elastic_reader* reader, elastic_parsed* file) {
     return elastic_fail(reader, "expected GGUF version 2 or 3, got %lu", (unsigned long)version);
   n_tensors = elastic_unsigned(reader, 8);
   n_keys = elastic_unsigned(reader, 8);
-  /* The shortest records: 13 bytes a key, 32 a tensor. */
+  /* The shortest record of a key has 13 bytes, that of a tensor 32. */
   if (reader->failed || n_keys > reader->size / 13 || n_tensors > reader->size / 32 ||
       n_tensors > (uint64_t)ELASTIC_MAX_TENSORS)
     return elastic_fail(reader, "%llu keys and %llu tensors do not fit into the file",
@@ -361,7 +367,7 @@ static void elastic_free_parsed(elastic_parsed* file) {
   free(file->tensors);
 }
 
-/* An array of this type; `count` elements, or any number if it is 0. */
+/* Finds an array of this type with `count` elements, or with any number of them if `count` is 0. */
 static const elastic_key* elastic_array(elastic_reader* reader, const elastic_parsed* file, const char* name,
                                         uint32_t type, uint64_t count) {
   const elastic_key* key = elastic_find_key(file, name);
@@ -372,7 +378,7 @@ static const elastic_key* elastic_array(elastic_reader* reader, const elastic_pa
   return NULL;
 }
 
-/* An element of an array of numbers; -2, which none of them may be, where there is none. */
+/* An element of an array of numbers. If there is none it is -2, which no valid element is. */
 static double elastic_at(const elastic_key* key, uint64_t i) {
   elastic_key element;
   double value = 0;
@@ -383,7 +389,7 @@ static double elastic_at(const elastic_key* key, uint64_t i) {
   return elastic_read_number(&element, &value) ? value : (-2.0);
 }
 
-/* The next text of an array; its bounds were checked when the key was read. */
+/* The next string of an array. Its bounds were checked when the key was read. */
 static elastic_text elastic_next_text(const uint8_t** at) {
   elastic_text text;
   memcpy(&text.size, *at, sizeof text.size);
@@ -399,7 +405,7 @@ static elastic_text elastic_text_at(const elastic_key* key, uint64_t i) {
   return text;
 }
 
-/* What the tables of the levels are made with. */
+/* The state that building the levels' tables needs. */
 typedef struct elastic_builder {
   elastic_reader* reader;
   elastic_gguf* file;
@@ -427,7 +433,7 @@ static const elastic_record* elastic_find_record(const elastic_parsed* file, ela
   return i < file->n_tensors ? &file->tensors[i] : NULL;
 }
 
-/* Copies a text to where the level's texts go on, terminated. */
+/* Appends a copy of the string, with a final zero, to the level's strings. */
 static const char* elastic_copy_text(char** next, elastic_text text) {
   char* copy = *next;
   if (text.size > 0) memcpy(copy, text.data, (size_t)text.size);
@@ -457,8 +463,8 @@ static int elastic_add_tensor(elastic_builder* builder, elastic_tensor* tensor, 
   return 1;
 }
 
-/* The tensors of a level, out of its part; all of the model's where there is none. `texts`: room for what the
- * level is called besides. */
+/* Builds the tensors of a level from its part, or all tensors of the model if it has no part. `texts` is the
+ * room for the level's other strings. Returns where these go. */
 static char* elastic_build_tensors(elastic_builder* builder, elastic_level* level, const elastic_parsed* part,
                                    uint64_t texts) {
   const elastic_parsed* model = &builder->file->model;
@@ -506,7 +512,7 @@ static const elastic_key* elastic_table(elastic_builder* builder, const char* na
   return elastic_array(builder->reader, &builder->file->model, name, type, count);
 }
 
-/* Where an embedded file lies, behind the model's tensors. */
+/* Finds an embedded file. It must lie behind the model's tensors. */
 static int elastic_embedded(elastic_builder* builder, double index, uint64_t* offset, uint64_t* bytes) {
   const elastic_gguf* file = builder->file;
   const uint64_t i = index >= 0 ? (uint64_t)index : UINT64_MAX;
@@ -521,6 +527,13 @@ static int elastic_embedded(elastic_builder* builder, double index, uint64_t* of
          elastic_fail(builder->reader, "embedded file %g: not at a multiple of 32", index);
 }
 
+/* A key of a text; empty where there is none. */
+static elastic_text elastic_find_text(const elastic_parsed* file, const char* name) {
+  const elastic_key* key = elastic_find_key(file, name);
+  const elastic_text none = {"", 0};
+  return key != NULL && !key->is_array && key->type == ELASTIC_STRING ? elastic_text_at(key, 0) : none;
+}
+
 static int elastic_build_level(elastic_builder* builder, uint64_t i) {
   elastic_gguf* file = builder->file;
   elastic_level* level = &file->levels[i];
@@ -531,7 +544,7 @@ static int elastic_build_level(elastic_builder* builder, uint64_t i) {
   const double part_index = elastic_at(elastic_table(builder, "elastify.packed.parts", 5, n), i);
   elastic_text name, architecture;
   elastic_reader inner = *builder->reader;
-  elastic_parsed part; /* nothing for the full model */
+  elastic_parsed part; /* empty for the full model */
   uint64_t offset;
   char* next = NULL;
   level->nominal = elastic_at(elastic_table(builder, "elastify.packed.levels", 12, n), i);
@@ -550,12 +563,14 @@ static int elastic_build_level(elastic_builder* builder, uint64_t i) {
   name = elastic_text_at(names, i);
   architecture = elastic_text_at(families, i);
   memset(&part, 0, sizeof part);
+  level->own_rope_interleaved = file->interleaved;
   if (part_index != -1) {
     if (!elastic_embedded(builder, part_index, &offset, &inner.size)) return 0;
     inner.base = file->base + offset;
     inner.at = 0;
     elastic_parse(&inner, &part);
     builder->reader->failed = inner.failed;
+    level->own_rope_interleaved = elastic_is(elastic_find_text(&part, "elastify.part.rope"), "interleaved");
   }
   if (!inner.failed) next = elastic_build_tensors(builder, level, &part, name.size + architecture.size + 2);
   elastic_free_parsed(&part);
@@ -563,13 +578,6 @@ static int elastic_build_level(elastic_builder* builder, uint64_t i) {
   level->architecture = elastic_copy_text(&next, architecture);
   level->name = elastic_copy_text(&next, name);
   return 1;
-}
-
-/* A key of a text; empty where there is none. */
-static elastic_text elastic_find_text(const elastic_parsed* file, const char* name) {
-  const elastic_key* key = elastic_find_key(file, name);
-  const elastic_text none = {"", 0};
-  return key != NULL && !key->is_array && key->type == ELASTIC_STRING ? elastic_text_at(key, 0) : none;
 }
 
 static int elastic_build(elastic_reader* reader, elastic_gguf* file) {
@@ -625,7 +633,7 @@ elastic_gguf* elastic_gguf_open(const char* path, char* error, size_t error_size
   reader.error = error;
   reader.error_size = error_size;
   if (error != NULL && error_size > 0) error[0] = '\0';
-  fd = open(path, O_RDONLY | O_NONBLOCK); /* a pipe is refused below, not waited for */
+  fd = open(path, O_RDONLY | O_NONBLOCK); /* without O_NONBLOCK, open() would wait for a pipe's writer */
   if (fd < 0 || file == NULL) {
     elastic_fail(&reader, "cannot open: %s", strerror(errno));
   } else if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size == 0) {

@@ -26,7 +26,7 @@ namespace {
 constexpr off_t kKeptBytes = off_t{4} << 20;
 constexpr std::chrono::milliseconds kPause{5};
 
-/// A file in memory that takes what a child writes.
+/// A file in memory that captures a child's output.
 class Capture {
  public:
   explicit Capture(const char* name) : fd_(::memfd_create(name, MFD_CLOEXEC)) {

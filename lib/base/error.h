@@ -9,9 +9,9 @@
 
 namespace elastify {
 
-/// What every failure of the library is reported as. The message is one line, lower case, without a full
-/// stop: the place first (file, tensor, key), then what was expected and what was found. The hint is a
-/// way out.
+/// Every failure of the library is reported as an Error. The message is one line, in lower case, without a
+/// full stop. It names the place first (file, tensor, key), then the expected and the found value. The hint
+/// says how to get past the error.
 class Error : public std::runtime_error {
  public:
   explicit Error(std::string message, std::string hint = {})
@@ -19,7 +19,7 @@ class Error : public std::runtime_error {
 
   const std::string& hint() const { return hint_; }
 
-  /// The same error with `place: ` in front, added where a caller knows more than the callee.
+  /// The same error with `place: ` in front, for callers that know more than the callee.
   Error within(std::string_view place) const { return Error(fmt::format("{}: {}", place, what()), hint_); }
 
  private:
@@ -40,7 +40,8 @@ class Interrupted : public Error {
       : Error(std::move(message), std::move(hint)) {}
 };
 
-/// The operating system refused (disk full, no permission, no memory), which says nothing about the data.
+/// The operating system refused (disk full, no permission, no memory). Such an error says nothing about the
+/// data.
 class SystemError : public Error {
  public:
   using Error::Error;

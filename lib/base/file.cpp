@@ -33,7 +33,7 @@ fs::path beside(const fs::path& path) {
   return path.parent_path() / fmt::format(".{}.tmp-{}", path.filename().string(), getpid());
 }
 
-/// Temporary files and directories for `path` of processes that were killed.
+/// Removes temporary files and directories that killed processes left beside `path`.
 void remove_abandoned(const fs::path& path) {
   const std::string prefix = fmt::format(".{}.tmp-", path.filename().string());
   std::error_code error;
@@ -64,7 +64,7 @@ void sync_directory(const fs::path& directory) {
 }  // namespace
 
 std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
-  // O_NONBLOCK: opening a named pipe would otherwise wait for a writer before it could be refused.
+  // Without O_NONBLOCK, opening a named pipe would wait for a writer before it could be refused.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) fail_errno(path, "open");
   struct stat status = {};
@@ -139,7 +139,7 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
     size_ += static_cast<uint64_t>(n);
     bytes = bytes.subspan(static_cast<size_t>(n));
   }
-  // Lets the disk begin now rather than at commit(); no failure of its own.
+  // The disk starts writing now rather than at commit(). Failures show in commit(), so none is reported here.
   if (size_ - started_ < kWriteBehind) return;
   ::sync_file_range(fd_, static_cast<off_t>(started_), static_cast<off_t>(size_ - started_),
                     SYNC_FILE_RANGE_WRITE);

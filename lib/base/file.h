@@ -23,7 +23,7 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return bytes_; }
   const fs::path& path() const { return path_; }
-  /// Tells the kernel that these bytes of the map are not needed soon; they are read again when touched.
+  /// Tells the kernel that these bytes of the map are not needed soon. They are read again when touched.
   void release(std::span<const std::byte> part) const;
 
  private:
@@ -32,11 +32,12 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
-/// The whole of a small text file.
+/// The content of a small text file.
 /// \throws Error  if it cannot be read or is larger than `max_bytes`
 std::string read_text(const fs::path& path, uint64_t max_bytes = uint64_t{1} << 30);
 
-/// A file that appears under its name complete or not at all: written beside the target, synced, renamed.
+/// A file that appears under its name complete or not at all. It is written beside the target, synced and
+/// renamed.
 class AtomicFile {
  public:
   explicit AtomicFile(fs::path path);
@@ -47,12 +48,12 @@ class AtomicFile {
   /// \throws Error  naming the path and the cause (no space left, ...)
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
-  /// Bytes that were written before.
+  /// Replaces bytes that were written before.
   void overwrite(uint64_t offset, std::span<const std::byte> bytes);
   uint64_t size() const { return size_; }
   const fs::path& path() const { return path_; }
   void commit();
-  /// Where the bytes are until commit(), for writers that need a path of their own.
+  /// The path of the temporary file until commit(), for libraries that write to a path themselves.
   const fs::path& temporary() const { return temporary_; }
 
  private:
@@ -60,13 +61,13 @@ class AtomicFile {
   fs::path temporary_;
   int fd_ = -1;
   uint64_t size_ = 0;
-  uint64_t started_ = 0;  ///< how much of it was given to the disk
+  uint64_t started_ = 0;  ///< bytes that the disk was told to write
 };
 
 void write_text(const fs::path& path, std::string_view text);
 
-/// A directory that appears complete or not at all: filled under a temporary name beside the target and
-/// renamed by commit(). With `replace`, an existing target is removed at commit.
+/// A directory that appears complete or not at all. It is filled under a temporary name beside the target,
+/// and commit() renames it. With `replace`, commit() removes an existing target.
 class AtomicDirectory {
  public:
   /// \throws Error  if the target exists and `replace` is false, or the parent cannot be written

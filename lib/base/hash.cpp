@@ -52,7 +52,7 @@ std::string sha256_part(const MappedFile& file, std::span<const std::byte> bytes
   while (!bytes.empty()) {
     const auto part = bytes.first(std::min(bytes.size(), kHashedAtOnce));
     digest.update(part);
-    file.release(part);  // memory stays bounded
+    file.release(part);  // keeps resident memory bounded
     bytes = bytes.subspan(part.size());
   }
   return digest.finish();

@@ -29,9 +29,9 @@ class Sha256 {
 };
 
 std::string sha256_hex(std::string_view text);
-/// Of some bytes of a mapped file; not more of them than a few at a time stay in memory.
+/// SHA-256 of a part of a mapped file. Only 16 MiB of the part stay in memory at a time.
 std::string sha256_part(const MappedFile& file, std::span<const std::byte> bytes);
-/// The same for a whole file.
+/// SHA-256 of a whole file.
 /// \throws Error  if it cannot be read
 std::string sha256_file(const std::filesystem::path& path);
 

@@ -10,11 +10,12 @@ namespace elastify::log {
 
 enum class Level { kQuiet, kNormal, kVerbose };
 
-/// Sets what reaches stderr: kQuiet warnings and errors, kNormal also progress and notes, kVerbose all.
+/// Sets which messages reach stderr: kQuiet only warnings and errors, kNormal also progress and notes,
+/// kVerbose all.
 void set_level(Level level);
 Level level();
 
-/// Every line starts with this verb, as in `reorder: ...`.
+/// Sets the verb that every line starts with, as in `reorder: ...`.
 void set_prefix(std::string prefix);
 
 void write_info(std::string_view message);

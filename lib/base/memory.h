@@ -4,9 +4,9 @@
 
 namespace elastify {
 
-/// Bytes of this process that are in memory now, mapped files included.
+/// Resident memory of this process in bytes, mapped files included.
 int64_t resident_bytes();
-/// The most there ever were.
+/// Peak resident memory of this process so far, in bytes.
 int64_t peak_resident_bytes();
 
 }  // namespace elastify

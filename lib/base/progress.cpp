@@ -21,7 +21,8 @@ using Clock = std::chrono::steady_clock;
 std::atomic<bool> interrupted{false};
 std::atomic<int64_t> first_signal_ms{0};
 
-/// What wraps a program may send one signal twice, to the process and to its group, as timeout(1) does.
+/// Wrappers such as timeout(1) send one signal twice: to the process and to its group. Signals that come
+/// closer together than this count as one.
 constexpr int64_t kSameSignalMs = 500;
 
 void on_signal(int signal) {

@@ -6,11 +6,11 @@
 
 namespace elastify {
 
-/// Progress of long work on stderr: a bar with rate and time left on a terminal, a plain line every few
-/// seconds elsewhere. Also the place where an interrupt (SIGINT, SIGTERM) is noticed.
+/// Shows the progress of long work on stderr: on a terminal a bar with the rate and the time left, elsewhere
+/// a plain line every few seconds. It also notices interrupts (SIGINT, SIGTERM).
 class Progress {
  public:
-  /// \param unit  what is counted, for the rate: "tokens", "tensors"
+  /// \param unit  the unit of `total`, for the rate: "tokens", "tensors"
   Progress(std::string label, int64_t total, std::string unit);
   ~Progress();
   Progress(const Progress&) = delete;
@@ -18,7 +18,7 @@ class Progress {
 
   /// \throws Interrupted  after SIGINT or SIGTERM
   void advance(int64_t n);
-  /// Counts as done what was done before, which says nothing about the rate.
+  /// Counts units as done that an earlier run did. They do not enter the rate.
   void skip(int64_t n);
 
  private:
@@ -36,14 +36,14 @@ class Progress {
 
 /// "1:05" (minutes and seconds) or "2:00:10".
 std::string clock_text(double seconds);
-/// "1234", "12", "3.5", "0.012": whole numbers, or two digits of what is less than ten.
+/// "1234", "12", "3.5", "0.012": whole numbers, or two significant digits below ten.
 std::string rate_text(double rate);
 
 /// Makes SIGINT and SIGTERM set a flag instead of ending the process, so that work stops between steps and
 /// temporary files are removed. A second signal, half a second later or more, ends the process at once.
 void install_interrupt_handler();
-/// Keeps both signals back until the next install_interrupt_handler(), across an exec() too: an interrupt
-/// that comes while a program is still loading its libraries then ends it as one that comes later does.
+/// Blocks both signals until the next install_interrupt_handler(), also across an exec(). An interrupt that
+/// arrives while a program still loads its libraries then ends it in the same way as a later one.
 void hold_interrupts();
 /// \throws Interrupted  if a signal arrived
 void check_interrupt();

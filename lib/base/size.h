@@ -5,7 +5,7 @@
 
 namespace elastify {
 
-/// "4GiB", "512MiB", "2GB", "1000000" as bytes.
+/// Parses a size in bytes: "4GiB", "512MiB", "2GB", "1000000".
 /// \throws UsageError
 int64_t parse_bytes(const std::string& text);
 std::string format_bytes(int64_t bytes);  ///< "1.50 GiB"

@@ -4,7 +4,8 @@
 
 namespace elastify {
 
-/// The tool's version, as in "elastify --version" and in every artifact: the CMake project's.
+/// The tool's version, taken from the CMake project. `elastify --version` shows it, and every artifact
+/// records it.
 inline constexpr std::string_view kVersion = ELASTIFY_VERSION;
 
 }  // namespace elastify

@@ -15,10 +15,10 @@
 namespace elastify {
 namespace {
 
-/// Longer words are too rare to be worth remembering.
+/// Longer words are too rare to be worth caching.
 constexpr size_t kMaxRememberedBytes = 64;
 constexpr size_t kMaxRememberedWords = size_t{1} << 18;
-/// The notation's characters are below this.
+/// All characters of the notation are below this.
 constexpr uint32_t kNotationEnd = 0x144;
 
 struct ByteNotation {
@@ -131,7 +131,7 @@ const ByteLevelBpe::Merge* ByteLevelBpe::find_merge(int32_t left, int32_t right)
 }
 
 std::vector<int32_t> ByteLevelBpe::merge(std::string_view word) const {
-  // Symbols are a doubly linked list in an array; a symbol that was joined to its left neighbour has id -1.
+  // Symbols form a doubly linked list in an array. A symbol that was joined to its left neighbour has id -1.
   struct Symbol {
     int32_t id, previous, next;
   };
@@ -165,7 +165,7 @@ std::vector<int32_t> ByteLevelBpe::merge(std::string_view word) const {
     const Candidate best = candidates.top();
     candidates.pop();
     Symbol& left = at(best.left);
-    // Either side may have been merged with another since.
+    // Either side may have been merged with another symbol since.
     if (left.id != best.left_id || left.next < 0 || at(left.next).id != best.right_id) continue;
     Symbol& right = at(left.next);
     left.id = best.id;
@@ -219,7 +219,7 @@ void ByteLevelBpe::encode_plain(std::string_view text, Words& words, std::vector
 }
 
 void ByteLevelBpe::encode_text(std::string_view text, Words& words, std::vector<int32_t>& ids) const {
-  size_t plain = 0;  // where the text not yet encoded begins
+  size_t plain = 0;  // where the text that is not encoded yet begins
   for (size_t i = 0; i < text.size();) {
     int32_t found = -1;
     for (const int32_t id : user_defined_[static_cast<uint8_t>(text[i])]) {

@@ -12,11 +12,11 @@
 
 namespace elastify {
 
-/// Byte-level byte-pair encoding: text is cut into words (PreTokenizer); a word starts as its bytes, and the
-/// neighbours whose merge is best are joined until none is left.
+/// Byte-level byte-pair encoding. Text is cut into words (PreTokenizer). A word starts as its bytes; the
+/// neighbours with the best merge are joined until no merge applies.
 ///
-/// Bytes that have no token of their own (some vocabularies lack those that rarely occur) are left out, as
-/// llama.cpp and Hugging Face do.
+/// Bytes without a token of their own are left out, as llama.cpp and Hugging Face do. (Some vocabularies lack
+/// bytes that rarely occur.)
 /// Source: Radford et al. 2019 (GPT-2), section 2.2; https://github.com/openai/gpt-2 (encoder.py)
 class ByteLevelBpe : public Tokenizer {
  public:
@@ -37,7 +37,7 @@ class ByteLevelBpe : public Tokenizer {
     using is_transparent = void;
     size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
   };
-  /// Words met so far and their ids; one per thread.
+  /// Cache of words and their ids; one per thread.
   using Words = std::unordered_map<std::string, std::vector<int32_t>, TextHash, std::equal_to<>>;
 
   void encode_text(std::string_view text, Words& words, std::vector<int32_t>& ids) const;
@@ -57,7 +57,7 @@ class ByteLevelBpe : public Tokenizer {
 
 /// GPT-2's notation of bytes as printable characters: 0x20 is U+0120.
 std::string to_byte_notation(std::string_view bytes);
-/// And back. Characters outside the notation stand for themselves.
+/// The inverse of to_byte_notation(). Characters outside the notation stand for themselves.
 std::string from_byte_notation(std::string_view token);
 
 }  // namespace elastify

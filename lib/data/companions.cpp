@@ -5,7 +5,7 @@
 namespace elastify {
 namespace {
 
-/// "tokenizer*.json" and whatever else a tokenizer in a Hugging Face directory is made of.
+/// True for the files of a tokenizer in a Hugging Face directory.
 bool belongs_to_tokenizer(const std::string& name) {
   constexpr std::string_view kNames[] = {"tokenizer.model",   "special_tokens_map.json",
                                          "added_tokens.json", "vocab.json",

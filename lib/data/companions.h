@@ -7,11 +7,11 @@
 
 namespace elastify {
 
-/// What belongs to a model in a Hugging Face directory besides config.json and the weights.
+/// The files of a Hugging Face directory besides config.json and the weights.
 struct Companions {
   std::vector<std::string> tokenizer;  ///< tokenizer*.json, tokenizer.model, vocab.json, ...; sorted
   std::vector<std::string> model;      ///< generation_config.json, model card, licence; sorted
-  /// Whether `transformers` finds a tokenizer: special_tokens_map.json alone, say, is none.
+  /// Whether `transformers` finds a tokenizer. special_tokens_map.json alone is none.
   bool has_tokenizer = false;
 };
 

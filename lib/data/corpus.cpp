@@ -18,14 +18,17 @@ namespace {
 using nlohmann::json;
 
 constexpr std::string_view kSeparator = "<|endoftext|>";
-/// Text that is encoded at once, so that no more than needed is when only the first tokens are wanted.
+/// Text that is encoded in one go. If only the first tokens are wanted, the rest need not be encoded.
 constexpr size_t kBytesAtOnce = size_t{4} << 20;
+constexpr size_t kHoldOutEvery = 10;  ///< documents
+constexpr size_t kLeastPiece = 64;    ///< bytes of a piece of a document that is cut
 
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
 }
 
-/// Ends in exactly the line breaks that it had, but for those next to a separator.
+/// Removes line breaks at both ends. Only documents next to a separator lose them; a whole file keeps its
+/// own.
 std::string_view without_outer_line_breaks(std::string_view text) {
   const size_t begin = text.find_first_not_of('\n');
   if (begin == std::string_view::npos) return {};
@@ -50,8 +53,8 @@ std::vector<std::string> split_plain(std::string_view text) {
   return documents;
 }
 
-/// The document that a JSON object holds.
-/// \throws Error  without a place
+/// Returns the document that a JSON object holds.
+/// \throws Error  without the place, which the caller adds
 std::string document_of(const json& object) {
   if (!object.is_object()) fail("expected a JSON object, got {}", object.type_name());
   const auto text = [&](const char* key) -> const std::string* {
@@ -97,7 +100,24 @@ std::vector<std::string> read_documents(const fs::path& file) {
   return split_plain(text);
 }
 
-/// Tokens of joined documents with the bytes of text that each stands for.
+/// Pieces of at least `least` bytes that end at a line break, or at a space where the next line break is
+/// twice as far away; the last one may be shorter. Documents of up to twice that size stay whole.
+std::vector<std::string> cut(const std::string& document, size_t least) {
+  std::vector<std::string> pieces;
+  size_t begin = 0;
+  while (document.size() - begin > 2 * least) {
+    size_t end = document.find('\n', begin + least);
+    if (end == std::string::npos || end - begin > 2 * least) end = document.find(' ', begin + least);
+    if (end == std::string::npos) break;
+    pieces.push_back(document.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  pieces.push_back(document.substr(begin));
+  std::erase_if(pieces, [](const std::string& piece) { return is_blank(piece); });
+  return pieces;
+}
+
+/// The tokens of joined documents, and how many bytes of text each token stands for.
 class TokenStream {
  public:
   explicit TokenStream(const Tokenizer& tokenizer)
@@ -125,7 +145,7 @@ class TokenStream {
       for (const int32_t id : document) {
         const auto place = static_cast<size_t>(id);
         int32_t n_bytes = n_bytes_.at(place);
-        // The space that sentencepiece puts before a text is not of the text.
+        // sentencepiece puts a space before a text; that space is not part of the text.
         if (first && puts_space_before() && vocabulary_.tokens[place].starts_with(kSpaceSign)) --n_bytes;
         put(id, n_bytes);
         first = false;
@@ -156,7 +176,7 @@ class TokenStream {
   std::vector<int32_t> bytes_;  ///< per token of the stream
 };
 
-/// `n` of the numbers below `n_all`, in random order; the same for a seed on every platform.
+/// Draws `n` of the numbers below `n_all` in random order. A seed gives the same numbers on every platform.
 std::vector<size_t> draw(size_t n_all, size_t n, uint64_t seed) {
   std::vector<size_t> order(n_all);
   std::iota(order.begin(), order.end(), size_t{0});
@@ -182,6 +202,26 @@ std::vector<std::string> load_documents(const std::vector<fs::path>& files) {
   return all;
 }
 
+PartedDocuments part_documents(const std::vector<fs::path>& files) {
+  PartedDocuments parts;
+  for (const fs::path& file : files) {
+    const std::vector<std::string> whole = load_documents({file});
+    size_t n_bytes = 0;
+    for (const std::string& document : whole) n_bytes += document.size();
+    const size_t most = std::max<size_t>(n_bytes / kHoldOutEvery, kLeastPiece);
+    std::vector<std::string> documents;
+    for (const std::string& document : whole) {
+      std::vector<std::string> pieces = cut(document, most);
+      std::move(pieces.begin(), pieces.end(), std::back_inserter(documents));
+    }
+    std::vector<std::string>& held_out = parts.held_out.emplace_back();
+    const size_t n = documents.size(), period = std::min(n, kHoldOutEvery);
+    for (size_t i = 0; i < n; ++i)
+      (n > 1 && i % period == period - 1 ? held_out : parts.kept).push_back(std::move(documents[i]));
+  }
+  return parts;
+}
+
 TokenBatches make_batches(const Tokenizer& tokenizer, const std::vector<std::string>& documents,
                           int64_t seq_len, int64_t max_tokens, std::optional<uint64_t> seed) {
   if (seq_len < 2) fail("sequence length {}: expected at least 2", seq_len);
@@ -203,8 +243,9 @@ TokenBatches make_batches(const Tokenizer& tokenizer, const std::vector<std::str
   const std::vector<int32_t>& ids = stream.ids();
   const size_t n_all = ids.size() / length;
   if (n_all == 0) {
-    throw Error(fmt::format("the text has {} tokens, less than one sequence of {}", ids.size(), seq_len),
-                "use more text or a shorter sequence length");
+    throw TooLittleText(
+        fmt::format("the text has {} tokens, less than one sequence of {}", ids.size(), seq_len),
+        "use more text or a shorter sequence length");
   }
   const size_t n = std::min(n_all, n_wanted);
   std::vector<size_t> chosen(n);

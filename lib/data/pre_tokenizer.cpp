@@ -26,7 +26,7 @@ struct Known {
   std::vector<std::string> patterns;
 };
 
-/// Of names with the same patterns, the first is the one that patterns are turned back into.
+/// Several names may have the same patterns; find_pre_tokenizer() returns the first of them.
 /// Source: llama.cpp, src/llama-vocab.cpp (llm_tokenizer_bpe), and the tokenizer.json files of the models
 const std::vector<Known>& known() {
   static const std::vector<Known> table = [] {
@@ -82,7 +82,7 @@ PreTokenizer::PreTokenizer(const std::vector<std::string>& patterns) {
         pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP,
                       &code, &place, nullptr))};
     if (!step.code) fail("pre-tokenizer pattern {}: character {}: {}", pattern, place, pcre2_message(code));
-    pcre2_jit_compile(step.code.get(), PCRE2_JIT_COMPLETE);  // without it, matching is slower but the same
+    pcre2_jit_compile(step.code.get(), PCRE2_JIT_COMPLETE);  // optional: it only makes matching faster
     steps_.push_back(std::move(step));
   }
 }

@@ -7,9 +7,8 @@
 
 namespace elastify {
 
-/// Cuts text into the words that byte-level BPE works within: a list of regular expressions, each applied to
-/// the pieces of the one before. What an expression matches is a piece, and so is what lies between two
-/// matches.
+/// Cuts text into the words inside which byte-level BPE works. It applies a list of regular expressions, each
+/// to the pieces of the one before. Every match is a piece, and so is the text between two matches.
 class PreTokenizer {
  public:
   /// \param patterns  PCRE2 syntax, Unicode classes
@@ -26,19 +25,19 @@ class PreTokenizer {
   std::vector<Step> steps_;
 };
 
-/// The patterns behind a value of GGUF's tokenizer.ggml.pre.
-/// \throws Error  naming the known ones
+/// Returns the patterns of a value of GGUF's tokenizer.ggml.pre.
+/// \throws Error  for an unknown value; the message lists the known ones
 const std::vector<std::string>& pre_tokenizer_patterns(std::string_view pre);
 
-/// The tokenizer.ggml.pre whose patterns these are, or an empty string.
+/// Returns the tokenizer.ggml.pre that has these patterns, or an empty string.
 std::string_view find_pre_tokenizer(const std::vector<std::string>& patterns);
 
 /// "gpt-2, llama-bpe, ...", for messages.
 std::string known_pre_tokenizers();
 
-/// The patterns that Hugging Face has names for.
+/// Patterns that Hugging Face's pre_tokenizers refer to by name.
 extern const char* const kGpt2Pattern;    ///< pre_tokenizer ByteLevel with use_regex
 extern const char* const kDigitPattern;   ///< Digits with individual_digits
-extern const char* const kDigitsPattern;  ///< Digits without
+extern const char* const kDigitsPattern;  ///< Digits without individual_digits
 
 }  // namespace elastify

@@ -25,7 +25,7 @@ constexpr const char* kExecutable = "elastify-spm";
 /// Texts per request: large enough to keep all cores busy, small enough to notice an interrupt soon.
 constexpr size_t kRequestBytes = size_t{4} << 20;
 
-/// A descriptor that is closed with its scope, and never 0, 1 or 2: those are replaced in the child.
+/// A descriptor that is closed with its scope. It is never 0, 1 or 2, because the child replaces those.
 class Descriptor {
  public:
   Descriptor(int fd, std::string_view what) : fd_(fd) {
@@ -96,7 +96,7 @@ SentencePieceClient::SentencePieceClient(std::string_view model, bool lines_are_
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   if (code != 0) fail("{}: cannot start: {}", name, std::strerror(code));
-  theirs.close();  // so that the helper's end is closed when it ends
+  theirs.close();  // otherwise the helper's end would stay open after the helper has ended
   socket_ = ours.release();
   log_ = log.release();
 
@@ -124,7 +124,7 @@ SentencePieceClient::~SentencePieceClient() {
 void SentencePieceClient::stop() noexcept {
   if (socket_ >= 0) ::close(std::exchange(socket_, -1));
   if (process_ > 0) {
-    // An idle helper ends by itself when the socket closes; a busy one only after its request.
+    // An idle helper ends by itself when the socket closes. A busy one would finish its request first.
     if (!idle_) ::kill(process_, SIGKILL);
     while (::waitpid(process_, nullptr, 0) < 0 && errno == EINTR) continue;
     process_ = -1;
@@ -145,7 +145,7 @@ void SentencePieceClient::report_death(std::string_view task) {
   if (ended > 0 && WIFSIGNALED(status))
     how = fmt::format("was ended by signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)));
 
-  // The last line it wrote is the one that says why.
+  // The helper's last line says why it ended.
   std::string text(4096, '\0');
   const off_t size = ::lseek(log_, 0, SEEK_END);
   const ssize_t n = ::pread(log_, text.data(), text.size(), std::max<off_t>(0, size - 4096));
@@ -161,7 +161,7 @@ std::string_view SentencePieceClient::exchange(spm::MessageWriter request, std::
   idle_ = false;
   std::string_view unsent = request.finish();
   while (!unsent.empty()) {
-    // MSG_NOSIGNAL: a dead helper is an error here, not a SIGPIPE for the whole program.
+    // MSG_NOSIGNAL: a dead helper must give an error here, not a SIGPIPE that ends the whole program.
     const ssize_t n = ::send(socket_, unsent.data(), unsent.size(), MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) {
       check_interrupt();

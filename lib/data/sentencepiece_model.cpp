@@ -9,8 +9,8 @@
 namespace elastify {
 namespace {
 
-// Protocol buffers on the wire: a message is a list of fields, each a varint key (number * 8 + kind) and a
-// value of that kind.
+// Wire format of protocol buffers: a message is a list of fields. A field is a varint key (number * 8 + kind)
+// and a value of that kind.
 enum WireKind : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
 
 struct Field {
@@ -18,12 +18,12 @@ struct Field {
   uint64_t kind = 0;
   uint64_t integer = 0;    ///< kVarint, kFixed32, kFixed64
   std::string_view bytes;  ///< kBytes
-  size_t place = 0;        ///< of the field in the file
+  size_t place = 0;        ///< offset of the field in the file
 };
 
 class WireReader {
  public:
-  /// \param place  of `bytes` in the file
+  /// \param place  offset of `bytes` in the file
   WireReader(std::string_view bytes, size_t place) : bytes_(bytes), place_(place) {}
 
   bool next(Field& field) {
@@ -52,7 +52,7 @@ class WireReader {
     }
     return true;
   }
-  /// Where the last field's bytes begin in the file.
+  /// Offset of the last field's bytes in the file.
   size_t place_of(const Field& field) const {
     return place_ + static_cast<size_t>(field.bytes.data() - bytes_.data());
   }
@@ -203,7 +203,7 @@ class WireWriter {
  public:
   void integer(uint32_t number, int64_t value) {
     varint(number << 3 | kVarint);
-    varint(static_cast<uint64_t>(value));  // negative numbers as ten bytes, as int32 fields have them
+    varint(static_cast<uint64_t>(value));  // negative numbers take ten bytes, as in int32 fields
   }
   void real(uint32_t number, float value) {
     varint(number << 3 | kFixed32);
@@ -263,7 +263,7 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes) {
     if (field.number == proto::kNormalizerSpec) parse_normalizer(field.bytes, place, model);
   }
   if (vocabulary.tokens.empty()) fail("no pieces: not a sentencepiece model");
-  // Ids that the trainer was given count only where it made such tokens.
+  // The trainer's special ids count only if the model has such tokens.
   for (auto* id : {&vocabulary.unknown, &vocabulary.bos, &vocabulary.eos, &vocabulary.padding}) {
     if (!*id) continue;
     const TokenType expected = id == &vocabulary.unknown ? TokenType::kUnknown : TokenType::kControl;
@@ -280,7 +280,7 @@ std::string to_sentencepiece_model(const Vocabulary& vocabulary) {
     const int64_t n_known = parse_sentencepiece_model(vocabulary.sentencepiece_model).vocabulary.size();
     if (n_known > vocabulary.size())
       fail("the sentencepiece model has {} pieces, the vocabulary only {}", n_known, vocabulary.size());
-    // Messages that follow each other are one: repeated fields are joined.
+    // Concatenated messages are merged: the repeated fields of both are joined.
     for (auto i = static_cast<size_t>(n_known); i < vocabulary.tokens.size(); ++i)
       write_piece(vocabulary, i, model);
     return vocabulary.sentencepiece_model + model.bytes();

@@ -7,11 +7,11 @@
 #include <string_view>
 #include <vector>
 
-// What elastify and its helper elastify-spm say to each other over a stream socket. Both run on one machine:
-// integers are in its byte order. The helper reads the whole of a request before it writes, so that neither
-// side can wait for the other with both buffers full.
+// The protocol between elastify and its helper elastify-spm, over a stream socket. Both run on one machine,
+// so integers are in native byte order. The helper reads a whole request before it writes, so the two cannot
+// block each other with full buffers.
 //
-//   request = u64 length | u8 verb    | body        (length: of all that follows it)
+//   request = u64 length | u8 verb    | body        (length: of everything after it)
 //   reply   = u64 length | u8 outcome | body        (an error's body is its message)
 //
 //   text = u64 length | bytes        ids = u64 count | i32[count]
@@ -26,7 +26,7 @@ namespace elastify::spm {
 enum class Verb : uint8_t { kLoad = 1, kEncode, kDecode };
 enum class Outcome : uint8_t { kDone = 0, kError };
 
-/// More than this in one message is taken for a broken stream.
+/// A longer message is taken for a broken stream.
 inline constexpr uint64_t kMaxMessageBytes = uint64_t{1} << 32;
 
 class MessageWriter {
@@ -47,7 +47,7 @@ class MessageWriter {
     put<uint64_t>(ids.size());
     bytes_.append(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(int));
   }
-  /// The message with its length in front.
+  /// Returns the message with its length in front.
   const std::string& finish() {
     const uint64_t length = bytes_.size() - sizeof(uint64_t);
     std::memcpy(bytes_.data(), &length, sizeof length);
@@ -63,8 +63,8 @@ class BrokenMessage : public std::runtime_error {
   BrokenMessage() : std::runtime_error("message too short") {}
 };
 
-/// Reads a message's parts in order.
-/// \throws BrokenMessage  past its end
+/// Reads the parts of a message in order.
+/// \throws BrokenMessage  past the end of the message
 class MessageReader {
  public:
   explicit MessageReader(std::string_view bytes) : bytes_(bytes) {}

@@ -9,7 +9,7 @@
 namespace elastify {
 namespace {
 
-/// What reads a value after it is parsed recurses into it, so that depth must have a limit.
+/// Code that reads a parsed value recurses into it, so its depth must have a limit.
 constexpr int kMaxDepth = 256;
 
 bool nests_too_deep(std::string_view json) {
@@ -57,7 +57,7 @@ nlohmann::json parse_json_text(const std::string& place, std::string_view text) 
   try {
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::exception& error) {
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
+    // The message looks like "[json.exception.parse_error.101] parse error at line 1, column 2: ...".
     const std::string_view message = error.what();
     const size_t end_of_class = message.find("] ");
     fail("{}: not valid JSON: {}", place,

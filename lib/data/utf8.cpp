@@ -6,7 +6,7 @@
 namespace elastify {
 namespace {
 
-/// Length of the well-formed character at the start, or 0.
+/// Length of the well-formed character at the start of the text, or 0.
 size_t character_length(std::string_view text) {
   const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
   const uint8_t lead = byte(0);
@@ -29,7 +29,7 @@ size_t character_length(std::string_view text) {
 size_t valid_utf8_prefix(std::string_view text) {
   size_t i = 0;
   while (i < text.size()) {
-    // Most text is ASCII: eight bytes at a time.
+    // Most text is ASCII, so eight bytes are checked at a time.
     uint64_t eight = 0;
     if (i + 8 <= text.size()) {
       std::memcpy(&eight, text.data() + i, 8);

@@ -13,7 +13,7 @@
 namespace elastify {
 namespace {
 
-/// More tokens than this are taken for a corrupt file.
+/// A file that claims more tokens is taken for corrupt.
 constexpr int64_t kMaxTokens = int64_t{1} << 24;
 
 void check_merges(const Vocabulary& vocabulary, const std::unordered_set<std::string_view>& tokens) {
@@ -33,7 +33,7 @@ void check_merges(const Vocabulary& vocabulary, const std::unordered_set<std::st
   }
 }
 
-/// The one file in `directory` that is named tok*<extension>, or none.
+/// Returns the one file in `directory` that is named tok*<extension>, if any.
 /// \throws Error  if there are several
 std::optional<fs::path> find_named_tok(const fs::path& directory, const char* extension) {
   std::vector<fs::path> found;

@@ -20,7 +20,7 @@ constexpr const char* kEos = "tokenizer.ggml.eos_token_id";
 constexpr const char* kUnknown = "tokenizer.ggml.unknown_token_id";
 constexpr const char* kPadding = "tokenizer.ggml.padding_token_id";
 constexpr const char* kClassify = "tokenizer.ggml.cls_token_id";
-constexpr const char* kSeparator = "tokenizer.ggml.seperator_token_id";  // spelt so in the format
+constexpr const char* kSeparator = "tokenizer.ggml.seperator_token_id";  // the format spells it like this
 constexpr const char* kAddBos = "tokenizer.ggml.add_bos_token";
 constexpr const char* kAddEos = "tokenizer.ggml.add_eos_token";
 constexpr const char* kAddSpacePrefix = "tokenizer.ggml.add_space_prefix";
@@ -38,7 +38,7 @@ const char* model_name(TokenizerKind kind) {
   return "";
 }
 
-/// For files without token types, which older converters wrote.
+/// Guesses the types for files without them, which older converters wrote.
 std::vector<TokenType> guess_types(const Vocabulary& vocabulary) {
   std::vector<TokenType> types(vocabulary.tokens.size(), TokenType::kNormal);
   if (vocabulary.kind == TokenizerKind::kSentencePiece) {
@@ -54,7 +54,7 @@ std::vector<TokenType> guess_types(const Vocabulary& vocabulary) {
   return types;
 }
 
-/// Llama's ids, which llama.cpp takes when a sentencepiece vocabulary names none.
+/// Sets Llama's ids, which llama.cpp assumes if a sentencepiece vocabulary names none.
 void default_special_ids(Vocabulary& vocabulary) {
   const auto holds = [&](size_t i, std::string_view token) {
     return i < vocabulary.tokens.size() && vocabulary.tokens[i] == token;
@@ -166,7 +166,7 @@ Vocabulary read_gguf_keys(const GgufMetadata& metadata) {
     vocabulary.types = guess_types(vocabulary);
   }
 
-  // What llama.cpp takes where a file is silent.
+  // If a file is silent, these are llama.cpp's defaults.
   const bool llama3 =
       vocabulary.kind == TokenizerKind::kByteLevelBpe &&
       (vocabulary.pre == "llama-bpe" || vocabulary.pre == "llama3" || vocabulary.pre == "llama-v3");

@@ -12,16 +12,16 @@
 #include "data/vocabulary.h"
 #include "data/vocabulary_checks.h"
 
-// Hugging Face's tokenizer files. tokenizer.json (of the `tokenizers` library) holds tokens, merges and how
-// text is cut; tokenizer_config.json which tokens are special and the chat template. Models whose tokenizer
-// is sentencepiece's have tokenizer.model as well, which is then the one to believe.
+// Hugging Face's tokenizer files. tokenizer.json (of the `tokenizers` library) holds tokens, merges and the
+// rules for cutting text. tokenizer_config.json says which tokens are special and holds the chat template.
+// Models with a sentencepiece tokenizer have tokenizer.model as well, which then takes precedence.
 
 namespace elastify {
 namespace {
 
 using nlohmann::json;
 
-/// More than this many ids without a token are taken for a corrupt file.
+/// A file with more ids without a token than this is taken for corrupt.
 constexpr int64_t kMaxGaps = 65536;
 
 json parse_json(const fs::path& file) {
@@ -30,12 +30,12 @@ json parse_json(const fs::path& file) {
   return value;
 }
 
-/// An empty object where there is no such file.
+/// Returns an empty object if there is no such file.
 json parse_json_if_there(const fs::path& file) {
   return fs::is_regular_file(file) ? parse_json(file) : json::object();
 }
 
-/// `object[key]`, or null.
+/// Returns `object[key]`, or null.
 const json& member(const json& object, const char* key) {
   static const json null;
   if (!object.is_object()) return null;
@@ -51,7 +51,7 @@ bool flag_or(const json& value, bool otherwise) {
   return value.is_boolean() ? value.get<bool>() : otherwise;
 }
 
-/// The `type` of a section and of those inside it, for messages.
+/// Names the `type` of a section and of the sections inside it, for messages.
 std::string describe(const json& section) {
   if (!section.is_object()) return section.is_null() ? "none" : section.type_name();
   std::string text = text_or(member(section, "type"), "?");
@@ -79,7 +79,7 @@ bool has_part(const json& section, std::string_view type) {
 
 // --- byte-level BPE ---
 
-/// Appends the patterns of a pre_tokenizer section. False if it is of a kind that has no patterns.
+/// Appends the patterns of a pre_tokenizer section. Returns false for a kind that has no patterns.
 bool collect_patterns(const json& section, std::vector<std::string>& patterns) {
   const std::string type = text_or(member(section, "type"), "");
   if (type == "Sequence") {
@@ -151,7 +151,7 @@ std::vector<std::string> read_merges(const json& merges) {
 
 // --- tokens ---
 
-/// Makes room for `id`, and says so where ids are skipped.
+/// Makes room for `id`. Ids that are skipped become unused tokens.
 void reserve_id(Vocabulary& vocabulary, int64_t id, int64_t n_gaps_allowed, std::string_view token) {
   if (id < 0 || id >= vocabulary.size() + n_gaps_allowed + 1)
     fail("token {:?}: id {} is out of range: there are {} tokens", token, id, vocabulary.size());
@@ -194,14 +194,15 @@ void add_token(Vocabulary& vocabulary, int64_t id, std::string content, bool spe
     type = special ? TokenType::kControl : TokenType::kUserDefined;
 }
 
-/// From the first of the places where they may be: tokenizer.json, tokenizer_config.json, added_tokens.json.
+/// Reads the added tokens from the first place that has them: tokenizer.json, tokenizer_config.json,
+/// added_tokens.json.
 void read_added_tokens(const json& tokenizer, const json& config, const fs::path& directory,
                        Vocabulary& vocabulary) {
   struct Added {
     std::string content;
     bool special;
   };
-  std::map<int64_t, Added> added;  // in the order of their ids, so that a gap is a gap
+  std::map<int64_t, Added> added;  // sorted by id, so that only real gaps count as gaps
   const auto read = [&](const json& id, const json& token) {
     if (!id.is_number_integer() || !member(token, "content").is_string())
       fail("added token: expected an id and a content");
@@ -251,8 +252,8 @@ Vocabulary read_byte_level(const json& tokenizer) {
   return vocabulary;
 }
 
-/// A sentencepiece BPE model that was turned into tokenizer.json: its scores are only left as the order of
-/// merges, which is all that encoding needs of them.
+/// Reads a sentencepiece BPE model that was converted to tokenizer.json. Only the order of the merges is left
+/// of its scores, and encoding needs no more.
 Vocabulary read_converted_sentencepiece(const json& tokenizer) {
   Vocabulary vocabulary;
   vocabulary.kind = TokenizerKind::kSentencePiece;
@@ -287,7 +288,7 @@ Vocabulary read_converted_sentencepiece(const json& tokenizer) {
   return vocabulary;
 }
 
-/// In GGUF's notation, where the start of a word has a sign and its continuation has none.
+/// Reads tokens into GGUF's notation, where the start of a word has a sign and its continuation has none.
 Vocabulary read_word_piece(const json& tokenizer) {
   Vocabulary vocabulary;
   vocabulary.kind = TokenizerKind::kWordPiece;
@@ -304,7 +305,8 @@ Vocabulary read_word_piece(const json& tokenizer) {
   return vocabulary;
 }
 
-/// Nothing if tokenizer.json is of a kind for which there is only hope in tokenizer.model.
+/// Returns nothing if tokenizer.json is of a kind that must be read from tokenizer.model, and that file
+/// exists.
 std::optional<Vocabulary> read_tokenizer_json(const json& tokenizer, bool has_model_file) {
   const json& model = member(tokenizer, "model");
   const std::string type = text_or(member(model, "type"), member(model, "merges").is_array() ? "BPE" : "");
@@ -338,7 +340,7 @@ std::optional<int64_t> find_id(const Vocabulary& vocabulary, const std::string& 
   return found - vocabulary.tokens.begin();
 }
 
-/// "token", {"content": "token"}, or nothing.
+/// Reads "token" or {"content": "token"}; returns nothing for any other value.
 std::optional<std::string> special_token(const json& value) {
   const json& content = value.is_object() ? member(value, "content") : value;
   if (!content.is_string()) return std::nullopt;
@@ -366,14 +368,14 @@ void read_special_tokens(const fs::path& directory, const json& config, Vocabula
   read("bos_token", vocabulary.bos, true);
   read("eos_token", vocabulary.eos, true);
   read("pad_token", vocabulary.padding, true);
-  // Only sentencepiece has a token for what it cannot spell, and its model says which.
+  // A sentencepiece model itself says which token is the unknown one.
   if (vocabulary.kind != TokenizerKind::kSentencePiece) read("unk_token", vocabulary.unknown, false);
   if (vocabulary.kind == TokenizerKind::kWordPiece) {
     read("cls_token", vocabulary.bos, true);
     read("sep_token", vocabulary.eos, true);
   }
 
-  // The model's configuration knows them by id.
+  // The model's configuration gives the remaining ones by id.
   const json model_config = parse_json_if_there(directory / "config.json");
   const auto read_id = [&](const char* name, std::optional<int64_t>& id) {
     const json& value = member(model_config, name);
@@ -386,7 +388,7 @@ void read_special_tokens(const fs::path& directory, const json& config, Vocabula
   read_id("eos_token_id", vocabulary.eos);
 }
 
-/// Which special tokens a post_processor puts around a text.
+/// Reads which special tokens a post_processor puts around a text.
 void read_template(const json& section, Vocabulary& vocabulary) {
   for (const json& part : member(section, "processors")) read_template(part, vocabulary);
   const json& single = member(section, "single");
@@ -414,7 +416,7 @@ std::string read_chat_template(const fs::path& directory, const json& config) {
     return read_text(directory / "chat_template.jinja");
   const json& value = member(config, "chat_template");
   if (!value.is_array()) return text_or(value, "");
-  std::string chosen;  // of several named ones: "default", else the first
+  std::string chosen;  // of several named templates: "default", else the first
   for (const json& entry : value) {
     const std::string text = text_or(member(entry, "template"), "");
     const bool is_default = text_or(member(entry, "name"), "") == "default";

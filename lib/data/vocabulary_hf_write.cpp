@@ -82,7 +82,8 @@ bool is_added(TokenType type) {
 json tokenizer_json(const Vocabulary& vocabulary) {
   json added = json::array();
   json tokens = json::object();
-  // Straight into the underlying list: looking for each key among those before it would take minutes.
+  // Entries go straight into the underlying list. Searching for each key among those before would take
+  // minutes.
   auto& entries = tokens.get_ref<json::object_t&>();
   entries.reserve(vocabulary.tokens.size());
   for (size_t i = 0; i < vocabulary.tokens.size(); ++i) entries.emplace_back(vocabulary.tokens[i], i);
@@ -139,7 +140,7 @@ json tokenizer_config(const Vocabulary& vocabulary) {
   config["add_eos_token"] = vocabulary.add_eos;
   if (sentencepiece) {
     config["add_prefix_space"] = vocabulary.add_space_prefix;
-    config["legacy"] = true;  // puts a space before every text, as sentencepiece does
+    config["legacy"] = true;  // makes `transformers` put a space before every text, as sentencepiece does
   }
   config["clean_up_tokenization_spaces"] = false;
   config.update(special_tokens(vocabulary));

@@ -3,14 +3,14 @@
 #include "base/error.h"
 #include "data/vocabulary_checks.h"
 
-// llama2.c's tokenizer.bin, little-endian: i32 longest token in bytes, then per token, to the end of the
+// llama2.c's tokenizer.bin, little-endian: i32 longest token in bytes, then for each token, to the end of the
 // file,
 //
 //   f32 score | i32 length | bytes
 //
-// It is an export of a sentencepiece BPE model with byte fallback: the sign for a space has become a space,
-// and <s> and </s> have line breaks around them. Source: https://github.com/karpathy/llama2.c, tokenizer.py
-// (export)
+// It is an export of a sentencepiece BPE model with byte fallback. The sign for a space has become a space,
+// and <s> and </s> have line breaks around them.
+// Source: https://github.com/karpathy/llama2.c, tokenizer.py (export)
 
 namespace elastify {
 namespace {

@@ -13,23 +13,24 @@
 namespace elastify::eval {
 namespace {
 
-constexpr int64_t kTokensPerPass = 2048;  ///< of a batch, padding included
+constexpr int64_t kTokensPerPass = 2048;  ///< in a batch, padding included
 constexpr int64_t kLogitRows = 128;
 
-/// One choice of an item as tokens: given `context`, how likely is `continuation`?
+/// One choice of an item as tokens. Its score is the log-likelihood of `continuation` after `context`.
 struct Request {
   std::vector<int32_t> context;       ///< at least one token
-  std::vector<int32_t> continuation;  ///< may be empty: then its log p is 0
+  std::vector<int32_t> continuation;  ///< may be empty: then log_p is 0
   double log_p = 0;
-  bool greedy = true;  ///< every token is the most likely one
+  bool greedy = true;  ///< whether every token is the most likely one
 };
 
 bool is_space(char c) {
   return c == ' ' || c == '\n' || c == '\t' || c == '\r';
 }
 
-/// Context and both together. White space at the context's end belongs to the continuation, because tokens
-/// carry their space in front. Source: EleutherAI/lm-evaluation-harness, lm_eval/api/model.py, _encode_pair
+/// Returns the context, and context and continuation together. White space at the context's end belongs to
+/// the continuation, because tokens carry their space in front.
+/// Source: EleutherAI/lm-evaluation-harness, lm_eval/api/model.py, _encode_pair
 std::pair<std::string, std::string> join_texts(std::string context, const std::string& continuation) {
   size_t end = context.size();
   while (end > 0 && is_space(context[end - 1])) --end;
@@ -39,7 +40,7 @@ std::pair<std::string, std::string> join_texts(std::string context, const std::s
   return {std::move(context), std::move(whole)};
 }
 
-/// What a sequence starts with, so that its first token is predicted too.
+/// Returns the token that a sequence starts with, so that its first text token is predicted, too.
 std::optional<int64_t> prefix_token(const Vocabulary& vocabulary, bool empty_context) {
   if (vocabulary.add_bos && vocabulary.bos) return vocabulary.bos;
   if (!empty_context) return std::nullopt;
@@ -72,7 +73,7 @@ std::vector<Request> make_requests(const Tokenizer& tokenizer, const std::vector
     if (prefix) tokens.push_back(static_cast<int32_t>(*prefix));
     tokens.insert(tokens.end(), whole.begin(), whole.end());
     int64_t n_context = std::max<int64_t>(1, (common - whole.begin()) + (prefix ? 1 : 0));
-    // The last token is predicted, never read.
+    // The last token is only predicted, never fed in.
     if (const int64_t excess = static_cast<int64_t>(tokens.size()) - 1 - max_seq; max_seq > 0 && excess > 0) {
       tokens.erase(tokens.begin(), tokens.begin() + excess);
       n_context = std::max<int64_t>(1, n_context - excess);
@@ -85,7 +86,7 @@ std::vector<Request> make_requests(const Tokenizer& tokenizer, const std::vector
   return requests;
 }
 
-/// Adds log p of targets given hidden states, row by row, to their requests.
+/// Adds the log p of the targets, given their hidden states, to the requests that own the rows.
 void score_rows(const nn::Decoder& decoder, const at::Tensor& rows, std::span<const int64_t> targets,
                 std::span<Request* const> owners) {
   for (int64_t first = 0; first < rows.size(0); first += kLogitRows) {
@@ -106,18 +107,18 @@ void score_rows(const nn::Decoder& decoder, const at::Tensor& rows, std::span<co
   }
 }
 
-/// Choices with one context: it is read once for all of them.
+/// Choices with the same context, which is fed in once for all of them.
 struct Group {
   std::vector<Request*> requests;
   const std::vector<int32_t>& context() const { return requests[0]->context; }
-  size_t n_read() const {  ///< of the longest continuation; its last token is not read
+  size_t n_read() const {  ///< tokens fed in for the longest continuation; its last token is not
     size_t longest = 1;
     for (const Request* request : requests) longest = std::max(longest, request->continuation.size());
     return longest - 1;
   }
 };
 
-/// Requests grouped by context, sorted by its length and then by the continuations'.
+/// Groups requests by context. The groups are sorted by the context's length, then by the continuations'.
 std::vector<Group> group_requests(std::vector<Request>& requests) {
   std::map<std::span<const int32_t>, Group, decltype([](auto a, auto b) {
              if (a.size() != b.size()) return a.size() < b.size();
@@ -133,8 +134,8 @@ std::vector<Group> group_requests(std::vector<Request>& requests) {
   return groups;
 }
 
-/// Groups with contexts of one length: the contexts as one batch, then the continuations, padded on the
-/// right, as another that reads the contexts' keys and values.
+/// Scores groups whose contexts have the same length. The contexts are one batch. The continuations, padded
+/// on the right, are another batch that reads the keys and values of the contexts.
 void score_groups(const nn::Decoder& decoder, std::span<const Group> groups,
                   const nn::ForwardOptions& options) {
   const auto n_groups = static_cast<int64_t>(groups.size());

@@ -2,14 +2,15 @@
 
 #include <algorithm>
 
-#include "base/error.h"
-#include "export/export_model.h"
+#include <fmt/ranges.h>
 
-// What the loaders and graphs of llama.cpp take: src/models/{llama,deci,qwen2,qwen3,openelm}.cpp and
-// load_hparams() in src/llama-model.cpp. llama, qwen2 and qwen3 size every tensor by layer 0. deci is llama's
-// graph with widths by layer: with 0 heads and KV heads a layer is its MLP alone, without neurons besides it
-// is passed by. What that graph computes wrongly does not arise: check_droppable() refuses the widths, and
-// sub-models keep whole groups of query heads.
+#include "base/error.h"
+
+// The choices below follow the loaders and graphs of llama.cpp, in
+// src/models/{llama,deci,qwen2,qwen3,openelm}.cpp and load_hparams() in src/llama-model.cpp. llama, qwen2 and
+// qwen3 size every tensor by layer 0. deci is llama's graph with widths by layer. A layer with 0 heads and 0
+// KV heads has only its MLP, and one with 0 neurons as well is skipped. deci computes some widths wrongly,
+// but these do not occur: check_droppable() refuses them, and sub-models keep whole groups of query heads.
 
 namespace elastify::exporter {
 namespace {
@@ -23,11 +24,12 @@ constexpr GgufArchitecture kOpenElm{"openelm", RopeOrder::kHalves, true};
 constexpr int64_t kMaxLayers = 512;  // LLAMA_MAX_LAYERS
 
 bool has_rope_factors(const ModelSpec& model) {
-  return model.rope.kind == RopeScaling::Kind::kLlama3 || model.rope.kind == RopeScaling::Kind::kFactors;
+  const RopeScaling::Kind kind = model.layer(0).rope.kind;
+  return kind == RopeScaling::Kind::kLlama3 || kind == RopeScaling::Kind::kFactors;
 }
 
-/// qwen2's loader takes a square q only, and no rope factors. With biases and rope order carried over, deci
-/// computes the same.
+/// qwen2's loader takes only a square q and no rope factors. deci computes the same with the biases and q and
+/// k rows in its own rope order.
 const GgufArchitecture& choose_qwen2(const ModelSpec& model) {
   const bool square = model.n_heads() * model.head_dim == model.d_model;
   return model.is_uniform() && square && !has_rope_factors(model) && !model.mlp_bias && !model.attn_out_bias
@@ -62,9 +64,19 @@ const GgufArchitecture& choose_qwen3(const ModelSpec& model) {
 
 }  // namespace
 
+const GgufArchitecture& architecture_named(std::string_view name) {
+  for (const GgufArchitecture* each : {&kLlama, &kDeci, &kQwen2, &kQwen3, &kOpenElm})
+    if (each->name == name) return *each;
+  fail("general.architecture \"{}\": no level is written as that", name);
+}
+
 const GgufArchitecture& choose_architecture(const ModelSpec& model) {
   if (model.n_layers > kMaxLayers)
     fail("stock llama.cpp runs at most {} layers, got {}", kMaxLayers, model.n_layers);
+  if (const auto found = layer_peculiarities(model); !found.empty())
+    throw Error(fmt::format("no architecture of stock llama.cpp that levels are written as has {}",
+                            fmt::join(found, ", ")),
+                "such a model can be profiled, reordered and evaluated, but not exported as GGUF");
   if (model.family == "qwen2") return choose_qwen2(model);
   if (model.family == "qwen3") return choose_qwen3(model);
   if (model.family == "llama" || model.family == "mistral") return model.is_uniform() ? kLlama : kDeci;

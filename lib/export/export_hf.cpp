@@ -6,6 +6,7 @@
 #include <exception>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -16,6 +17,7 @@
 #include "export/levels.h"
 #include "export/lora_gguf.h"
 #include "model/families/families.h"
+#include "model/manifest.h"
 
 namespace elastify::exporter {
 namespace {
@@ -23,10 +25,17 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kConfig = "config.json";
-constexpr const char* kRepairsKey = "elastify.repairs";
 constexpr int64_t kSlabElements = int64_t{1} << 20;
 
-/// One level's directory on its way.
+int64_t n_adapter_params(const LevelRepairs& repairs) {
+  int64_t n = 0;
+  for (const LayerRepairs& layer : repairs.layers)
+    for (const auto& [role, repair] : layer)
+      if (repair.a) n += n_elements(repair.a->shape) + n_elements(repair.b->shape);
+  return n;
+}
+
+/// The directory of one level while it is written.
 class LevelDirectory {
  public:
   LevelDirectory(Level level, ModelSpec model, const LevelRepairs* repairs, DType type)
@@ -37,10 +46,10 @@ class LevelDirectory {
     listed_.decoder_ratio = level_.decoder_ratio;
     listed_.total_ratio = level_.total_ratio;
     listed_.architecture = family_named(model_.family).hf_architecture;
-    if (repairs_ != nullptr) listed_.compensation = repairs_->compensation;
+    if (repairs_ != nullptr) listed_.compensation = name_of(repairs_->compensation);
   }
 
-  /// Everything but the weights, whose files are opened.
+  /// Writes everything but the weights, and opens the weights' files.
   void open(const Checkpoint& source, const Permutation& permutation, uint64_t shard_bytes,
             const fs::path& artifact) {
     path_ = artifact / listed_.name;
@@ -50,23 +59,23 @@ class LevelDirectory {
     listed_.has_tokenizer = companions.has_tokenizer;
     for (const auto* names : {&companions.model, &companions.tokenizer})
       for (const std::string& name : *names) put(name, read_text(source.path() / name));
-    if (repairs_ != nullptr && repairs_->has_adapters()) write_adapter(source.spec(), artifact);
+    if (repairs_ != nullptr && has(repairs_->parts(), Compensation::kAdapter))
+      write_adapter(source.spec(), artifact);
 
     std::map<std::string, std::string> about = {{"format", "pt"},
                                                 {"elastify.version", std::string(kVersion)},
                                                 {"elastify.level", fmt::format("{}", level_.nominal)},
                                                 {"elastify.spec_hash", spec_hash(source.spec())},
                                                 {"elastify.permutation_digest", digest(permutation)}};
-    if (repairs_ != nullptr)
-      if (std::string held = held_in_file(*repairs_); !held.empty()) about[kRepairsKey] = std::move(held);
+    if (repairs_ != nullptr) state_repairs(about);
     std::vector<TensorInfo> tensors;
     for (const TensorSpec& tensor : model_.tensors) tensors.push_back({tensor.name, type_, tensor.shape});
     weights_ = std::make_unique<ShardedSafetensorsWriter>(path_, tensors, std::move(about), shard_bytes);
   }
 
-  /// Takes what the level keeps of some rows.
+  /// Writes the part of these rows that the level keeps.
   /// \param rows  in the directory's type
-  /// \param first  of them
+  /// \param first  index of the first of these rows in the tensor
   void write(const TensorSpec& tensor, const HostTensor& rows, int64_t first) {
     if (first == 0) {
       write_added_before(tensor.name);
@@ -75,8 +84,8 @@ class LevelDirectory {
     if (repairs_ != nullptr && is_replaced(tensor, *repairs_)) {
       if (first > 0) return;
       const bool is_vector = tensor.shape.size() < 2;
-      const HostTensor own =
-          *replaced(tensor, is_vector ? convert(rows, DType::kF32) : HostTensor{}, *repairs_, type_);
+      const HostTensor own = *replaced(model_, tensor, is_vector ? convert(rows, DType::kF32) : HostTensor{},
+                                       *repairs_, {type_});
       weights_->write(convert(own, type_).bytes);
       return;
     }
@@ -101,10 +110,18 @@ class LevelDirectory {
     listed_.files.push_back({name, text.size(), sha256_hex(text)});
   }
 
+  void state_repairs(std::map<std::string, std::string>& about) const {
+    const Compensation held = held_in_file(*repairs_);
+    if (held != Compensation::kNone) about[kRepairsKey] = name_of(held);
+    std::vector<std::string_view> names;
+    for (const TensorSpec* tensor : listed_tensors(model_, *repairs_)) names.push_back(tensor->name);
+    if (!names.empty()) about[kOwnTensorsKey] = fmt::format("{}", fmt::join(names, ","));
+  }
+
   void write_adapter(const ModelSpec& spec, const fs::path& artifact) {
     HfDirectory adapter{.name = hf_adapter_name(level_.nominal),
                         .nominal = level_.nominal,
-                        .n_params = n_lora_params(*repairs_),
+                        .n_params = n_adapter_params(*repairs_),
                         .files = {}};
     const fs::path directory = artifact / adapter.name;
     save_adapters(*repairs_, spec, level_, listed_.name, directory);
@@ -113,14 +130,12 @@ class LevelDirectory {
     listed_.adapter = std::move(adapter);
   }
 
-  /// Biases that the source lacks: the repairs', and zeros where config.json has them with these.
+  /// Writes the biases before tensor `name` that the source lacks: those of the repairs, and zeros for the
+  /// biases that config.json switches on together with them.
   void write_added_before(const std::string& name) {
     for (; next_ < model_.tensors.size() && model_.tensors[next_].name != name; ++next_) {
       const TensorSpec& tensor = model_.tensors[next_];
-      const MatrixRepair* repair = nullptr;
-      const LayerRepairs& layer = repairs_->layers.at(static_cast<size_t>(tensor.layer));
-      if (tensor.role == Role::kAttnOutBias) repair = &layer.attention_out;
-      if (tensor.role == Role::kDownBias) repair = &layer.down;
+      const TensorRepair* repair = repairs_->find(tensor.layer, matrix_of(tensor.role).value());
       const HostTensor bias =
           repair != nullptr && repair->bias ? *repair->bias : HostTensor::allocate(type_, tensor.shape);
       weights_->write(convert(bias, type_).bytes);
@@ -134,7 +149,7 @@ class LevelDirectory {
   HfLevel listed_;
   fs::path path_;
   std::unique_ptr<ShardedSafetensorsWriter> weights_;
-  size_t next_ = 0;  ///< of the model's tensors
+  size_t next_ = 0;  ///< the next tensor of the model to write
   std::vector<std::byte> cut_;
 };
 
@@ -193,45 +208,44 @@ void write_weights(const Checkpoint& source, std::vector<LevelDirectory>& direct
   }
 }
 
-Json files_json(const std::string& directory, const std::vector<WrittenFile>& files) {
-  Json listed = Json::array();
-  for (const WrittenFile& file : files)
-    listed.push_back({{"name", directory + "/" + file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
-  return listed;
+/// The directory's files with names relative to the artifact, as the manifest lists them.
+std::vector<WrittenFile> parts_of(const HfDirectory& directory) {
+  std::vector<WrittenFile> parts = directory.files;
+  for (WrittenFile& part : parts) part.name = directory.name + "/" + part.name;
+  return parts;
 }
 
-Json manifest_json(const std::vector<HfLevel>& levels, const ModelSpec& spec, const Permutation& permutation,
-                   DType type, const Json& configuration) {
-  Json listed = Json::array(), adapters = Json::array();
-  for (const HfLevel& level : levels) {
-    listed.push_back({{"name", level.name},
-                      {"level", level.nominal},
-                      {"architecture", level.architecture},
-                      {"decoder_ratio", level.decoder_ratio},
-                      {"total_ratio", level.total_ratio},
-                      {"n_params", level.n_params},
-                      {"bytes", level.bytes()},
-                      {"tokenizer", level.has_tokenizer},
-                      {"compensation", level.compensation},
-                      {"parts", files_json(level.name, level.files)}});
-    if (level.adapter)
-      adapters.push_back({{"name", level.adapter->name},
-                          {"level", level.nominal},
-                          {"n_params", level.adapter->n_params},
-                          {"bytes", level.adapter->bytes()},
-                          {"parts", files_json(level.adapter->name, level.adapter->files)}});
-  }
-  Json manifest{{"format", "elastify.artifact"},
-                {"version", 1},
-                {"tool", {{"name", "elastify"}, {"version", kVersion}}},
-                {"spec_hash", spec_hash(spec)},
-                {"permutation_digest", digest(permutation)},
-                {"layout", "huggingface"},
-                {"type", info(type).name},
-                {"configuration", configuration},
-                {"files", std::move(listed)}};
-  if (!adapters.empty()) manifest["adapters"] = std::move(adapters);
-  return manifest;
+void list(const HfLevel& level, Manifest& manifest) {
+  ListedModel& model = manifest.files.emplace_back();
+  model.name = level.name;
+  model.level = level.nominal;
+  model.architecture = level.architecture;
+  model.decoder_ratio = level.decoder_ratio;
+  model.total_ratio = level.total_ratio;
+  model.n_params = level.n_params;
+  model.bytes = level.bytes();
+  model.tokenizer = level.has_tokenizer;
+  model.compensation = level.compensation;
+  model.parts = parts_of(level);
+  if (!level.adapter) return;
+  ListedAdapter& adapter = manifest.adapters.emplace_back();
+  adapter.name = level.adapter->name;
+  adapter.level = level.nominal;
+  adapter.n_params = level.adapter->n_params;
+  adapter.bytes = level.adapter->bytes();
+  adapter.parts = parts_of(*level.adapter);
+}
+
+/// Switches on the biases that the repairs add, and those that config.json switches on by the same key.
+void switch_on_biases(ModelSpec& model, const LevelRepairs& repairs) {
+  for (const LayerRepairs& layer : repairs.layers)
+    for (const auto& [role, repair] : layer) {
+      if (!repair.bias) continue;
+      const bool is_mlp = role == Role::kGate || role == Role::kUp || role == Role::kDown;
+      (is_mlp ? model.mlp_bias : role == Role::kAttnOut ? model.attn_out_bias : model.qkv_bias) = true;
+    }
+  if (family_named(model.family).config.attention_bias_key)
+    model.qkv_bias = model.attn_out_bias = model.qkv_bias || model.attn_out_bias;
 }
 
 }  // namespace
@@ -252,15 +266,22 @@ std::string hf_adapter_name(double nominal) {
   return fs::path(lora_name(nominal)).stem().string();
 }
 
-std::string held_in_directory(const fs::path& directory) {
+HeldRepairs held_in_directory(const fs::path& directory) {
+  HeldRepairs held;
   for (const auto& entry : fs::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with("model") || !name.ends_with(".safetensors")) continue;
-    const SafetensorsFile file = SafetensorsFile::open(entry.path());
-    const auto held = file.metadata().find(kRepairsKey);
-    return held == file.metadata().end() ? "" : held->second;
+    const auto about = SafetensorsFile::open(entry.path()).metadata();
+    if (const auto parts = about.find(kRepairsKey); parts != about.end())
+      held.parts = with_context(fmt::format("{}: {}", entry.path().string(), kRepairsKey),
+                                [&] { return parts_named(parts->second); });
+    if (const auto own = about.find(kOwnTensorsKey); own != about.end()) {
+      std::istringstream names(own->second);
+      for (std::string each; std::getline(names, each, ',');) held.own_tensors.push_back(each);
+    }
+    break;
   }
-  return "";
+  return held;
 }
 
 ModelSpec hf_level_model(const ModelSpec& spec, const Level& level, const LevelRepairs* repairs) {
@@ -268,17 +289,12 @@ ModelSpec hf_level_model(const ModelSpec& spec, const Level& level, const LevelR
   if (!model.is_uniform())
     throw Error("widths differ by layer, which no config.json of transformers can say",
                 "plan with `uniform`, choose other --levels, or leave out --hf: a GGUF can say it");
-  bool attention_bias = false;
-  if (repairs != nullptr)
-    for (const ConstRepairPlace& place : repair_places(*repairs, spec, level.widths))
-      if (place.repair->bias) (place.tensor->role == Role::kDown ? model.mlp_bias : attention_bias) = true;
-  model.attn_out_bias |= attention_bias;
-  if (family_named(spec.family).config.attention_bias_key) model.qkv_bias |= attention_bias;
-  if (repairs != nullptr && repairs->has_biases()) {
+  if (repairs != nullptr && has(repairs->parts(), Compensation::kBias)) {
+    switch_on_biases(model, *repairs);
     try {
       hf_config_json(model, DType::kF32);
     } catch (const Error& error) {
-      throw Error(fmt::format("compensation '{}': {}", repairs->compensation, error.what()),
+      throw Error(fmt::format("compensation '{}': {}", name_of(repairs->compensation), error.what()),
                   "reorder with --compensate adapter or baked, which need no biases, or leave out --hf");
     }
   }
@@ -292,7 +308,7 @@ ModelSpec hf_level_model(const ModelSpec& spec, const Level& level, const LevelR
     model.family = "mistral";
   }
   complete_spec(model);
-  hf_config_json(model, DType::kF32);  // throws for what it cannot say
+  hf_config_json(model, DType::kF32);  // throws if it cannot express the model
   return model;
 }
 
@@ -318,11 +334,16 @@ std::vector<HfLevel> export_hf(const Checkpoint& source, const Permutation& perm
     for (LevelDirectory& each : directories) each.open(source, permutation, options.shard_bytes, directory);
     write_weights(source, directories, type);
     for (LevelDirectory& each : directories) listed.push_back(each.finish());
-    const Json manifest = manifest_json(listed, spec, permutation, type, configuration);
-    write_text(directory / "manifest.json",
-               manifest.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    Manifest manifest;
+    manifest.spec_hash = spec_hash(spec);
+    manifest.permutation_digest = digest(permutation);
+    manifest.huggingface = true;
+    manifest.type = info(type).name;
+    manifest.configuration = configuration;
+    for (const HfLevel& level : listed) list(level, manifest);
+    save_manifest(manifest, directory);
   } catch (...) {
-    directories.clear();  // closes the writers, which removes what they have not finished
+    directories.clear();  // closes the writers, which removes unfinished files
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(directory, ignored))
       fs::remove_all(entry.path(), ignored);

@@ -20,19 +20,17 @@
 #include "export/pack.h"
 #include "export/shared_common.h"
 #include "export/write_tensors.h"
+#include "model/manifest.h"
 
 namespace elastify::exporter {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kManifestFormat = "elastify.artifact";
-constexpr int64_t kManifestVersion = 1;
-
-/// One file on its way: what it will hold, and its writer.
+/// One file while it is written: its contents and its writer.
 struct LevelFile {
   Level level;
-  PlainFile plain;  ///< of the keys, elastify.* alone, see with_all_keys()
+  PlainFile plain;  ///< has only the keys elastify.*, see with_all_keys()
   const LevelRepairs* repairs = nullptr;
   WeightType type = DType::kF16;
   fs::path directory;
@@ -47,7 +45,7 @@ struct TypeExport {
   std::unique_ptr<PackedWriter> packed;  ///< null: plain files
 };
 
-/// Every level as it would be of any type.
+/// Describes the file of every level, but for what depends on the type.
 std::vector<LevelFile> plan_levels(const ModelSpec& spec, const ElasticPlan& plan,
                                    const ExportOptions& options, const std::vector<LevelRepairs>& repairs) {
   std::vector<LevelFile> files;
@@ -69,7 +67,7 @@ std::vector<LevelFile> plan_levels(const ModelSpec& spec, const ElasticPlan& pla
     file.listed.total_ratio = level.total_ratio;
     file.listed.architecture = file.plain.architecture->name;
     file.listed.n_params = n_params(file.plain.model, full_widths(file.plain.model));
-    if (file.repairs != nullptr) file.listed.compensation = file.repairs->compensation;
+    if (file.repairs != nullptr) file.listed.compensation = name_of(file.repairs->compensation);
     file.level = std::move(level);
   }
   return files;
@@ -104,7 +102,7 @@ bool fuses_qkv(const std::vector<LevelFile>& files) {
                              : "export with --type f16, which takes any width"));
 }
 
-/// \throws Error  if a row at some level is not made of whole blocks
+/// \throws Error  if a row of some level does not consist of whole blocks
 void require_whole_blocks(const ModelSpec& spec, const std::vector<LevelFile>& files, bool fused_qkv) {
   for (const LevelFile& file : files) {
     for (const TensorSpec& tensor : spec.tensors) {
@@ -133,15 +131,20 @@ void add_elastic_keys(GgufMetadata& keys, const LevelFile& file, const std::vect
   keys.set("elastify.full", file.level.nominal >= 1);
   keys.set("elastify.kv_groups", widths(file.plain.model.layer_kv_heads));
   keys.set("elastify.d_ff", widths(file.plain.model.layer_d_ff));
-  if (file.repairs != nullptr)
-    if (const std::string held = held_in_file(*file.repairs); !held.empty())
-      keys.set("elastify.repairs", held);
+  if (file.repairs != nullptr) {
+    const Compensation held = held_in_file(*file.repairs);
+    if (held != Compensation::kNone) keys.set(kRepairsKey, name_of(held));
+    std::vector<std::string> names;
+    for (const TensorSpec* tensor : listed_tensors(file.plain.model, *file.repairs))
+      names.push_back(tensor->gguf_name);
+    if (!names.empty()) keys.set(kOwnTensorsKey, GgufArray{std::move(names)});
+  }
   keys.set("elastify.spec_hash", spec_digest);
   keys.set("elastify.permutation_digest", permutation_digest);
 }
 
-/// The file with the keys that all share. A vocabulary is among them, so that no more such files are held
-/// than needed.
+/// The file with all its keys, shared ones included. These hold the vocabulary, which is large, so callers
+/// keep the result only briefly.
 PlainFile with_all_keys(const LevelFile& file, const GgufMetadata& shared) {
   PlainFile plain = file.plain;
   plain.keys = model_keys(plain.model, *plain.architecture, file.type);
@@ -150,7 +153,7 @@ PlainFile with_all_keys(const LevelFile& file, const GgufMetadata& shared) {
   return plain;
 }
 
-/// Own keys and tensor tables of all files, and their sizes.
+/// Fills in each file's own keys, tensor table and size.
 void describe(std::vector<LevelFile>& files, const GgufMetadata& shared, const ModelSpec& spec,
               const Permutation& permutation, bool fused_qkv) {
   const std::string spec_digest = spec_hash(spec), permutation_digest = digest(permutation);
@@ -166,7 +169,7 @@ void describe(std::vector<LevelFile>& files, const GgufMetadata& shared, const M
   }
 }
 
-/// The level's tensors that its repairs take the place of.
+/// Names of the level's tensors that its repairs replace.
 std::set<std::string> replaced_names(const LevelFile& file) {
   std::set<std::string> names;
   if (file.repairs == nullptr) return names;
@@ -176,7 +179,7 @@ std::set<std::string> replaced_names(const LevelFile& file) {
 }
 
 /// Opens the levels' parts.
-/// \returns what the packed file will hold: parts, adapters and importance matrices, in this order
+/// \returns the contents of the packed file: parts, adapters and importance matrices, in this order
 PackedContents open_parts(std::vector<LevelFile>& files, const PlainFile& full, const GgufMetadata& shared) {
   PackedContents contents;
   const auto embed = [&](const std::string& name, uint64_t bytes) {
@@ -201,7 +204,7 @@ PackedContents open_parts(std::vector<LevelFile>& files, const PlainFile& full, 
     file->part = std::make_unique<GgufWriter>(file->directory / name, header.keys, header.tensors);
     level.part = embed(name, gguf_size(header.keys, header.tensors));
   }
-  // As the manifest lists them: from wide to narrow.
+  // From wide to narrow, the order of the manifest.
   for (size_t i = 0; i < files.size(); ++i)
     if (const auto& adapter = files[i].listed.adapter)
       contents.levels[files.size() - 1 - i].adapter = embed(adapter->name, adapter->bytes);
@@ -237,20 +240,20 @@ std::vector<TensorSink> sinks_of(const std::vector<TypeExport>& types) {
   return sinks;
 }
 
-/// What stands before the spec's tensors.
+/// Writes rope_freqs.weight, the only tensor before those of the spec.
 void write_rope_factors(const std::vector<TensorSink>& sinks, const ModelSpec& spec) {
   const std::vector<float> factors = rope_factors(spec);
   if (factors.empty()) return;
   for (const TensorSink& sink : sinks) write(sink, std::as_bytes(std::span(factors)));
 }
 
-/// An importance matrix of a model's file, under the names that its tensors have there.
+/// The importance matrix of a level's file, with the names that the tensors have in that file.
 Imatrix imatrix_for(const Imatrix& reordered, const ModelSpec& spec, const LevelFile& file) {
   Imatrix narrow = narrowed(reordered, spec, file.level.widths);
   Imatrix named = narrow;
   named.entries.clear();
   for (const TensorSpec& tensor : file.plain.model.tensors)
-    if (auto entry = narrow.entries.extract(tensor.gguf_name)) {  // q, k and v as one: they share their input
+    if (auto entry = narrow.entries.extract(tensor.gguf_name)) {  // fused q, k and v share their input
       entry.key() = name_in_file(tensor, *file.plain.architecture);
       named.entries.insert(std::move(entry));
     }
@@ -271,7 +274,10 @@ void write_imatrices(const Imatrix& reordered, const ModelSpec& spec, std::vecto
 void write_adapters(const ModelSpec& spec, const Permutation& permutation, std::vector<LevelFile>& files,
                     DType type) {
   for (LevelFile& file : files) {
-    if (file.repairs == nullptr || !file.repairs->has_adapters()) continue;
+    if (file.repairs == nullptr) continue;
+    const GgufArchitecture& architecture = *file.plain.architecture;
+    const std::vector<LoraMatrix> matrices = lora_matrices(*file.repairs, spec, file.level, architecture);
+    if (matrices.empty()) continue;
     GgufMetadata keys;
     keys.set("elastify.version", std::string(kVersion));
     keys.set("elastify.level", static_cast<float>(file.level.nominal));
@@ -279,20 +285,18 @@ void write_adapters(const ModelSpec& spec, const Permutation& permutation, std::
     keys.set("elastify.permutation_digest", digest(permutation));
     AdapterFile written{.name = lora_name(file.level.nominal),
                         .bytes = 0,
-                        .n_params = n_lora_params(*file.repairs),
+                        .n_params = n_lora_params(matrices),
                         .ranks = {},
                         .sha256 = {}};
-    for (const auto& [tensor, repair] : repair_places(*file.repairs, spec, file.level.widths))
-      if (repair->a) written.ranks.emplace_back(tensor->gguf_name, repair->rank());
+    for (const LoraMatrix& matrix : matrices) written.ranks.emplace_back(matrix.name, matrix.rank());
     const fs::path path = file.directory / written.name;
-    written.sha256 =
-        write_lora(*file.repairs, spec, file.level, file.plain.architecture->name, keys, type, path);
+    written.sha256 = write_lora(matrices, architecture, keys, type, path);
     written.bytes = fs::file_size(path);
     file.listed.adapter = std::move(written);
   }
 }
 
-/// \returns what became of the files; of a packed one's, what they would be
+/// \returns the finished files; for a packed file, those that slicing will give
 std::vector<ArtifactFile> finish(TypeExport& type) {
   std::vector<ArtifactFile> listed;
   for (LevelFile& file : type.files) {
@@ -303,8 +307,8 @@ std::vector<ArtifactFile> finish(TypeExport& type) {
   return listed;
 }
 
-/// \returns the manifest's entry
-Json finish_packed(TypeExport& type, const std::vector<ArtifactFile>& listed) {
+/// \returns the packed file
+WrittenFile finish_packed(TypeExport& type, const std::vector<ArtifactFile>& listed) {
   PackedContents& contents = type.packed->contents();
   for (size_t i = 0; i < listed.size(); ++i) {
     PackedLevel& level = contents.levels[listed.size() - 1 - i];
@@ -314,82 +318,51 @@ Json finish_packed(TypeExport& type, const std::vector<ArtifactFile>& listed) {
     if (level.imatrix) contents.embedded[*level.imatrix].sha256 = listed[i].imatrix->sha256;
   }
   const std::string sha256 = type.packed->finish();
-  return {{"name", "model.gguf"}, {"bytes", type.packed->size()}, {"sha256", sha256}};
+  return {"model.gguf", type.packed->size(), sha256};
 }
 
-Json manifest_json(const std::vector<ArtifactFile>& files, const ModelSpec& spec,
-                   const Permutation& permutation, const WeightType& type, const Json& configuration) {
-  Json listed = Json::array();
-  for (const ArtifactFile& file : files)
-    listed.push_back({{"name", file.name},
-                      {"level", file.nominal},
-                      {"architecture", file.architecture},
-                      {"decoder_ratio", file.decoder_ratio},
-                      {"total_ratio", file.total_ratio},
-                      {"n_params", file.n_params},
-                      {"bits_per_weight", std::round(file.bits_per_weight * 1e4) / 1e4},
-                      {"bytes", file.bytes},
-                      {"sha256", file.sha256},
-                      {"compensation", file.compensation}});
-  Json adapters = Json::array();
-  for (const ArtifactFile& file : files) {
-    if (!file.adapter) continue;
-    Json ranks = Json::object();
-    for (const auto& [name, rank] : file.adapter->ranks) ranks[name] = rank;
-    adapters.push_back({{"name", file.adapter->name},
-                        {"level", file.nominal},
-                        {"n_params", file.adapter->n_params},
-                        {"ranks", std::move(ranks)},
-                        {"bytes", file.adapter->bytes},
-                        {"sha256", file.adapter->sha256}});
-  }
-  Json imatrices = Json::array();
-  for (const ArtifactFile& file : files)
-    if (file.imatrix)
-      imatrices.push_back({{"name", file.imatrix->name},
-                           {"level", file.nominal},
-                           {"bytes", file.imatrix->bytes},
-                           {"sha256", file.imatrix->sha256}});
-  Json manifest{{"format", kManifestFormat},
-                {"version", kManifestVersion},
-                {"tool", {{"name", "elastify"}, {"version", kVersion}}},
-                {"spec_hash", spec_hash(spec)},
-                {"permutation_digest", digest(permutation)},
-                {"type", type.name()},
-                {"configuration", configuration},
-                {"files", std::move(listed)}};
-  if (!adapters.empty()) manifest["adapters"] = std::move(adapters);
-  if (!imatrices.empty()) manifest["imatrices"] = std::move(imatrices);
+Manifest provenance_of(const ModelSpec& spec, const Permutation& permutation) {
+  Manifest manifest;
+  manifest.spec_hash = spec_hash(spec);
+  manifest.permutation_digest = digest(permutation);
   return manifest;
 }
 
-/// Of several artifacts, one in each folder.
-Json folders_json(const std::vector<WeightType>& types, const ModelSpec& spec, const Permutation& permutation,
-                  const fs::path& directory) {
-  Json folders = Json::array();
-  for (const WeightType& type : types)
-    folders.push_back({{"name", type.name()},
-                       {"type", type.name()},
-                       {"manifest_sha256", sha256_file(directory / type.name() / "manifest.json")}});
-  return {{"format", kManifestFormat},
-          {"version", kManifestVersion},
-          {"tool", {{"name", "elastify"}, {"version", kVersion}}},
-          {"spec_hash", spec_hash(spec)},
-          {"permutation_digest", digest(permutation)},
-          {"folders", std::move(folders)}};
-}
-
-void write_json(const fs::path& path, const Json& json) {
-  write_text(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+/// Adds a model's file and the adapter and importance matrix beside it.
+void list(const ArtifactFile& file, Manifest& manifest) {
+  ListedModel& model = manifest.files.emplace_back();
+  model.name = file.name;
+  model.level = file.nominal;
+  model.architecture = file.architecture;
+  model.decoder_ratio = file.decoder_ratio;
+  model.total_ratio = file.total_ratio;
+  model.n_params = file.n_params;
+  model.bits_per_weight = std::round(file.bits_per_weight * 1e4) / 1e4;
+  model.bytes = file.bytes;
+  model.sha256 = file.sha256;
+  model.compensation = file.compensation;
+  if (file.adapter) {
+    ListedAdapter& adapter = manifest.adapters.emplace_back();
+    adapter.name = file.adapter->name;
+    adapter.level = file.nominal;
+    adapter.n_params = file.adapter->n_params;
+    adapter.ranks = file.adapter->ranks;
+    adapter.bytes = file.adapter->bytes;
+    adapter.sha256 = file.adapter->sha256;
+  }
+  if (file.imatrix)
+    manifest.imatrices.push_back(
+        {file.imatrix->name, file.nominal, file.imatrix->bytes, file.imatrix->sha256});
 }
 
 void say_notes(const ModelSpec& spec) {
-  if (spec.sliding_window > 0 && spec.sliding_window < spec.max_seq)
+  const int64_t window = spec.layer(0).sliding_window;  // a GGUF file states one window for all layers
+  if (window > 0 && window < spec.max_seq)
     log::info(
         "the model has a sliding window of {} tokens, the graph in stock llama.cpp has none: context_length "
         "is {}, "
         "up to which both are the same",
-        spec.sliding_window, spec.sliding_window);
+        window, window);
 }
 
 void remove_contents(const fs::path& directory) {
@@ -398,14 +371,6 @@ void remove_contents(const fs::path& directory) {
 }
 
 }  // namespace
-
-Json to_json(const ExportOptions& options) {
-  return {{"type", to_text(options.types)},
-          {"levels", options.levels},
-          {"adapter_type", info(options.adapter_type).name},
-          {"packed", options.packed},
-          {"shared_common", options.shared_common}};
-}
 
 std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary,
                                        const Permutation& permutation, const ElasticPlan& plan,
@@ -452,20 +417,28 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
     const std::vector<TensorSink> sinks = sinks_of(types);
     write_rope_factors(sinks, spec);
     write_tensors(source, sinks, fused_qkv, importance, options.max_ram);
+    const Manifest top = provenance_of(spec, permutation);
     for (TypeExport& type : types) {
       const fs::path folder = type.files[0].directory;
-      const WeightType weights = type.files[0].type;
       const std::vector<ArtifactFile> of_type = finish(type);
-      Json manifest = manifest_json(of_type, spec, permutation, weights, configuration);
-      if (type.packed) manifest["packed"] = finish_packed(type, of_type);
-      write_json(folder / "manifest.json", manifest);
-      if (options.shared_common) share_common(folder);
+      Manifest manifest = top;
+      manifest.type = type.files[0].type.name();
+      manifest.configuration = configuration;
+      for (const ArtifactFile& file : of_type) list(file, manifest);
+      if (type.packed) manifest.packed = finish_packed(type, of_type);
+      if (options.shared_common) share_common(folder, manifest);
+      save_manifest(manifest, folder);
       listed.insert(listed.end(), of_type.begin(), of_type.end());
     }
-    if (options.types.size() > 1)
-      write_json(directory / "manifest.json", folders_json(options.types, spec, permutation, directory));
+    if (options.types.size() == 1) return listed;
+    Manifest manifest = top;
+    for (const WeightType& type : options.types) {
+      const std::string name(type.name());
+      manifest.folders.push_back({name, name, sha256_file(manifest_path(directory / name))});
+    }
+    save_manifest(manifest, directory);
   } catch (...) {
-    types.clear();  // closes the writers, which removes what they have not finished
+    types.clear();  // closes the writers, which removes unfinished files
     remove_contents(directory);
     throw;
   }

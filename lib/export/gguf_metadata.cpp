@@ -10,12 +10,13 @@ namespace {
 
 constexpr const char* kTokens = "tokenizer.ggml.tokens";
 
-/// What a sub-model may say of itself in its source's words. Not size_label: it is another size.
+/// Keys general.* that a sub-model takes from its source. size_label is not among them, since the size
+/// differs.
 constexpr const char* kDescription[] = {"name",         "basename",    "organization", "author",
                                         "version",      "finetune",    "url",          "license",
                                         "license.name", "license.link"};
 
-/// The file that holds the tokenizer's keys as GGUF has them; empty if there is none.
+/// The GGUF file that holds the tokenizer's keys; empty if there is none.
 fs::path keys_file(const Checkpoint& source) {
   if (source.format() == SourceFormat::kGguf) return source.path();
   const fs::path kept = source.path() / "tokenizer.gguf";
@@ -97,10 +98,11 @@ GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architec
   };
   const auto head_dim = static_cast<uint32_t>(model.head_dim);
   std::vector<int64_t> heads = model.layer_kv_heads;
-  for (int64_t& n : heads) n *= model.heads_per_group;
-  // The graphs attend to everything; up to the window's length that is what a sliding window does, too.
+  for (size_t l = 0; l < heads.size(); ++l) heads[l] *= model.layers.at(l).heads_per_group;
+  const LayerSpec& layer = model.layer(0);  // choose_architecture() makes sure that all layers are alike
+  // llama.cpp's graphs have full attention, which equals a sliding window up to the window's length.
   const int64_t context =
-      model.sliding_window > 0 ? std::min(model.max_seq, model.sliding_window) : model.max_seq;
+      layer.sliding_window > 0 ? std::min(model.max_seq, layer.sliding_window) : model.max_seq;
 
   set("block_count", static_cast<uint32_t>(model.n_layers));
   set("context_length",
@@ -113,10 +115,10 @@ GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architec
   set("attention.key_length", head_dim);
   set("attention.value_length", head_dim);
   set("rope.dimension_count", head_dim);
-  set("rope.freq_base", static_cast<float>(model.rope_theta));
-  if (model.rope.kind == RopeScaling::Kind::kLinear) {
+  set("rope.freq_base", static_cast<float>(layer.rope_theta));
+  if (layer.rope.kind == RopeScaling::Kind::kLinear) {
     set("rope.scaling.type", std::string("linear"));
-    set("rope.scaling.factor", static_cast<float>(model.rope.factor));
+    set("rope.scaling.factor", static_cast<float>(layer.rope.factor));
   }
   set("vocab_size", static_cast<uint32_t>(model.n_vocab));
   return keys;
@@ -129,7 +131,7 @@ std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitect
     tensors.push_back({"rope_freqs.weight", DType::kF32, {static_cast<int64_t>(factors.size())}});
   for (const TensorSpec& tensor : model.tensors) {
     std::string name = name_in_file(tensor, architecture);
-    if (!tensors.empty() && tensors.back().name == name) {  // q, k and v follow each other
+    if (!tensors.empty() && tensors.back().name == name) {  // fused: q, k and v follow each other
       tensors.back().shape[0] += tensor.shape[0];
       continue;
     }
@@ -139,9 +141,10 @@ std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitect
 }
 
 std::vector<float> rope_factors(const ModelSpec& model) {
+  const LayerSpec& layer = model.layer(0);
   const bool uneven =
-      model.rope.kind == RopeScaling::Kind::kLlama3 || model.rope.kind == RopeScaling::Kind::kFactors;
-  return uneven ? rope_frequency_divisors(model) : std::vector<float>();
+      layer.rope.kind == RopeScaling::Kind::kLlama3 || layer.rope.kind == RopeScaling::Kind::kFactors;
+  return uneven ? rope_frequency_divisors(layer, model.head_dim) : std::vector<float>();
 }
 
 }  // namespace elastify::exporter

@@ -20,16 +20,17 @@ GgufMetadata shared_keys(const Checkpoint& source, const Vocabulary* vocabulary)
 /// insists on.
 GgufMetadata model_keys(const ModelSpec& model, const GgufArchitecture& architecture, const WeightType& type);
 
-/// What the tensor is called in such a file; q, k and v share a name where they are one tensor.
+/// The tensor's name in files of this architecture. q, k and v have the same name if the architecture fuses
+/// them.
 std::string name_in_file(const TensorSpec& tensor, const GgufArchitecture& architecture);
 
-/// The tensors of its file: rope_freqs.weight where the frequencies are scaled unevenly, then the spec's in
-/// order, with q, k and v as one where the architecture wants it.
+/// The tensors of the model's file: rope_freqs.weight if the frequencies are scaled unevenly, then the spec's
+/// in order. q, k and v are one tensor if the architecture fuses them.
 /// \param fused_qkv  see WeightType::of()
 std::vector<TensorInfo> gguf_tensors(const ModelSpec& model, const GgufArchitecture& architecture,
                                      const WeightType& type, bool fused_qkv);
 
-/// Divisors of the rotary frequencies for rope_freqs.weight; empty where there is no such tensor.
+/// Divisors of the rotary frequencies for rope_freqs.weight; empty if the file has no such tensor.
 std::vector<float> rope_factors(const ModelSpec& model);
 
 }  // namespace elastify::exporter

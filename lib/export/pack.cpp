@@ -18,7 +18,7 @@ std::string with_prefix(std::string_view prefix, std::string_view name) {
   return fmt::format("{}{}", prefix, name);
 }
 
-/// Equal to the byte, as they are written.
+/// Whether both values are written as the same bytes.
 bool same_value(const GgufValue& a, const GgufValue& b) {
   if (a.index() != b.index()) return false;
   return std::visit(
@@ -54,14 +54,14 @@ class PartPlan {
   }
 
  private:
-  /// Whether the full model's file has these bytes, up to the order of rows inside heads.
+  /// Whether the full model's file has this tensor as a leading part, up to the order of rows inside heads.
   bool is_prefix(const std::string& name, DType dtype, const Shape& shape) const {
     if (replaced_.count(name) > 0) return false;
     const auto whole = std::find_if(full_.tensors.begin(), full_.tensors.end(),
                                     [&](const TensorInfo& t) { return t.name == name; });
     if (whole == full_.tensors.end() || whole->dtype != dtype || whole->shape.size() != shape.size())
       return false;
-    if (name.ends_with(kFused)) return whole->shape == shape;  // leading rows of q | k | v are no q | k | v
+    if (name.ends_with(kFused)) return whole->shape == shape;  // leading rows of q | k | v are only q
     for (size_t axis = 0; axis < shape.size(); ++axis)
       if (shape[axis] > whole->shape[axis]) return false;
     return true;
@@ -168,12 +168,12 @@ GgufMetadata joined(GgufMetadata keys, const GgufMetadata& further) {
   return keys;
 }
 
-/// With the embedded files' offsets, and hashes as long as they will be.
+/// Fills in the embedded files' offsets, and placeholders of the hashes' length.
 PackedContents with_places(PackedContents contents, const PlainFile& full) {
   const std::string unknown(64, '0');
   for (PackedLevel& level : contents.levels) level.sha256 = unknown;
   for (EmbeddedFile& file : contents.embedded) file.sha256 = unknown;
-  // Offsets are numbers of a fixed size, so that the header is as long with any of them.
+  // Offsets have a fixed size, so the header's length does not depend on them.
   const GgufMetadata keys = joined(full.keys, packed_keys(contents, full.architecture->rope));
   uint64_t offset = gguf_size(keys, full.tensors);
   for (EmbeddedFile& file : contents.embedded) {
@@ -183,7 +183,7 @@ PackedContents with_places(PackedContents contents, const PlainFile& full) {
   return contents;
 }
 
-/// The file, and zeros up to where the next one may begin.
+/// Appends the file, and zeros up to the alignment of the next one.
 void append_file(GgufWriter& writer, const fs::path& path) {
   const auto file = MappedFile::open(path);
   for (uint64_t at = 0; at < file->bytes().size(); at += kCopiedAtOnce) {

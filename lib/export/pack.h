@@ -9,14 +9,14 @@
 #include "io/gguf.h"
 #include "model/spec.h"
 
-// Writing packed files, see packed.h. The files that the levels would have of their own are described and
-// hashed, and never written.
+// Writes packed files, see packed.h. The separate files of the levels are described and hashed, but never
+// written.
 
 namespace elastify::exporter {
 
-/// A model's file as `export` without packing writes it, but for the tensors' bytes.
+/// The description of a model's file as `export` writes it without packing: all but the tensors' bytes.
 struct PlainFile {
-  ModelSpec model;  ///< of exactly these dimensions
+  ModelSpec model;  ///< of exactly the file's dimensions
   const GgufArchitecture* architecture = nullptr;
   GgufMetadata keys;
   std::vector<TensorInfo> tensors;
@@ -24,30 +24,31 @@ struct PlainFile {
 
 /// Keys and tensors of a part.
 struct PartHeader {
-  GgufMetadata keys;  ///< the level's where they differ from full.gguf's, and elastify.part.*
+  GgufMetadata keys;  ///< the level's keys that differ from full.gguf's, and elastify.part.*
   std::vector<TensorInfo> tensors;
 };
 
-/// What packing keeps of a level: what is no leading part of the full model's tensors.
-/// \param replaced  names of those of the level's tensors that hold something else than the model's
+/// The part of a level in a packed file: its keys, and the tensors that are not leading parts of the full
+/// model's.
+/// \param replaced  names of the level's tensors that repairs replace
 PartHeader part_header(const PlainFile& full, const PlainFile& level, const std::set<std::string>& replaced);
 
-/// What a packed file holds besides the model.
+/// The contents of a packed file besides the model.
 struct PackedContents {
   std::vector<PackedLevel> levels;     ///< narrowest first, the full model last
-  std::vector<EmbeddedFile> embedded;  ///< offsets are found out while packing
+  std::vector<EmbeddedFile> embedded;  ///< offsets are filled in while packing
 };
 
-/// Writes model.gguf. Hashes are asked for at the end, so that everything is written in one pass.
+/// Writes model.gguf. Hashes are needed only at the end, so that everything is written in one pass.
 class PackedWriter {
  public:
   /// \param contents  without hashes
   PackedWriter(const fs::path& path, const PlainFile& full, PackedContents contents);
-  /// For the tensors of the full model.
+  /// The writer for the tensors of the full model.
   GgufWriter& model() { return writer_; }
-  /// Of what was given, for putting the hashes in.
+  /// The contents given to the constructor. The caller sets their hashes before finish().
   PackedContents& contents() { return contents_; }
-  /// Takes in the embedded files, which lie beside the packed one and are removed there.
+  /// Appends the embedded files, which lie beside the packed one, and removes them.
   /// \returns the packed file's SHA-256
   std::string finish();
   uint64_t size() const { return writer_.size(); }

@@ -54,7 +54,7 @@ std::optional<size_t> file_index(int32_t index, std::string_view key, size_t n) 
   return static_cast<size_t>(index);
 }
 
-/// \throws Error  unless the tensor has such leading rows and elements
+/// \throws Error  unless the tensor has a leading part of this shape
 void require_within(const HostTensor& stored, const Shape& shape) {
   bool fits = shape.size() == stored.shape.size();
   for (size_t axis = 0; fits && axis < shape.size(); ++axis)
@@ -66,7 +66,8 @@ void require_within(const HostTensor& stored, const Shape& shape) {
          type.name);
 }
 
-/// elastify.part.tensors and .shapes: two numbers each, elements in a row and rows; 0 rows: a vector.
+/// Reads elastify.part.tensors and .shapes. A shape has two numbers, elements per row and rows; 0 rows: a
+/// vector.
 std::vector<KeptTensor> read_kept(const PackedFile& packed, const LevelPart& part) {
   const GgufMetadata& keys = part.file.metadata();
   const auto* names = keys.strings(fmt::format("{}tensors", kPartPrefix));

@@ -7,39 +7,39 @@
 #include "io/gguf.h"
 #include "model/rope_order.h"
 
-// A packed file: the full model as stock runtimes load it, keys elastify.packed.* that say what its levels
-// are, and behind its last tensor complete GGUF files: per level a part, which holds what the level's own
-// file has and the model does not (keys, biases, refitted weights), adapters and importance matrices. Keys
-// and layout: docs/formats.md.
+// A packed file is the full model as stock runtimes load it. Keys elastify.packed.* describe its levels.
+// After its last tensor there are complete GGUF files: adapters, importance matrices, and a part for each
+// level. A part holds what the level's separate file has and the model does not: keys, biases, refitted
+// weights. Keys and layout: docs/formats.md.
 
 namespace elastify::exporter {
 
-/// A complete GGUF file behind the model's tensors.
+/// A complete GGUF file after the model's tensors.
 struct EmbeddedFile {
   std::string name;  ///< "part-050.gguf", "lora-050.gguf", "imatrix-050.gguf"
   uint64_t offset = 0, bytes = 0;
   std::string sha256;
 };
 
-/// A level, and the file of its own that slicing gives.
+/// A level, and the separate file that slicing gives for it.
 struct PackedLevel {
   std::string name;  ///< "level-050.gguf"; "full.gguf" for the full model
   double nominal = 1, decoder_ratio = 1, total_ratio = 1;
   std::string architecture, compensation;
   std::vector<int64_t> kv_groups, d_ff;  ///< [n_layers]
-  uint64_t bytes = 0;                    ///< of that file
+  uint64_t bytes = 0;                    ///< of the separate file
   std::string sha256;
-  std::optional<size_t> part, adapter, imatrix;  ///< among the embedded files; the full model has no part
+  std::optional<size_t> part, adapter, imatrix;  ///< index of the embedded file; the full model has no part
 };
 
-/// What a level keeps of a stored tensor: the leading rows, and of each the leading elements.
+/// The part of a stored tensor that a level keeps: the leading elements of the leading rows.
 struct KeptTensor {
-  std::string name;  ///< in the packed file, or in the part if it is the level's own
+  std::string name;  ///< in the packed file, or in the part if it is `own`
   Shape shape;
   bool own = false;
 };
 
-/// A part: how a level's file comes out of the packed one.
+/// A part: it describes how to make a level's file from the packed one.
 struct LevelPart {
   GgufFile file;
   RopeOrder rope = RopeOrder::kHalves;  ///< of the level's file
@@ -47,12 +47,12 @@ struct LevelPart {
   std::vector<KeptTensor> tensors;      ///< in the order of the level's file
 };
 
-/// An open packed file, all of its tables checked.
+/// An open packed file. All of its tables have been checked.
 class PackedFile {
  public:
   /// \throws Error  naming the file, the key or the embedded file, what was expected and what was found
   static PackedFile open(const fs::path& path);
-  /// Whether this is a GGUF file that has levels in it.
+  /// Whether this is a GGUF file that contains levels.
   static bool is_packed(const fs::path& path);
 
   const GgufFile& model() const { return model_; }
@@ -89,13 +89,13 @@ class PackedFile {
 inline constexpr std::string_view kPackedPrefix = "elastify.packed.";
 inline constexpr std::string_view kPartPrefix = "elastify.part.";
 inline constexpr int64_t kPackedVersion = 1;
-/// Of an embedded file's first byte.
+/// Alignment of an embedded file's first byte.
 inline constexpr uint64_t kEmbeddedAlignment = 32;
 
 std::string_view name_of(RopeOrder order);  ///< "interleaved", "halves"
-/// Whether rotary pairs decide the order of this tensor's rows, by its name in a file.
+/// Whether the order of this tensor's rows depends on the layout of rotary pairs, by its name in a file.
 bool is_rotary_name(std::string_view name);
-/// The leading rows of a tensor, and of each the leading elements: a view where rows stay whole, else a copy.
+/// The leading elements of the leading rows of a tensor: a view if rows stay whole, else a copy.
 HostTensor leading(const HostTensor& tensor, const Shape& shape);
 
 }  // namespace elastify::exporter

@@ -1,24 +1,22 @@
 #include "export/shared_common.h"
 
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/progress.h"
 #include "io/gguf.h"
 
-// Splits as stock llama.cpp loads them: src/llama-model-loader.cpp. The first part has all keys of the model;
-// of the second one only split.no is read. The types of the three keys are part of the format.
+// Writes splits as stock llama.cpp loads them: src/llama-model-loader.cpp. The first part has all keys of the
+// model. llama.cpp reads only split.no of the second part. The types of the three keys are part of the
+// format.
 
 namespace elastify::exporter {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr const char* kCommon = "common.gguf";
 constexpr std::string_view kFirst = "-00001-of-00002.gguf", kSecond = "-00002-of-00002.gguf";
 
-/// The output norm is small, and a level may have its own.
+/// The output norm is not shared: it is small, and a level may have its own.
 bool is_common(const TensorInfo& tensor) {
   return !tensor.name.starts_with("blk.") && tensor.name != "output_norm.weight";
 }
@@ -31,19 +29,19 @@ std::vector<TensorInfo> select(const GgufFile& file, bool common) {
 }
 
 std::string write(const fs::path& path, const GgufMetadata& keys, const std::vector<TensorInfo>& tensors,
-                  const GgufFile& from, uint64_t* size = nullptr) {
+                  const GgufFile& from, uint64_t& size) {
   GgufWriter writer(path, keys, tensors);
   for (const TensorInfo& tensor : tensors) {
     check_interrupt();
     writer.write(from.tensor(tensor.name).bytes);
-    from.release_pages();  // memory stays bounded
+    from.release_pages();  // keeps memory bounded
   }
   std::string sha256 = writer.finish();
-  if (size != nullptr) *size = writer.size();
+  size = writer.size();
   return sha256;
 }
 
-/// \throws Error  unless these are the very tensors that common.gguf gets
+/// \throws Error  unless the level's tensors outside of the layers equal the full model's
 void require_common(const GgufFile& full, const GgufFile& level) {
   const std::vector<TensorInfo> expected = select(full, true), found = select(level, true);
   for (const TensorInfo& tensor : found)
@@ -67,17 +65,15 @@ void link_common(const fs::path& link) {
 
 }  // namespace
 
-void share_common(const fs::path& directory) {
-  Json manifest = Json::parse(read_text(directory / "manifest.json"));
+void share_common(const fs::path& directory, Manifest& manifest) {
   const GgufFile full = GgufFile::open(directory / "full.gguf");
   GgufMetadata common_keys;
   common_keys.set("general.architecture", full.metadata().require_string("general.architecture"));
   common_keys.set("split.no", uint16_t{1});
-  uint64_t size = 0;
-  const std::string sha256 = write(directory / kCommon, common_keys, select(full, true), full, &size);
-  manifest["common"] = {{"name", kCommon}, {"bytes", size}, {"sha256", sha256}};
-  for (Json& entry : manifest.at("files")) {
-    const auto name = entry.at("name").get<std::string>();
+  WrittenFile& common = manifest.common.emplace(WrittenFile{.name = kCommon, .bytes = 0, .sha256 = {}});
+  common.sha256 = write(directory / kCommon, common_keys, select(full, true), full, common.bytes);
+  for (ListedModel& entry : manifest.files) {
+    const std::string name = entry.name;
     const std::string stem = fs::path(name).stem().string();
     const GgufFile file = GgufFile::open(directory / name);
     with_context(name, [&] { require_common(full, file); });
@@ -86,17 +82,14 @@ void share_common(const fs::path& directory) {
     keys.set("split.count", uint16_t{2});
     keys.set("split.tensors.count", static_cast<int32_t>(file.tensors().size()));
     const std::string first = stem + std::string(kFirst);
-    entry["sha256"] = write(directory / first, keys, select(file, false), file, &size);
-    entry["name"] = first;
-    entry["bytes"] = size;
+    entry.sha256 = write(directory / first, keys, select(file, false), file, entry.bytes);
+    entry.name = first;
     link_common(directory / (stem + std::string(kSecond)));
   }
-  for (const auto& entry : manifest.at("files")) {
-    std::string name = entry.at("name").get<std::string>();
+  for (const ListedModel& entry : manifest.files) {
+    std::string name = entry.name;
     fs::remove(directory / name.replace(name.size() - kFirst.size(), kFirst.size(), ".gguf"));
   }
-  write_text(directory / "manifest.json",
-             manifest.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace elastify::exporter

@@ -6,12 +6,13 @@
 
 #include "base/error.h"
 #include "base/progress.h"
+#include "export/level_repairs.h"
 
 namespace elastify::exporter {
 namespace {
 
-/// A tensor of a level's file and the stored tensors whose leading parts it is made of: itself, or q, k and
-/// v.
+/// A tensor of a level's file and the stored tensors whose leading parts it consists of: one, or q, k and v
+/// if fused.
 struct SlicedTensor {
   TensorInfo info;
   std::vector<KeptTensor> kept;
@@ -55,7 +56,7 @@ HostTensor load(const PackedFile& packed, const LevelPart& part, const KeptTenso
   return reorder_rope_rows(prefix, packed.head_dim(), packed.rope(), part.rope);
 }
 
-/// The keys of the level's file, in its order: its own out of the part, the others out of the model.
+/// The keys of the level's file, in its order: its own come from the part, the others from the model.
 GgufMetadata level_keys(const PackedFile& packed, const LevelPart& part) {
   const std::string list = fmt::format("{}keys", kPartPrefix);
   const auto* names = part.file.metadata().strings(list);
@@ -79,12 +80,12 @@ std::string write_full(const PackedFile& packed, const PackedLevel& level, const
   for (const TensorInfo& tensor : packed.model().tensors()) {
     check_interrupt();
     writer.write(packed.model().tensor(tensor.name).bytes);
-    packed.model().release_pages();  // memory stays bounded
+    packed.model().release_pages();  // keeps memory bounded
   }
   return writer.finish(level.sha256);
 }
 
-/// A level's adapter: by the name of the matrix, alpha / rank included.
+/// A level's adapters, by the name of the matrix in the level's file.
 class Adapter {
  public:
   Adapter(const PackedFile& packed, const EmbeddedFile& place) : file_(packed.open_embedded(place)) {
@@ -92,37 +93,55 @@ class Adapter {
     alpha_ = static_cast<float>(file_.metadata().require_number("adapter.lora.alpha"));
     for (const TensorInfo& tensor : file_.tensors())
       if (const size_t dot = tensor.name.rfind('.'); tensor.name.ends_with(".lora_a"))
-        left_.emplace(tensor.name.substr(0, dot), false);
+        used_.emplace(tensor.name.substr(0, dot), false);
   }
 
-  /// The tensor with its adapter in it; none where it has none.
-  /// \throws Error  naming both shapes
-  std::optional<HostTensor> merged(const std::string& name, const HostTensor& tensor) {
-    const auto found = left_.find(name);
-    if (found == left_.end()) return std::nullopt;
+  /// Adds the adapter to rows of a matrix; none if the matrix has no adapter.
+  /// \param matrix  of the level's file
+  /// \param rows  from row `first` on
+  /// \throws Error  naming the shapes
+  std::optional<HostTensor> merged(const TensorInfo& matrix, const HostTensor& rows, int64_t first) {
+    const auto found = used_.find(matrix.name);
+    if (found == used_.end()) return std::nullopt;
     found->second = true;
-    const HostTensor a = convert(file_.tensor(name + ".lora_a"), DType::kF32),
-                     b = convert(file_.tensor(name + ".lora_b"), DType::kF32);
-    if (a.shape.size() != 2 || b.shape.size() != 2 || tensor.shape.size() != 2 || a.shape[0] != b.shape[1] ||
-        b.shape[0] != tensor.shape[0] || a.shape[1] != tensor.shape[1])
-      fail("{}: shape {} has no adapter of shapes {} and {}", name, to_string(tensor.shape),
+    const HostTensor a = convert(file_.tensor(matrix.name + ".lora_a"), DType::kF32),
+                     b = convert(file_.tensor(matrix.name + ".lora_b"), DType::kF32);
+    if (a.shape.size() != 2 || b.shape.size() != 2 || matrix.shape.size() != 2 || a.shape[0] != b.shape[1] ||
+        b.shape[0] != matrix.shape[0] || a.shape[1] != matrix.shape[1])
+      fail("{}: shape {} has no adapter of shapes {} and {}", matrix.name, to_string(matrix.shape),
            to_string(a.shape), to_string(b.shape));
-    HostTensor sum = HostTensor::allocate(DType::kF32, tensor.shape);
-    const HostTensor weight = convert(tensor, DType::kF32);
+    HostTensor sum = HostTensor::allocate(DType::kF32, rows.shape);
+    const HostTensor weight = convert(rows, DType::kF32);
     std::memcpy(sum.writable().data(), weight.bytes.data(), weight.bytes.size());
-    add_product(a, b, reinterpret_cast<float*>(sum.writable().data()));
-    return convert(sum, tensor.dtype);
+    const auto* left = reinterpret_cast<const float*>(b.bytes.data()) + first * b.shape[1];
+    add_product(a, left, rows.shape[0], reinterpret_cast<float*>(sum.writable().data()));
+    return convert(sum, rows.dtype);
   }
 
   void require_used() const {
-    for (const auto& [name, used] : left_)
+    for (const auto& [name, used] : used_)
       if (!used) fail("the adapter has a matrix for {}, which the level does not have", name);
   }
 
+  /// Names of the adapted matrices. A fused qkv is listed as q, k and v.
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const auto& [name, used] : used_) {
+      if (!name.ends_with(kFusedStem)) {
+        names.push_back(name);
+        continue;
+      }
+      for (const char* part : {"attn_q.weight", "attn_k.weight", "attn_v.weight"})
+        names.push_back(name.substr(0, name.size() - kFusedStem.size()) + part);
+    }
+    return names;
+  }
+
  private:
-  void add_product(const HostTensor& a, const HostTensor& b, float* target) const {
-    const int64_t rank = a.shape[0], columns = a.shape[1], rows = b.shape[0];
-    const auto* left = reinterpret_cast<const float*>(b.bytes.data());
+  /// Adds alpha / rank times `left` times `a` to `target`.
+  /// \param left  [rows, rank]
+  void add_product(const HostTensor& a, const float* left, int64_t rows, float* target) const {
+    const int64_t rank = a.shape[0], columns = a.shape[1];
     const auto* right = reinterpret_cast<const float*>(a.bytes.data());
     const float scale = alpha_ == 0 ? 1 : alpha_ / static_cast<float>(rank);
 #pragma omp parallel for schedule(static)
@@ -135,8 +154,23 @@ class Adapter {
 
   GgufFile file_;
   float alpha_ = 0;
-  std::map<std::string, bool> left_;
+  std::map<std::string, bool> used_;
 };
+
+/// States in the keys that the adapter is merged into the level's weights: see kRepairsKey and
+/// kOwnTensorsKey.
+void state_merged(const Adapter& adapter, GgufMetadata& keys) {
+  const Compensation held = parts_named(keys.string(kRepairsKey).value_or(""));
+  keys.set(kRepairsKey, name_of(held | Compensation::kBaked));
+  std::vector<std::string> own;
+  if (const auto* names = keys.strings(kOwnTensorsKey)) own = *names;
+  for (std::string& name : adapter.names()) {
+    const bool usual = name.ends_with(".attn_output.weight") || name.ends_with(".ffn_down.weight");
+    if (!usual && std::find(own.begin(), own.end(), name) == own.end()) own.push_back(std::move(name));
+  }
+  if (!own.empty()) keys.set(kOwnTensorsKey, GgufArray{std::move(own)});
+  keys.set("elastify.merged_adapter", true);
+}
 
 std::string write_level(const PackedFile& packed, const PackedLevel& level, const fs::path& output,
                         Adapter* adapter) {
@@ -144,21 +178,19 @@ std::string write_level(const PackedFile& packed, const PackedLevel& level, cons
   const LevelPart part = packed.part_of(level);
   const std::vector<SlicedTensor> tensors = sliced_tensors(packed, part);
   GgufMetadata keys = level_keys(packed, part);
-  if (adapter != nullptr) {
-    const std::string held = keys.string("elastify.repairs").value_or("");
-    keys.set("elastify.repairs", held.empty() ? "baked" : held.starts_with("baked") ? held : "baked+" + held);
-    keys.set("elastify.merged_adapter", true);
-  }
+  if (adapter != nullptr) state_merged(*adapter, keys);
   std::vector<TensorInfo> infos;
   for (const SlicedTensor& tensor : tensors) infos.push_back(tensor.info);
   GgufWriter writer(output, keys, std::move(infos));
   for (const SlicedTensor& tensor : tensors) {
     check_interrupt();
+    int64_t first = 0;
     for (const KeptTensor& kept : tensor.kept) {
       HostTensor data = load(packed, part, kept);
       if (adapter != nullptr)
-        if (auto merged = adapter->merged(kept.name, data)) data = std::move(*merged);
+        if (auto merged = adapter->merged(tensor.info, data, first)) data = std::move(*merged);
       writer.write(data.bytes);
+      first += kept.shape[0];
     }
     packed.model().release_pages();
   }

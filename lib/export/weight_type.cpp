@@ -15,8 +15,8 @@ bool has_more_bits(int64_t layer, int64_t n_layers) {
 }  // namespace
 
 const std::vector<WeightType>& all_weight_types() {
-  // Where K-quants are used throughout, the file type is that of the small mixture, as in llama-quantize
-  // --pure.
+  // A file of one K-quant throughout has the file type of the small mixture, as llama-quantize --pure writes
+  // it.
   static const std::vector<WeightType> types = {
       {"f32", DType::kF32, DType::kF32, 0},       {"f16", DType::kF16, DType::kF16, 1},
       {"bf16", DType::kBF16, DType::kBF16, 32},   {"q4_0", DType::kQ4_0, DType::kQ4_0, 2},

@@ -9,10 +9,10 @@
 
 namespace elastify::exporter {
 
-/// What matrices are stored as: one type for all, or one of llama.cpp's mixtures, which spend more bits where
-/// errors cost most. Vectors are always f32.
+/// The type of a file's matrices: one type for all, or one of llama.cpp's mixtures, which spend more bits
+/// where errors cost most. Vectors are always f32.
 ///
-/// A mixture stores in q6_K: the output matrix (the embedding where it is tied), and attn_v and ffn_down of
+/// A mixture stores in q6_K: the output matrix (the embedding if it is tied), and attn_v and ffn_down of
 /// the first eighth of the layers, of the last eighth, and of every third layer between; all else in its base
 /// type. Source: llama.cpp's description of Q4_K_M and Q5_K_M (pull request 1684)
 class WeightType {
@@ -42,8 +42,8 @@ class WeightType {
 const std::vector<WeightType>& all_weight_types();
 /// \throws UsageError  for an unknown name; lists the known ones
 WeightType weight_type_named(std::string_view name);
-/// One or several: "q8_0,q4_k_m".
-/// \throws UsageError  for unknown names and such as stand there twice
+/// Reads one or several names: "q8_0,q4_k_m".
+/// \throws UsageError  for unknown and repeated names
 std::vector<WeightType> weight_types_named(std::string_view names);
 std::string to_text(const std::vector<WeightType>& types);  ///< the inverse
 

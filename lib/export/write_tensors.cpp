@@ -21,14 +21,14 @@ namespace {
 
 constexpr int64_t kSlabElements = int64_t{1} << 19;
 
-/// One way in which some files hold a tensor.
+/// An encoding of a tensor that some files share.
 struct Variant {
   DType dtype;
   RopeOrder order;
   bool operator==(const Variant& other) const { return dtype == other.dtype && order == other.order; }
 };
 
-/// A tensor on its way.
+/// A tensor while it is written.
 struct Work {
   size_t index = 0;
   HostTensor source;
@@ -44,11 +44,7 @@ struct Slab {
   std::vector<std::vector<std::byte>> encoded;  ///< [variants]
 };
 
-bool is_rotary(Role role) {
-  return role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias || role == Role::kKeyBias;
-}
-
-/// A vector is one row.
+/// Number of rows that are cut into slabs. A vector is one row.
 int64_t n_slab_rows(const Shape& shape) {
   return shape.size() < 2 ? 1 : n_rows(shape);
 }
@@ -89,7 +85,8 @@ class TensorWriter {
   }
 
  private:
-  /// Elements of a slab, so that the slabs and what the process holds already stay within `max_ram`.
+  /// Number of elements of a slab with which the slabs and the memory that the process already holds stay
+  /// within `max_ram`.
   int64_t slab_elements(int64_t n_slabs, int64_t max_ram) const {
     if (max_ram == 0) return kSlabElements;
     const int64_t held = resident_bytes();
@@ -100,7 +97,7 @@ class TensorWriter {
       const auto bytes_of = [](DType type) {
         return static_cast<double>(info(type).block_bytes) / static_cast<double>(info(type).block_size);
       };
-      double in_slab = 4, packed = 0;  // in_slab: the source's, at most, and what is encoded
+      double in_slab = 4, packed = 0;  // in_slab: the source's bytes, at most 4, and the encoded ones
       std::vector<int> variant_of;
       const std::vector<Variant> variants = variants_of(i, &variant_of);
       for (const Variant& variant : variants) in_slab += bytes_of(variant.dtype);
@@ -118,7 +115,7 @@ class TensorWriter {
     return std::min(elements, kSlabElements);
   }
 
-  /// Whole heads where rows move inside heads.
+  /// Number of rows of a slab: whole heads if rows move inside heads.
   int64_t rows_per_slab(size_t i, int64_t elements) const {
     const TensorSpec& tensor = spec_.tensors[i];
     const int64_t rows = std::max<int64_t>(1, elements / std::max<int64_t>(1, tensor.shape.back()));
@@ -126,7 +123,8 @@ class TensorWriter {
     return std::max(spec_.head_dim, rows / spec_.head_dim * spec_.head_dim);
   }
 
-  /// \param variant_of  receives each file's; may be null
+  /// The encodings of a tensor that the files need.
+  /// \param variant_of  receives the index of each file's variant; may be null
   std::vector<Variant> variants_of(size_t i, std::vector<int>* variant_of) const {
     const TensorSpec& tensor = spec_.tensors[i];
     std::vector<Variant> variants;
@@ -154,7 +152,7 @@ class TensorWriter {
     return work;
   }
 
-  /// Runs `body` unless something failed before; of failures the first in order of the files is kept.
+  /// Runs `body` and records a failure. Of several failures, it keeps the one of the earliest slab.
   template <typename Body>
   void guarded(size_t sequence, size_t tensor, Body&& body) {
     try {
@@ -169,11 +167,13 @@ class TensorWriter {
     }
   }
 
-  /// Starts a slab's encoding and, after it and after the slab before it, each file's part.
+  /// Starts the task that encodes a slab, and one task per file that writes its part once the slab is encoded
+  /// and the slab before is written.
   void start(std::vector<Slab>& ring, size_t sequence, std::shared_ptr<const Work> work, int64_t first,
              int64_t n) {
     Slab* const slab = &ring[sequence % ring.size()];
-    // Waits, and helps, until the slab that was here is written, so that no more than the ring is under way.
+    // Waits, and runs other tasks, until the slab that used this place is written. This bounds memory to the
+    // ring.
 #pragma omp taskwait depend(inout : slab[0])
     if (sequence % ring.size() == 0) source_.release_pages();
     slab->work = std::move(work);
@@ -183,7 +183,7 @@ class TensorWriter {
     if (!failed_) guarded(sequence, slab->work->index, [&] { encode(*slab); });
     for (size_t k = 0; k < sinks_.size(); ++k) {
       if (slab->work->variant_of[k] < 0) continue;
-      [[maybe_unused]] std::vector<std::byte>* const turn = &cut_[k];  // one slab after the other
+      [[maybe_unused]] std::vector<std::byte>* const turn = &cut_[k];  // a file's slabs are written in order
 #pragma omp task depend(in : slab[0]) depend(inout : turn[0]) firstprivate(slab, sequence, k)
       if (!failed_) guarded(sequence, slab->work->index, [&] { write(*slab, k); });
     }
@@ -199,8 +199,8 @@ class TensorWriter {
       const Variant& variant = work.variants[v];
       std::vector<std::byte>& target = slab.encoded[v];
       target.resize(n_bytes(variant.dtype, shape));
-      // Rows move inside heads, and slabs and levels are whole heads: a prefix of this is the order of the
-      // prefix.
+      // Rows move inside heads, and slabs and levels consist of whole heads. So a prefix of the reordered
+      // rows is the reordered prefix.
       const auto begin = work.variants.begin(), own = begin + static_cast<long>(v);
       const auto same =
           std::find_if(begin, own, [&](const Variant& other) { return other.dtype == variant.dtype; });
@@ -227,14 +227,18 @@ class TensorWriter {
 
     bool own = false;
     if (sink.repairs != nullptr) {
-      const HostTensor whole{dtype, tensor.shape, encoded, nullptr};  // looked at if it is a vector
+      const HostTensor whole{dtype, tensor.shape, encoded, nullptr};  // read only if it is a vector
       own = is_replaced(tensor, *sink.repairs);
       if (own && is_first)
-        exporter::write(sink, replaced(tensor, whole, *sink.repairs, dtype, work.importance)->bytes);
+        exporter::write(sink, replaced(spec_, tensor, whole, *sink.repairs,
+                                       {dtype, sink.architecture->rope, work.importance})
+                                  ->bytes);
     }
     if (!own) write_prefix(slab, sink, tensor, dtype, encoded, cut_[k]);
     if (sink.repairs != nullptr && is_last)
-      if (const auto bias = added_bias(spec_, tensor, *sink.repairs)) exporter::write(sink, bias->bytes);
+      if (const auto bias =
+              added_bias(spec_, tensor, sink.level->widths, *sink.repairs, sink.architecture->rope))
+        exporter::write(sink, bias->bytes);
   }
 
   static void write_prefix(const Slab& slab, const TensorSink& sink, const TensorSpec& tensor, DType dtype,

@@ -15,7 +15,7 @@ namespace elastify {
 
 static_assert(std::endian::native == std::endian::little, "files are little-endian and read in place");
 
-/// Text of a file for an error message: at most 80 bytes of it, control characters as \xNN.
+/// Text of a file, made fit for an error message: at most 80 bytes, control characters as \xNN.
 inline std::string printable(std::string_view text) {
   constexpr size_t kMost = 80;
   std::string result;
@@ -38,7 +38,7 @@ class ByteReader {
   uint64_t position() const { return position_; }
   uint64_t left() const { return bytes_.size() - position_; }
 
-  /// \param what  named in the Error if fewer than `n` bytes are left
+  /// \param what  the name of the field for the Error that is thrown if fewer than `n` bytes are left
   std::span<const std::byte> take(uint64_t n, std::string_view what) {
     if (n > left())
       fail("{}: needs {} bytes from byte {} on, but the file has {} bytes", what, n, position_,

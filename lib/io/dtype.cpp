@@ -35,7 +35,7 @@ constexpr bool in_enum_order() {
 }
 static_assert(in_enum_order());
 
-// Loads and stores go through memcpy: tensor data of safetensors files need not be aligned.
+// Loads and stores go through memcpy, because tensor data of safetensors files may be unaligned.
 template <float (*kConvert)(uint16_t)>
 ELASTIFY_KERNEL void decode_half(const std::byte* __restrict source, float* __restrict target, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {

@@ -21,28 +21,30 @@ struct DTypeInfo {
 
 const DTypeInfo& info(DType dtype);
 std::span<const DTypeInfo> all_dtypes();
-/// \throws Error  for an unknown name; lists the known ones
+/// \throws Error  for an unknown name; the message lists the known ones
 DType dtype_from_name(std::string_view name);
 inline bool is_float(DType dtype) {
   return dtype <= DType::kBF16;
 }
 
-/// Bytes of `n_elements` consecutive elements of one row.
+/// Bytes that `n_elements` consecutive elements of one row take.
 /// \throws Error  if `n_elements` is not a multiple of the block size
 uint64_t row_bytes(DType dtype, int64_t n_elements);
 
-/// Decodes `n` elements (a multiple of the block size) to float32.
-/// Block layouts: ggml/src/ggml-common.h; arithmetic in the order of ggml's dequantize_row_*, so that the
-/// results are the same floats.
+/// Decodes `n` elements (a multiple of the block size) to float32. The arithmetic has the order of ggml's
+/// dequantize_row_*, so that the results are the same floats.
+/// Source of the block layouts: ggml/src/ggml-common.h
 void decode_row(DType dtype, const std::byte* source, float* target, int64_t n);
 
-/// Encodes `n` elements (a multiple of the block size): round to nearest even for f16 and bf16, the bytes of
-/// ggml's reference encoders for blocks of 32 (ggml_quantize.h), a search for K-quants (ggml_k_quantize.h).
-/// \param importance  [n], how much an element's error counts, >= 0; null: all the same. Only K-quants use it
-/// \throws Error  for what the type cannot hold: infinities and NaNs in a quantised type, too large a scale
+/// Encodes `n` elements (a multiple of the block size). f16 and bf16 are rounded to nearest even. Blocks of
+/// 32 get the bytes of ggml's reference encoders (ggml_quantize.h). K-quants are searched for
+/// (ggml_k_quantize.h).
+/// \param importance  [n], weight of each element's error, >= 0; null: none given. Only K-quants use it
+/// \throws Error  for values that the type cannot hold: infinities and NaNs in a quantised type, too large a
+///                scale
 void encode_row(DType dtype, const float* source, std::byte* target, int64_t n,
                 const float* importance = nullptr);
-/// Whether encode_row() looks at the importance.
+/// Whether encode_row() uses the importance.
 inline bool uses_importance(DType dtype) {
   return dtype >= DType::kQ4_K;
 }

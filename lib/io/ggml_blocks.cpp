@@ -23,7 +23,7 @@ float load_f16(const std::byte* bytes) {
   return half::from_f16(load<uint16_t>(bytes));
 }
 
-// Single bits as a table: shifts by a different count for each element are not in every vector unit.
+// Single bits come from a table, because not every vector unit can shift each element by a count of its own.
 constexpr auto kBit = [] {
   std::array<uint32_t, 32> bits{};
   for (size_t i = 0; i < bits.size(); ++i) bits[i] = uint32_t{1} << i;
@@ -34,8 +34,9 @@ const uint8_t* as_u8(const std::byte* bytes) {
   return reinterpret_cast<const uint8_t*>(bytes);
 }
 
-// Scale and minimum of run `i` of a q4_K or q5_K block. The first four lie in the low 6 bits of bytes 0..3
-// and 4..7; the others have 4 bits each in bytes 8..11 and their top 2 bits above the first four's.
+// Scale and minimum of run `i` of a q4_K or q5_K block. The first four runs have theirs in the low 6 bits of
+// bytes 0..3 and 4..7. The others have 4 bits each in bytes 8..11, and their top 2 bits above those of the
+// first four.
 struct RunScale {
   uint8_t scale, minimum;
 };

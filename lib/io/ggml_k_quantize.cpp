@@ -8,8 +8,8 @@
 #include "base/error.h"
 #include "io/half.h"
 
-// A block lies in 16 lanes of 16 elements, lane l holding elements 16 l .. 16 l + 15, and every step is done
-// for all lanes at once. Runs of 32 take two lanes; what is summed over a run is exchanged between the two.
+// A block lies in 16 lanes of 16 elements: lane l holds elements 16 l .. 16 l + 15. Every step works on all
+// lanes at once. A run of 32 takes two lanes, which exchange their sums over the run.
 
 namespace elastify::ggml {
 namespace {
@@ -28,16 +28,16 @@ struct Block {
   Lanes q[kDepth];  ///< rounded
 };
 
-/// Step widths to try, by how many more or fewer than the usual number of them the range is cut into.
+/// Step widths to try: the i-th cuts the range into at(i) steps more than usual, or fewer if negative.
 struct Candidates {
   int n;
   float first, step;
   constexpr float at(int i) const { return first + step * static_cast<float>(i); }
 };
 constexpr int kRefinements = 2;
-constexpr int kSettlings = 3;  ///< of a block's d and m with its runs' scales and minima
+constexpr int kSettlings = 3;  ///< rounds of fitting scales and minima to d and m, and the reverse
 
-/// Per lane: y = a q - b, and by how much that lowers the weighted square of x.
+/// Per lane, the fit y = a q - b, and by how much it lowers the weighted sum of squares.
 struct Fit {
   Lanes a, b, gain;
 };
@@ -56,7 +56,7 @@ ELASTIFY_KERNEL float smaller(float a, float b) {
 ELASTIFY_KERNEL float larger(float a, float b) {
   return a > b ? a : b;
 }
-/// To the nearest whole number, ties to even; for |x| < 2^22.
+/// Rounds to the nearest whole number, ties to even; for |x| < 2^22.
 ELASTIFY_KERNEL float rounded(float x) {
   return (x + 12582912.0F) - 12582912.0F;
 }
@@ -64,7 +64,7 @@ ELASTIFY_KERNEL float quotient(float a, float b) {
   return b > 0 ? a / b : 0.0F;
 }
 
-// Over a run: with 32 elements, of both lanes.
+// Sums over a run. A run of 32 has two lanes.
 template <int kRun>
 ELASTIFY_KERNEL void sum_over_run(Lanes& lanes) {
   if constexpr (kRun == 32) {
@@ -110,7 +110,7 @@ ELASTIFY_KERNEL void load(const char* type, const float* __restrict source,
   for (int i = 0; i < kDepth; ++i)
     for (int l = 0; l < kLanes; ++l) block.w[i][l] = root[l] + std::abs(block.x[i][l]);
   if (importance != nullptr) {
-    int32_t worst = 0;  // negative numbers have the largest bits
+    int32_t worst = 0;  // a negative number counts as an infinity
     for (int i = 0; i < kBlock; ++i)
       worst = std::max(worst, std::bit_cast<int32_t>(importance[i]) < 0 && importance[i] != 0
                                   ? 0x7f800000
@@ -133,7 +133,7 @@ ELASTIFY_KERNEL void keep_better(const Fit& found, Fit& best) {
   }
 }
 
-/// What a weighted fit of y = a q - b needs to know of x: sums over the run of w and w x.
+/// The sums over a run that a weighted fit of y = a q - b needs: of w and of w x.
 struct RunSums {
   Lanes w, wx;
 };
@@ -160,7 +160,7 @@ ELASTIFY_KERNEL Fit fit_with_minimum(const Block& block, const RunSums& sums, co
     const float slope = sums.w[l] * xq[l] - sums.wx[l] * q1[l];
     const float offset = q1[l] * xq[l] - q2[l] * sums.wx[l];
     const bool free = determinant > 0 && offset >= 0 && slope >= 0;
-    // Without a minimum of the right sign the best is none.
+    // If the best minimum has the wrong sign, the best admissible one is zero.
     fit.a[l] = free ? quotient(slope, determinant) : larger(quotient(xq[l], q2[l]), 0.0F);
     fit.b[l] = free ? quotient(offset, determinant) : 0.0F;
     fit.gain[l] = fit.a[l] * xq[l] - fit.b[l] * sums.wx[l];
@@ -168,11 +168,11 @@ ELASTIFY_KERNEL Fit fit_with_minimum(const Block& block, const RunSums& sums, co
   return fit;
 }
 
-/// q4_K and q5_K: scales and minima of the runs.
+/// Searches the scales and minima of the runs of q4_K and q5_K.
 template <int kLast>
 ELASTIFY_KERNEL Fit search_with_minimum(const Block& block) {
   constexpr Candidates kTry = kLast == 15 ? Candidates{16, -1.2F, 0.15F} : Candidates{24, -0.9F, 0.15F};
-  Lanes low = {}, high = {};  // the range includes zero: a minimum is never above
+  Lanes low = {}, high = {};  // the range includes zero, because a minimum cannot be positive
   RunSums sums = {};
   for (int i = 0; i < kDepth; ++i)
     for (int l = 0; l < kLanes; ++l) {
@@ -207,7 +207,7 @@ ELASTIFY_KERNEL Fit search_with_minimum(const Block& block) {
   return best;
 }
 
-/// Rounds (x - low) inverse to -32 .. 31 and fits a, of either sign.
+/// Rounds x inverse to -32 .. 31 and fits a, of either sign.
 ELASTIFY_KERNEL Fit fit_symmetric(const Block& block, const Lanes& inverse) {
   Lanes q2 = {}, xq = {};
   for (int i = 0; i < kDepth; ++i)
@@ -233,7 +233,7 @@ ELASTIFY_KERNEL Fit search_symmetric(const Block& block) {
       low[l] = larger(low[l], -block.x[i][l]);
       high[l] = larger(high[l], block.x[i][l]);
     }
-  Lanes per_largest;  // with the sign that takes the value of largest magnitude to -32
+  Lanes per_largest;  // signed so that the value of largest magnitude becomes -32
   for (int l = 0; l < kLanes; ++l)
     per_largest[l] = low[l] >= high[l] ? quotient(1.0F, low[l]) : -quotient(1.0F, high[l]);
   Fit best = {};
@@ -258,7 +258,7 @@ ELASTIFY_KERNEL bool fits(const Stored& s) {
   return (s.d_bits & 0x7fff) < 0x7c00 && (s.m_bits & 0x7fff) < 0x7c00;
 }
 
-/// The weighted square of x - y over each run, with all elements rounded to y = (d scale) q - m minimum.
+/// The weighted squared error of each run, with all elements rounded to y = (d scale) q - m minimum.
 template <int kRun>
 ELASTIFY_KERNEL Lanes error_of(const Block& block, const Stored& s, const Lanes& scale, const Lanes& minimum,
                                float first, float last) {
@@ -279,13 +279,13 @@ ELASTIFY_KERNEL Lanes error_of(const Block& block, const Stored& s, const Lanes&
   return error;
 }
 
-/// Moves each run's scale and minimum to the best of their neighbours, with d and m as they are stored.
+/// Moves each run's scale and minimum to the best of their neighbours, for d and m as they are stored.
 template <int kRun>
 ELASTIFY_KERNEL void settle(const Block& block, const Stored& s, Lanes& scale, Lanes& minimum, float first,
                             float last, float lowest, float highest) {
   const Lanes a = scale, b = minimum;
   Lanes least = error_of<kRun>(block, s, a, b, first, last);
-  constexpr int kReach = kRun == 32 ? 1 : 0;  // of minima, where there are some
+  constexpr int kReach = kRun == 32 ? 1 : 0;  // runs of 16 have no minimum
   for (int i = -1; i <= 1; ++i)
     for (int j = -kReach; j <= kReach; ++j) {
       Lanes near_a, near_b;
@@ -317,7 +317,7 @@ ELASTIFY_KERNEL void round_block(Block& block, const Stored& s, const Lanes& sca
       block.q[i][l] = smaller(larger(rounded((block.x[i][l] + low[l]) * inverse[l]), first), last);
 }
 
-/// For the numbers as rounded, d and m fitted to the whole block; `s` where that is no better.
+/// Fits d and m to the whole block with the numbers as rounded. Returns `s` if the fit is no better.
 ELASTIFY_KERNEL Stored refitted(const Block& block, const Stored& s, const Lanes& scale,
                                 const Lanes& minimum) {
   Lanes uu = {}, uv = {}, vv = {}, xu = {}, xv = {};
@@ -344,15 +344,16 @@ ELASTIFY_KERNEL Stored refitted(const Block& block, const Stored& s, const Lanes
   return fits(other) && other.m >= 0 && gain(other) > gain(s) ? other : s;
 }
 
-/// Back to the order of the elements, with `offset` added.
+/// Stores the rounded numbers in the order of the elements, with `offset` added.
 ELASTIFY_KERNEL void store_rounded(const Block& block, float offset, uint8_t* q) {
   for (int i = 0; i < kDepth; ++i)
     for (int l = 0; l < kLanes; ++l)
       q[l * kDepth + i] = static_cast<uint8_t>(static_cast<int32_t>(block.q[i][l] + offset));
 }
 
-// The inverse of what ggml_blocks.cpp reads: low 6 bits of the first four in bytes 0..3 and 4..7, the others'
-// 4 bits each in bytes 8..11, their top 2 bits above the first four's.
+// The inverse of run_scale() in ggml_blocks.cpp. The first four runs go into the low 6 bits of bytes 0..3
+// and 4..7. The others go into bytes 8..11 with 4 bits each, and their top 2 bits above those of the first
+// four.
 ELASTIFY_KERNEL void store_run_scales(const Lanes& scale, const Lanes& minimum, uint8_t* s) {
   for (int run = 0; run < 8; ++run) {
     const auto a = static_cast<uint8_t>(scale[2 * run]), b = static_cast<uint8_t>(minimum[2 * run]);
@@ -418,7 +419,7 @@ ELASTIFY_KERNEL void encode_six_bits(const float* __restrict source, std::byte* 
   for (int64_t b = 0; b < n_blocks; ++b, source += kBlock, target += kBytes) {
     load("q6_K", source, importance == nullptr ? nullptr : importance + b * kBlock, 16, block);
     const Fit fit = search_symmetric(block);
-    float widest = 0;  // with its sign: it becomes -128
+    float widest = 0;  // keeps its sign and becomes -128
     for (int l = 0; l < kLanes; ++l) widest = std::abs(fit.a[l]) > std::abs(widest) ? fit.a[l] : widest;
     Stored s = stored(widest / -128, 0);
     if (!fits(s)) refuse("q6_K", std::abs(widest));

@@ -19,8 +19,8 @@ constexpr int32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;
   fail("{}: the largest value is {}, above what an f16 scale can hold", type, std::abs(largest));
 }
 
-// Floats as integers in the same order, NaNs outermost, and back: comparisons of integers vectorise
-// everywhere.
+// Maps floats to integers of the same order, NaNs outermost, and back. Comparisons of integers vectorise on
+// every machine.
 ELASTIFY_KERNEL int32_t ordered(float x) {
   const auto bits = std::bit_cast<int32_t>(x);
   return bits ^ (bits >> 31 & kMagnitude);
@@ -45,7 +45,8 @@ ELASTIFY_KERNEL Range range_of(const char* type, const float* x) {
 
 ELASTIFY_KERNEL float inverse_of(float d) {
   const float inverse = d != 0 ? 1.0F / d : 0.0F;
-  return std::isinf(inverse) ? 0.0F : inverse;  // d is subnormal, its f16 is zero, as is every decoded value
+  return std::isinf(inverse) ? 0.0F
+                             : inverse;  // d is subnormal: its f16 is zero, and so is every decoded value
 }
 
 ELASTIFY_KERNEL void store_f16(const char* type, float value, float largest, std::byte* target) {
@@ -54,7 +55,7 @@ ELASTIFY_KERNEL void store_f16(const char* type, float value, float largest, std
   std::memcpy(target, &bits, 2);
 }
 
-/// Nibbles, and with five bits the word of high bits before them.
+/// Stores the nibbles. With five bits, the word of high bits comes first.
 template <int kBits>
 ELASTIFY_KERNEL void store_quants(const int32_t* q, std::byte* target) {
   if constexpr (kBits == 5) {
@@ -100,7 +101,7 @@ ELASTIFY_KERNEL void with_minimum(const float* __restrict source, std::byte* __r
   for (int64_t b = 0; b < n_blocks; ++b, source += kBlock, target += kBits == 4 ? 20 : 24) {
     const Range range = range_of(kType, source);
     float m = range.low;
-    if (m == 0) m = *std::find(source, source + kBlock, 0.0F);  // of zeros of both signs the first one
+    if (m == 0) m = *std::find(source, source + kBlock, 0.0F);  // of zeros of both signs, the first one
     const float d = (range.high - m) / static_cast<float>(kLast);
     store_f16(kType, d, range.largest, target);
     store_f16(kType, m, range.largest, target + 2);
@@ -122,7 +123,7 @@ ELASTIFY_KERNEL void eight_bits(const float* __restrict source, std::byte* __res
     int8_t q[kBlock];
     for (int i = 0; i < kBlock; ++i) {
       const float x = source[i] * inverse;
-      // roundf, in operations that vectorise: |x| <= 127, so the truncation and the remainder are exact.
+      // roundf() in operations that vectorise. |x| <= 127, so the truncation and the remainder are exact.
       const auto whole = static_cast<int32_t>(x);
       const float rest = x - static_cast<float>(whole);
       q[i] = static_cast<int8_t>(whole + static_cast<int32_t>(rest + rest));

@@ -5,8 +5,8 @@
 
 #include "io/isa.h"
 
-// Encoders of ggml's blocks of 32 (layouts: ggml_blocks.h). Every block has the same bytes as out of ggml's
-// quantize_row_*_ref. With d and m as they were before they are stored as f16:
+// Encoders of ggml's blocks of 32 (layouts: ggml_blocks.h). Every block has the bytes that ggml's
+// quantize_row_*_ref gives. Here d and m are the values before they are stored as f16:
 //
 //   q4_0, q5_0  d = x / -8, x / -16, x the value of largest magnitude (the first one, sign included)
 //   q4_1, q5_1  m = min, d = (max - min) / 15, / 31

@@ -17,7 +17,7 @@ namespace {
 constexpr std::string_view kMagic = "GGUF";
 constexpr std::string_view kAlignmentKey = "general.alignment";
 constexpr uint64_t kDefaultAlignment = 32;
-constexpr uint64_t kMinAlignment = 8;  // of the specification; runtimes that map files want 32
+constexpr uint64_t kMinAlignment = 8;  // the specification's; runtimes that map files want 32
 constexpr uint64_t kMaxAlignment = uint64_t{1} << 20;
 constexpr uint32_t kMaxDims = 4;
 constexpr int64_t kMaxParts = 65535;   // split.no has 16 bits
@@ -56,7 +56,7 @@ uint64_t padded(uint64_t size, uint64_t alignment) {
   return (size + alignment - 1) / alignment * alignment;
 }
 
-// False if the result does not fit: the numbers come from files.
+// Both return false if the result overflows: the numbers come from files.
 bool add(uint64_t a, uint64_t b, uint64_t& sum) {
   return !__builtin_add_overflow(a, b, &sum);
 }
@@ -107,8 +107,8 @@ std::string part_suffix(int64_t part, int64_t n_parts) {
   return fmt::format("-{:05}-of-{:05}.gguf", part + 1, n_parts);
 }
 
-// Throws unless `count` records of at least `size` bytes each can follow; to be called before memory is
-// taken.
+// Throws unless `count` records of at least `size` bytes each can follow. To be called before memory is
+// allocated.
 void require_room(const ByteReader& reader, uint64_t count, uint64_t size, std::string_view what) {
   if (count > reader.left() / size)
     fail("{} {} do not fit into the remaining {} bytes", count, what, reader.left());
@@ -220,7 +220,7 @@ struct TensorRecord {
   uint64_t offset = 0;
 };
 
-// The record that follows the tensor's name.
+// Reads the record that follows the tensor's name.
 TensorRecord read_record(ByteReader& reader, std::string name) {
   TensorRecord record;
   record.info.name = std::move(name);
@@ -499,8 +499,8 @@ void GgufFile::parse() {
   version_ = read_version(reader);
   const auto n_tensors = reader.read<uint64_t>("number of tensors");
   const auto n_keys = reader.read<uint64_t>("number of keys");
-  // The shortest key record is a name's length, a value type and a byte; the shortest tensor record a name's
-  // length, n_dims, one dimension, type and offset.
+  // The shortest key record has a name's length, a value type and a byte. The shortest tensor record has a
+  // name's length, n_dims, one dimension, a type and an offset.
   require_room(reader, n_keys, 8 + 4 + 1, "keys");
   require_room(reader, n_tensors, 8 + 4 + 8 + 4 + 8, "tensors");
 

@@ -37,7 +37,7 @@ struct GgufArray {
   size_t size() const;
 };
 
-/// A metadata value with its exact stored type: runtimes reject a right number of the wrong type.
+/// A metadata value with its exact stored type: runtimes reject the right number in the wrong type.
 using GgufValue = std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, float, bool,
                                std::string, GgufArray, uint64_t, int64_t, double>;
 
@@ -61,7 +61,7 @@ class GgufMetadata {
   std::optional<std::vector<int64_t>> integers(std::string_view key) const;  ///< array of any integer type
   const std::vector<float>* floats(std::string_view key) const;
 
-  // The same, for keys that must be there. \throws Error
+  // The same, for keys that must be present. \throws Error
   int64_t require_integer(std::string_view key) const;
   double require_number(std::string_view key) const;
   std::string require_string(std::string_view key) const;
@@ -71,15 +71,15 @@ class GgufMetadata {
   std::map<std::string, size_t, std::less<>> index_;
 };
 
-/// An open GGUF file: header parsed and checked against the file's size, data mapped. A model split over
-/// several files (`name-00001-of-00003.gguf`) is opened by its first part and is then one file with the keys
-/// of that part and the tensors of all.
+/// An open GGUF file: its header is parsed and checked against the file's size, its data is mapped. A model
+/// split over several files (`name-00001-of-00003.gguf`) is opened by its first part. It then looks like one
+/// file with the keys of that part and the tensors of all parts.
 class GgufFile {
  public:
   /// \throws Error naming the file, the place in it, what was expected and what was found
   static GgufFile open(const fs::path& path);
-  /// A complete file inside another: its bytes start at a multiple of 32 of the map. Errors name it
-  /// "model.gguf: lora-050.gguf".
+  /// Opens a complete file inside another. Its bytes must start at a multiple of 32 of the map. Errors call
+  /// it "model.gguf: lora-050.gguf".
   /// \throws Error  as open()
   static GgufFile open_embedded(std::shared_ptr<const MappedFile> file, uint64_t offset, uint64_t size,
                                 const std::string& name);
@@ -94,7 +94,7 @@ class GgufFile {
   HostTensor tensor(std::string_view name) const;
   const fs::path& path() const { return file_->path(); }
   const std::shared_ptr<const MappedFile>& file() const { return file_; }
-  /// Where the last tensor ends, padded to the alignment: what lies behind it is no part of the model.
+  /// The end of the last tensor, padded to the alignment. Bytes behind it are not part of the model.
   uint64_t end() const { return end_; }
 
   std::vector<fs::path> paths() const;  ///< of all parts
@@ -107,40 +107,40 @@ class GgufFile {
 
   std::shared_ptr<const MappedFile> file_;
   std::span<const std::byte> bytes_;
-  std::vector<GgufFile> parts_;  ///< the further ones
+  std::vector<GgufFile> parts_;  ///< the parts after the first
   uint64_t end_ = 0;
   uint32_t version_ = 3;
   GgufMetadata metadata_;
   std::vector<TensorInfo> tensors_;
   std::vector<std::span<const std::byte>> data_;
-  std::vector<std::shared_ptr<const MappedFile>> owners_;  ///< of the data, tensor by tensor
+  std::vector<std::shared_ptr<const MappedFile>> owners_;  ///< the file that holds each tensor's data
   std::map<std::string, size_t, std::less<>> index_;
 };
 
-/// Bytes of a file with these keys and tensors, as GgufWriter writes it.
+/// Size in bytes of the file that GgufWriter writes for these keys and tensors.
 uint64_t gguf_size(const GgufMetadata& metadata, const std::vector<TensorInfo>& tensors);
 
-/// Writes a GGUF v3 file in one pass, atomically, with the data of the tensors given in order.
+/// Writes a GGUF v3 file atomically and in one pass. The data of the tensors is given in order.
 class GgufWriter {
  public:
-  /// Whether there is to be a file, or its size and SHA-256 alone are of interest.
+  /// kNowhere writes no file: only its size and SHA-256 are computed.
   enum class Target { kFile, kNowhere };
 
-  /// \throws Error  for what stock runtimes refuse: names of 64 bytes or more or given twice, no or more than
-  ///                four dimensions, empty tensors, rows that are not whole blocks, alignments below 32
+  /// \throws Error  for what stock runtimes refuse: names of 64 bytes or more, names given twice, no or more
+  ///                than four dimensions, empty tensors, rows that are not whole blocks, alignments below 32
   GgufWriter(const fs::path& path, const GgufMetadata& metadata, std::vector<TensorInfo> tensors,
              Target target = Target::kFile);
 
-  /// Bytes of the current tensor, whole or in parts; padding between tensors is added here.
+  /// Bytes of the current tensor, whole or in parts. Padding between tensors is added automatically.
   void write(std::span<const std::byte> bytes);
-  /// The name of the tensor whose bytes are due; empty behind the last one.
+  /// The name of the tensor whose bytes come next; empty after the last one.
   std::string_view current() const;
-  /// Takes the place of the file's keys, whose bytes must be as many. The file is read again for its SHA-256.
+  /// Replaces the file's keys. The new keys must take as many bytes. The file is read again for its SHA-256.
   void replace(const GgufMetadata& metadata);
-  /// Bytes behind the last tensor, which readers of GGUF pass by.
+  /// Appends bytes after the last tensor. Readers of GGUF ignore them.
   void append(std::span<const std::byte> bytes);
-  /// \param expected  the SHA-256 that the file must have; empty: any.
-  /// \throws Error  if bytes are missing, or it has another: nothing is left then.
+  /// \param expected  the SHA-256 that the file must have; empty: any
+  /// \throws Error  if bytes are missing or the SHA-256 differs; no file is left then
   /// \returns the file's SHA-256
   std::string finish(const std::string& expected = {});
   uint64_t size() const { return size_; }
@@ -153,11 +153,11 @@ class GgufWriter {
   std::optional<AtomicFile> file_;
   Sha256 digest_;
   uint64_t size_ = 0, header_size_ = 0;
-  bool is_replaced_ = false;  ///< some of what went into the digest
+  bool is_replaced_ = false;  ///< whether bytes that went into the digest were replaced later
   std::vector<TensorInfo> tensors_;
   uint64_t alignment_ = 32;
   size_t current_ = 0;
-  uint64_t left_ = 0;  ///< bytes still missing of the current tensor
+  uint64_t left_ = 0;  ///< bytes of the current tensor that are still missing
 };
 
 }  // namespace elastify

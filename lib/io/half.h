@@ -3,12 +3,11 @@
 #include <bit>
 #include <cstdint>
 
-// Conversions of the 16-bit float types, free of branches so that loops over them vectorise.
+// Conversions of the 16-bit float types, without branches so that loops over them vectorise.
 
 namespace elastify::half {
 
-// All ones where `condition` holds. Selecting by masks of signed comparisons is what every vector unit can
-// do.
+// All ones where `condition` holds. Every vector unit can select by masks of signed comparisons.
 inline int32_t mask(bool condition) {
   return -static_cast<int32_t>(condition);
 }
@@ -31,7 +30,7 @@ inline uint16_t to_f16(float value) {
   const auto magnitude = static_cast<int32_t>(bits & 0x7fffffff);
   const int32_t is_subnormal = mask(magnitude < 0x38800000);
   const int32_t is_nan = mask(magnitude > 0x7f800000);
-  // Clamped to the first number that rounds to infinity: what is above would come out above infinity.
+  // Clamped to the first number that rounds to infinity, because larger ones would come out above infinity.
   const int32_t over = mask(magnitude > 0x47800000);
   const int32_t clamped = (0x47800000 & over) | (magnitude & ~over);
   const int32_t normal = (clamped - (112 << 23) + 0xfff + (clamped >> 13 & 1)) >> 13;

@@ -78,7 +78,7 @@ std::string describe_type(hid_t type) {
   }
 }
 
-// Every path leading to the object, itself last: /a/b/c gives /a, /a/b, /a/b/c.
+// Every path that leads to the object, and the object itself: /a/b/c gives /a, /a/b, /a/b/c.
 std::vector<std::string> prefixes(std::string_view path) {
   std::vector<std::string> result;
   for (size_t end = path.find('/', 1); end != std::string_view::npos; end = path.find('/', end + 1))
@@ -105,11 +105,11 @@ struct Hdf5Writer::State {
 
   void write(std::string_view path, hid_t stored_type, hid_t memory_type, const void* values, size_t n);
   void write_symmetric(std::string_view path, std::span<const double> values, hsize_t n);
-  /// Makes the groups that lead to a new dataset, and the dataset.
+  /// Makes a new dataset and the groups that lead to it.
   Handle create(std::string_view path, hid_t stored_type, std::span<const hsize_t> dims, hsize_t chunk);
   void attribute(std::string_view name, hid_t stored_type, hid_t memory_type, const void* value);
 
-  // In this order: HDF5 writes into the temporary file of `target` and has to close it first.
+  // The order matters: HDF5 writes into the temporary file of `target` and has to close it first.
   AtomicFile target;
   Handle file;
 };
@@ -164,7 +164,7 @@ void Hdf5Writer::State::write_symmetric(std::string_view path, std::span<const d
     for (hsize_t first = 0; first < n; first += chunk) {
       const hsize_t end = std::min(n, first + chunk);
       const hsize_t start[] = {first, 0}, count[] = {end - first, end};
-      // The chunk on the diagonal has both triangles: what lies above is taken from below.
+      // The chunk on the diagonal covers both triangles: values above the diagonal are copied from below.
       rows.clear();
       for (hsize_t row = first; row < end; ++row)
         for (hsize_t column = 0; column < end; ++column)
@@ -199,7 +199,7 @@ Hdf5Writer::Hdf5Writer(const fs::path& path) {
   state_ = std::make_unique<State>(path);
   with_context(path.string(), [&] {
     const auto access = checked(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "set options");
-    // The format of HDF5 1.8 has checksums on all it says about the data; before, damage went unnoticed.
+    // The format of HDF5 1.8 has checksums on all metadata. In older formats damage goes unnoticed.
     check(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V18), "set options");
     const auto creation = checked(H5Pcreate(H5P_FILE_CREATE), H5Pclose, "set options");
     check(H5Pset_obj_track_times(creation.get(), false), "set options");
@@ -288,7 +288,7 @@ std::vector<T> Hdf5Reader::State::read(std::string_view name, hid_t stored_type,
     check(H5Sget_simple_extent_dims(space.get(), &n, nullptr), "read the shape");
     const auto options = checked(H5Dget_create_plist(dataset.get()), H5Pclose, "read the layout");
     if (H5Pget_nfilters(options.get()) != 0) fail("expected plain values, got compressed ones");
-    // A dataset may claim more values than are stored, or than the file can hold.
+    // A dataset may claim more values than are stored, or more than the file can hold.
     const hsize_t stored = H5Dget_storage_size(dataset.get());
     if (n > size / sizeof(T) || stored / sizeof(T) < n)
       fail("{} values of {} need more than the {} bytes stored in a file of {}", n, expected, stored, size);
@@ -324,7 +324,7 @@ T Hdf5Reader::State::number_attribute(std::string_view name, hid_t stored_type, 
 
 Hdf5Reader::Hdf5Reader(const fs::path& path) : state_(std::make_unique<State>(path)) {
   silence_errors();
-  state_->size = MappedFile::open(path)->bytes().size();  // and a clear message if there is no file
+  state_->size = MappedFile::open(path)->bytes().size();  // also gives a clear message if there is no file
   with_context(path.string(), [&] {
     if (H5Fis_hdf5(path.c_str()) <= 0) fail("not an HDF5 file");
     state_->file = Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);

@@ -24,10 +24,10 @@ class Hdf5Writer {
   void write(std::string_view path, std::span<const float> values);
   void write(std::string_view path, std::span<const double> values);
   void write(std::string_view path, std::span<const int64_t> values);
-  /// A symmetric matrix in square chunks, of which only those that the lower triangle touches are stored.
-  /// \param values  [n, n]; only the lower triangle matters
+  /// Writes a symmetric matrix in square chunks. Only the chunks that the lower triangle touches are stored.
+  /// \param values  [n, n]; only the lower triangle is read
   void write_symmetric(std::string_view path, std::span<const double> values, int64_t n);
-  /// Attributes of the root group.
+  /// Sets an attribute of the root group.
   void attribute(std::string_view name, std::string_view value);
   void attribute(std::string_view name, int64_t value);
   void attribute(std::string_view name, double value);
@@ -52,10 +52,10 @@ class Hdf5Reader {
   std::vector<float> floats(std::string_view path) const;
   std::vector<double> doubles(std::string_view path) const;
   std::vector<int64_t> integers(std::string_view path) const;
-  /// What write_symmetric() wrote, both triangles.
+  /// Reads a matrix that write_symmetric() wrote, and fills both triangles.
   /// \throws Error  if it is not [n, n]
   std::vector<double> symmetric(std::string_view path, int64_t n) const;
-  uint64_t stored_bytes(std::string_view path) const;  ///< that a dataset takes in the file
+  uint64_t stored_bytes(std::string_view path) const;  ///< bytes that a dataset takes in the file
   bool has_attribute(std::string_view name) const;
   std::string string_attribute(std::string_view name) const;
   int64_t integer_attribute(std::string_view name) const;

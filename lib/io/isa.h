@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <vector>
 
-// Kernels compiled for several instruction sets, and the choice among them at run time. A kernel is an
-// always_inline function of plain loops; every copy of it does the same operations in the same order (sums
-// have fixed lanes, -ffp-contract=off), so that all of them give the same bytes.
+// Kernels compiled for several instruction sets; the choice is made at run time. A kernel is an always_inline
+// function of plain loops. Every copy of it does the same operations in the same order (sums have fixed
+// lanes, -ffp-contract=off), so that all of them give the same bytes.
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define ELASTIFY_X86 1
@@ -37,7 +37,7 @@ inline bool has_isa(Isa isa) {
 }
 #endif
 
-/// The widest that this machine has.
+/// The widest instruction set that this machine has.
 inline Isa best_isa() {
   static const Isa best = has_isa(Isa::kAvx512) ? Isa::kAvx512
                           : has_isa(Isa::kAvx2) ? Isa::kAvx2
@@ -45,7 +45,7 @@ inline Isa best_isa() {
   return best;
 }
 
-/// The copies of a kernel.
+/// The copies of a kernel, one for each instruction set.
 template <auto kKernel>
 struct Compiled {
   template <typename... Args>
@@ -65,7 +65,7 @@ struct Compiled {
 #endif
 };
 
-/// Runs the kernel's copy for an instruction set that this machine has.
+/// Runs the kernel's copy for `isa`. The machine must have that instruction set.
 template <auto kKernel, typename... Args>
 void run_kernel(Isa isa, Args... args) {
 #if ELASTIFY_X86

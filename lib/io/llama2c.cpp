@@ -56,7 +56,8 @@ Llama2cHeader read_header(ByteReader& reader, bool quantised) {
                                                                         {"seq_len", &header.max_seq}}};
   for (const auto& [name, value] : fields) {
     *value = reader.read<int32_t>("header");
-    if (!quantised && value == &header.n_vocab && *value < 0) {  // the sign says that the classifier is there
+    if (!quantised && value == &header.n_vocab &&
+        *value < 0) {  // a negative number says that there is a classifier
       header.tied = false;
       *value = -*value;
     }
@@ -77,13 +78,13 @@ Llama2cHeader read_header(ByteReader& reader, bool quantised) {
   return header;
 }
 
-// One kind of tensor, as the file lists them.
+// One kind of tensor. The file holds kind after kind.
 struct Kind {
   std::string_view name;
   Shape shape;
   bool per_layer = true;
   bool norm = false;
-  bool skipped = false;  // there in the file, of no use
+  bool skipped = false;  // in the file, but of no use
 };
 
 std::vector<Kind> kinds(const Llama2cHeader& h) {
@@ -124,7 +125,7 @@ bool is_quantised(const Llama2cHeader& header, const Kind& kind) {
   return header.version != 0 && !kind.norm;
 }
 
-// Bytes of the values of one tensor, and of the scales behind them.
+// Bytes of one tensor's values, and of the scales after them.
 std::pair<uint64_t, uint64_t> sizes(const Llama2cHeader& header, const Kind& kind) {
   const auto n = static_cast<uint64_t>(n_elements(kind.shape));
   if (!is_quantised(header, kind)) return {checked_product(n, 4), 0};
@@ -150,7 +151,7 @@ void Llama2cFile::parse() {
   const std::vector<Kind> all = kinds(header_);
   const auto n_layers = static_cast<uint64_t>(header_.n_layers);
 
-  // The size first: it bounds the number of tensors by the size of the file.
+  // The size is checked first, because it bounds the number of tensors by the size of the file.
   uint64_t expected = reader.position();
   for (const Kind& kind : all) {
     const auto [values, scales] = sizes(header_, kind);

@@ -20,7 +20,7 @@ constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the reference impl
 constexpr uint64_t kDataAlignment = 64;
 constexpr std::string_view kMetadataKey = "__metadata__";
 
-// The types of the format. Those without a DType are checked, but their tensors are left out.
+// The types of the format. Tensors of a type without a DType are checked but left out.
 struct StoredType {
   std::string_view name;
   uint64_t n_bytes;
@@ -70,8 +70,7 @@ struct Entry {
   uint64_t end() const { return offsets[1]; }
 };
 
-// Takes the header's JSON event by event, so that duplicates are seen and nothing is built that is not asked
-// for.
+// Takes the header's JSON event by event: duplicates are noticed, and nothing unneeded is built.
 class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
  public:
   std::vector<Entry> entries;
@@ -183,7 +182,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   std::set<std::string, std::less<>> fields_;
 };
 
-// Bytes of the tensor. Throws unless all its fields are there and agree with each other.
+// Bytes of the tensor. Throws unless all its fields are present and agree with each other.
 uint64_t checked_size(const Entry& entry) {
   if (!entry.dtype) fail("dtype is missing");
   if (!entry.shape) fail("shape is missing");
@@ -212,7 +211,7 @@ std::string header_json(const std::vector<TensorInfo>& tensors,
       uint64_t end = 0;
       if (__builtin_add_overflow(offset, n_bytes(tensor.dtype, tensor.shape), &end))
         fail("ends after byte 2^64");
-      // push_back rather than [], which in an ordered object looks through all of the keys before.
+      // emplace_back() rather than [], which in an ordered object searches all keys before it.
       json.get_ref<nlohmann::ordered_json::object_t&>().emplace_back(
           tensor.name, nlohmann::ordered_json{{"dtype", stored_name(tensor.dtype)},
                                               {"shape", tensor.shape},
@@ -248,7 +247,7 @@ void SafetensorsFile::parse() {
 
   HeaderHandler handler;
   const auto* text = reinterpret_cast<const char*>(header.data());
-  // The parser takes a zero byte for the end of the text, and would not look at what follows.
+  // The parser takes a zero byte for the end of the text and would ignore what follows.
   if (const void* zero = std::memchr(text, 0, header.size()))
     fail("header: not JSON from its byte {} on", static_cast<const char*>(zero) - text);
   nlohmann::json::sax_parse(text, text + header.size(), &handler);

@@ -16,9 +16,8 @@ namespace elastify {
 
 /// One .safetensors file: u64 little-endian header length N, N bytes of JSON
 /// {"name": {"dtype": "BF16", "shape": [..], "data_offsets": [begin, end]}, "__metadata__": {..}}, data.
-/// All of the header is checked before any of it is trusted: length, types, shapes against byte counts,
-/// offsets inside the file, no gaps, no overlaps.
-/// Source: https://github.com/huggingface/safetensors, "Format"
+/// The whole header is checked before any of it is used: length, types, shapes against byte counts, offsets
+/// inside the file, no gaps, no overlaps. Source: https://github.com/huggingface/safetensors, "Format"
 class SafetensorsFile {
  public:
   /// Maps the file and reads its header.
@@ -26,11 +25,11 @@ class SafetensorsFile {
   static SafetensorsFile open(const fs::path& path);
 
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  ///< F32, F16 and BF16, in file order
-  /// Name and type of the tensors of other types (index buffers, say), which are not among tensors().
+  /// Names and types of the tensors that tensors() leaves out because of their type (index buffers, say).
   const std::map<std::string, std::string, std::less<>>& skipped() const { return skipped_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool contains(std::string_view name) const;
-  /// A view into the map, or a copy where the file has the data unaligned.
+  /// A view into the map, or a copy if the data is unaligned in the file.
   /// \throws Error  if there is no such tensor
   HostTensor tensor(std::string_view name) const;
 

@@ -9,7 +9,7 @@
 
 namespace elastify {
 
-/// A file that is complete under its name.
+/// A file that was written completely.
 struct WrittenFile {
   std::string name;
   uint64_t bytes = 0;
@@ -17,12 +17,12 @@ struct WrittenFile {
 };
 
 /// Writes tensors as `transformers` lays out a model's weights: model.safetensors, or
-/// model-00001-of-0000N.safetensors and model.safetensors.index.json, with a new file where the next tensor
+/// model-00001-of-0000N.safetensors and model.safetensors.index.json. A new file begins where the next tensor
 /// would exceed the limit.
 class ShardedSafetensorsWriter {
  public:
-  /// \param metadata  of every file
-  /// \param shard_bytes  of tensor data in a file, unless one tensor has more
+  /// \param metadata  written into every file
+  /// \param shard_bytes  the most tensor data in a file, unless a single tensor has more
   /// \throws Error  for names given twice and types other than f32, f16 and bf16
   ShardedSafetensorsWriter(fs::path directory, const std::vector<TensorInfo>& tensors,
                            std::map<std::string, std::string> metadata, uint64_t shard_bytes);
@@ -47,8 +47,8 @@ class ShardedSafetensorsWriter {
   fs::path directory_;
   std::map<std::string, std::string> metadata_;
   std::vector<Shard> shards_;
-  size_t opened_ = 0;  ///< shards so far
-  uint64_t left_ = 0;  ///< bytes still missing of the open one
+  size_t opened_ = 0;  ///< number of shards opened so far
+  uint64_t left_ = 0;  ///< bytes of the open shard that are still missing
   std::unique_ptr<SafetensorsWriter> open_;
   std::vector<WrittenFile> written_;
 };

@@ -18,7 +18,7 @@ constexpr uintptr_t kAlignment = 64;
 // Elements converted at a time: a multiple of every block size, and small enough to stay in the cache.
 constexpr int64_t kChunk = 8192;
 
-// Its type marks memory made by allocate(), which alone may be written to.
+// The type of this deleter marks memory from allocate(). Only such memory may be written to.
 struct FreeAllocated {
   void* start;
   void operator()(const void*) const { std::free(start); }
@@ -38,7 +38,7 @@ int64_t product(std::span<const int64_t> dims, const Shape& shape) {
   return result;
 }
 
-/// Elements begin .. begin + n - 1 of the tensor as one long row.
+/// Converts elements begin .. begin + n - 1 of the tensor, seen as one long row.
 void convert_chunk(const HostTensor& from, DType dtype, std::byte* target, int64_t begin, int64_t n,
                    const float* importance) {
   const std::byte* source = from.bytes.data() + row_bytes(from.dtype, begin);
@@ -105,9 +105,9 @@ HostTensor convert(const HostTensor& tensor, DType dtype, const float* importanc
   require_whole(tensor);
   HostTensor result = HostTensor::allocate(dtype, tensor.shape);
   std::byte* target = result.writable().data();
-  // Rows are whole numbers of blocks of both types and lie one after the other, so that all of them are one
-  // long row; cutting that row evenly serves one long row as well as many short ones. Importance starts over
-  // with every row, so that then chunks are cut inside rows.
+  // Rows are whole numbers of blocks in both types and lie one after the other, so the tensor is one long
+  // row. Cutting that row evenly suits one long row as well as many short ones. Importance starts over with
+  // every row; with it, chunks are cut inside rows.
   const bool weighed = importance != nullptr && uses_importance(dtype);
   const int64_t n = n_elements(tensor.shape), row = weighed ? tensor.shape.back() : n;
   const int64_t per_row = row / kChunk + (row % kChunk != 0 ? 1 : 0);

@@ -35,7 +35,7 @@ std::string lower_suffix(const fs::path& path) {
   throw Error(fmt::format("{}: this is {}; {}", path.string(), found, kSupported), std::move(hint));
 }
 
-/// Names what the file is, by its first bytes and then by its suffix.
+/// Names the kind of a file, by its first bytes and then by its suffix.
 [[noreturn]] void refuse_file(const fs::path& path, const std::string& magic) {
   const std::string suffix = lower_suffix(path);
   if (suffix == ".safetensors" || suffix == ".json")

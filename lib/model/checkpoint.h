@@ -30,20 +30,19 @@ class Checkpoint {
   const fs::path& path() const { return path_; }
   /// All files that make up the model's weights and configuration, for hashing.
   const std::vector<fs::path>& files() const { return files_; }
-  /// Further text about the model that outputs carry along: "name", "license" where the source says so.
+  /// Further text about the model that outputs carry along: "name" and "license" if the source states them.
   const std::map<std::string, std::string>& description() const { return description_; }
 
   /// How spec().tensors[index] is stored in the source.
   DType stored_dtype(size_t index) const { return dtypes_[index]; }
-  /// The widest float type among the stored ones; f32 if any tensor is quantised. The type in which a copy
-  /// loses nothing.
+  /// The type in which a copy loses nothing: the widest stored float type, or f32 if any tensor is quantised.
   DType lossless_dtype() const;
-  /// In the stored type; a view into the file's map where rows need no reordering.
+  /// Loads a tensor in its stored type. It is a view into the mapped file if its rows need no reordering.
   HostTensor load(size_t index) const { return load_(index); }
   HostTensor load(size_t index, DType dtype) const { return convert(load(index), dtype); }
 
-  /// Tells the kernel that what was read so far is not needed soon, so that it does not count as memory of
-  /// this process; views stay valid and are read again when touched.
+  /// Releases the pages that were read so far, so that they do not count as memory of this process. Views
+  /// stay valid; touching them reads the file again.
   void release_pages() const {
     if (release_) release_();
   }
@@ -70,15 +69,16 @@ Checkpoint open_hf_directory(const fs::path& directory);
 Checkpoint open_gguf(const fs::path& file);
 Checkpoint open_llama2c(const fs::path& file);
 
-/// config.json of a model that `transformers` loads.
-/// \throws Error  if the family's config cannot say it (per-layer widths, biases that the family does not
-///   have)
+/// The config.json with which `transformers` loads the model.
+/// \throws Error  if the family's config cannot express the model (per-layer widths, biases that the family
+///   does not have)
 std::string hf_config_json(const ModelSpec& spec, DType dtype);
-/// The config.json of a model whose weights were cut out of another's: the other's, with the keys of `spec`
-/// that the cut changes (widths, head_dim, biases, architecture) and the stored type.
+/// The config.json of a model whose weights were cut out of another model. It is that model's config.json
+/// with new values for the keys that the cut changes (widths, head_dim, biases, architecture) and for the
+/// stored type.
 /// \throws Error  as hf_config_json()
 std::string hf_config_json(const ModelSpec& spec, DType dtype, const std::string& source_config);
-/// \throws Error naming the key at fault
+/// \throws Error  naming the key at fault
 ModelSpec parse_hf_config(const std::string& json);
 
 }  // namespace elastify

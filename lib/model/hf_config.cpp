@@ -30,13 +30,25 @@ const Family& read_family(const Fields& config) {
   return family;
 }
 
+/// Names in `hidden_act`. We write the first one.
+std::vector<std::string> activation_names(Activation activation) {
+  switch (activation) {
+    case Activation::kSilu:
+      return {"silu", "swish"};
+    case Activation::kGeluTanh:
+      return {"gelu_pytorch_tanh"};
+  }
+  return {};
+}
+
 void refuse_variants(const Fields& config, const Family& family) {
   if (config.find("quantization_config") != nullptr)
     throw Error("quantization_config: quantised safetensors are not supported",
                 "use the float model this one was made from");
-  const std::string activation = config.string("hidden_act").value_or("silu");
-  if (activation != "silu" && activation != "swish")
-    fail("hidden_act: expected \"silu\", got \"{}\"", activation);
+  const std::vector<std::string> names = activation_names(family.layer.activation);
+  const std::string activation = config.string("hidden_act").value_or(names.front());
+  if (std::find(names.begin(), names.end(), activation) == names.end())
+    fail("hidden_act: expected \"{}\", got \"{}\"", names.front(), activation);
   if (config.number("partial_rotary_factor").value_or(1) != 1)
     fail("partial_rotary_factor: expected 1, got {}", config.require_number("partial_rotary_factor"));
   if (family.config.sliding_window_switch && config.boolean("use_sliding_window").value_or(false))
@@ -61,8 +73,8 @@ RopeScaling read_scaling(const Fields& rope) {
   return scaling;
 }
 
-void read_rope(const Fields& config, const Family& family, ModelSpec& spec) {
-  spec.rope_theta = config.number("rope_theta").value_or(family.config.default_theta);
+void read_rope(const Fields& config, const Family& family, LayerSpec& layer) {
+  layer.rope_theta = config.number("rope_theta").value_or(family.config.default_theta);
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
     const Json* value = config.find(key);
     if (value == nullptr) continue;
@@ -71,18 +83,18 @@ void read_rope(const Fields& config, const Family& family, ModelSpec& spec) {
       for (const auto& [name, part] : value->items()) {
         if (part.is_object()) fail("{}: parameters by kind of layer are not supported", name);
       }
-      spec.rope_theta = rope.number("rope_theta").value_or(spec.rope_theta);
-      spec.rope = read_scaling(rope);
+      layer.rope_theta = rope.number("rope_theta").value_or(layer.rope_theta);
+      layer.rope = read_scaling(rope);
     });
     return;
   }
 }
 
-void read_window(const Fields& config, const Family& family, ModelSpec& spec) {
+void read_window(const Fields& config, const Family& family, LayerSpec& layer) {
   const ConfigTraits& traits = family.config;
   if (traits.sliding_window_key && !traits.sliding_window_switch) {
-    spec.sliding_window = config.has_key("sliding_window") ? config.integer("sliding_window").value_or(0)
-                                                           : traits.default_sliding_window;
+    layer.sliding_window = config.has_key("sliding_window") ? config.integer("sliding_window").value_or(0)
+                                                            : traits.default_sliding_window;
   }
   if (config.find("layer_types") == nullptr) return;
   const std::vector<std::string> types = config.require_strings("layer_types");
@@ -90,8 +102,8 @@ void read_window(const Fields& config, const Family& family, ModelSpec& spec) {
     return std::all_of(types.begin(), types.end(), [&](const std::string& each) { return each == type; });
   };
   if (all("full_attention")) {
-    spec.sliding_window = 0;
-  } else if (spec.sliding_window == 0 || !all("sliding_attention")) {
+    layer.sliding_window = 0;
+  } else if (layer.sliding_window == 0 || !all("sliding_attention")) {
     const auto other = std::find_if(types.begin(), types.end(),
                                     [](const std::string& type) { return type != "full_attention"; });
     fail("layer_types: layer {} has \"{}\"; only \"full_attention\" is supported in {} models",
@@ -99,7 +111,8 @@ void read_window(const Fields& config, const Family& family, ModelSpec& spec) {
   }
 }
 
-void read_dimensions(const Fields& config, const Family& family, ModelSpec& spec) {
+/// \param layer  receives the query heads per K/V head
+void read_dimensions(const Fields& config, const Family& family, ModelSpec& spec, LayerSpec& layer) {
   spec.n_layers = config.require_integer("num_hidden_layers");
   spec.d_model = config.require_integer("hidden_size");
   spec.n_vocab = config.require_integer("vocab_size");
@@ -110,7 +123,7 @@ void read_dimensions(const Fields& config, const Family& family, ModelSpec& spec
   if (n_heads < 1) fail("num_attention_heads: expected 1 or more, got {}", n_heads);
   if (n_kv_heads < 1 || n_heads % n_kv_heads != 0)
     fail("num_key_value_heads: expected a divisor of num_attention_heads ({}), got {}", n_heads, n_kv_heads);
-  spec.heads_per_group = n_heads / n_kv_heads;
+  layer.heads_per_group = n_heads / n_kv_heads;
 
   const int64_t default_head_dim = config.has_key("head_dim") ? 0 : family.config.default_head_dim;
   spec.head_dim = config.integer("head_dim").value_or(default_head_dim);
@@ -120,7 +133,7 @@ void read_dimensions(const Fields& config, const Family& family, ModelSpec& spec
            spec.d_model, n_heads);
     spec.head_dim = spec.d_model / n_heads;
   }
-  // complete_spec() refuses other counts of layers, too; but a list of that many must not be made first.
+  // complete_spec() also refuses other counts of layers, but the lists below must not become that long first.
   if (spec.n_layers < 1 || spec.n_layers > 1024)
     fail("num_hidden_layers: expected 1 to 1024, got {}", spec.n_layers);
   spec.layer_kv_heads.assign(static_cast<size_t>(spec.n_layers), n_kv_heads);
@@ -140,12 +153,13 @@ const char* torch_dtype(DType dtype) {
   }
 }
 
-/// What the family's config.json has no key for.
+/// Properties of the model that the family's config.json has no key for.
 std::vector<std::string> unsayable(const ModelSpec& spec, const Family& family) {
   const ConfigTraits& traits = family.config;
-  std::vector<std::string> problems;
+  std::vector<std::string> problems = layer_peculiarities(spec);
   if (!spec.is_uniform()) problems.push_back("widths that differ by layer");
-  if (spec.rope.kind == RopeScaling::Kind::kFactors) problems.push_back("rope factors of no known scheme");
+  if (spec.layer(0).rope.kind == RopeScaling::Kind::kFactors)
+    problems.push_back("rope factors of no known scheme");
   if (spec.qkv_bias && !traits.always_qkv_bias && !traits.attention_bias_key)
     problems.push_back("biases on q, k and v");
   if (!spec.qkv_bias && traits.always_qkv_bias) problems.push_back("no biases on q, k and v");
@@ -155,7 +169,7 @@ std::vector<std::string> unsayable(const ModelSpec& spec, const Family& family) 
   if (spec.mlp_bias && !traits.mlp_bias_key) problems.push_back("biases in the mlp");
   if (!spec.qk_norm && traits.always_qk_norm) problems.push_back("no norms on q and k");
   const bool window = traits.sliding_window_key && !traits.sliding_window_switch;
-  if (spec.sliding_window > 0 && !window) problems.push_back("a sliding window");
+  if (spec.layer(0).sliding_window > 0 && !window) problems.push_back("a sliding window");
   return problems;
 }
 
@@ -180,9 +194,12 @@ ModelSpec parse_hf_config(const std::string& text) {
 
   ModelSpec spec;
   spec.family = family.name;
-  read_dimensions(config, family, spec);
-  read_rope(config, family, spec);
-  read_window(config, family, spec);
+  LayerSpec layer = family.layer;
+  read_dimensions(config, family, spec, layer);
+  read_rope(config, family, layer);
+  read_window(config, family, layer);
+  spec.layers.assign(static_cast<size_t>(spec.n_layers), layer);
+  spec.output_norm_offset = layer.norm_offset;
   const ConfigTraits& traits = family.config;
   spec.norm_eps = config.number("rms_norm_eps").value_or(1e-6);
   spec.tied = config.boolean("tie_word_embeddings").value_or(traits.default_tied);
@@ -203,6 +220,7 @@ std::string hf_config_json(const ModelSpec& spec, DType dtype) {
         fmt::format("config.json of {} models cannot say: {}", family.name, fmt::join(problems, "; ")),
         "export such a model as GGUF");
 
+  const LayerSpec& layer = spec.layer(0);  // all layers are alike: unsayable() refused others
   nlohmann::ordered_json config;
   config["architectures"] = {family.hf_architecture};
   config["model_type"] = family.name;
@@ -213,18 +231,18 @@ std::string hf_config_json(const ModelSpec& spec, DType dtype) {
   config["num_attention_heads"] = spec.n_heads();
   config["num_key_value_heads"] = spec.n_kv_heads();
   config["head_dim"] = spec.head_dim;
-  config["hidden_act"] = "silu";
+  config["hidden_act"] = activation_names(layer.activation).front();
   config["max_position_embeddings"] = spec.max_seq;
   config["rms_norm_eps"] = spec.norm_eps;
-  config["rope_theta"] = spec.rope_theta;
-  config["rope_scaling"] = scaling_json(spec.rope);
+  config["rope_theta"] = layer.rope_theta;
+  config["rope_scaling"] = scaling_json(layer.rope);
   if (traits.attention_bias_key) config["attention_bias"] = spec.attn_out_bias;
   if (traits.mlp_bias_key) config["mlp_bias"] = spec.mlp_bias;
   if (traits.sliding_window_switch) {
     config["use_sliding_window"] = false;
   } else if (traits.sliding_window_key) {
     config["sliding_window"] =
-        spec.sliding_window > 0 ? nlohmann::ordered_json(spec.sliding_window) : nullptr;
+        layer.sliding_window > 0 ? nlohmann::ordered_json(layer.sliding_window) : nullptr;
   }
   config["attention_dropout"] = 0.0;
   config["tie_word_embeddings"] = spec.tied;
@@ -238,7 +256,7 @@ std::string hf_config_json(const ModelSpec& spec, DType dtype, const std::string
   const auto made = Ordered::parse(hf_config_json(spec, dtype));
   auto config = parse_json<Ordered>(source_config);
   if (config.value("model_type", "") != spec.family) {
-    // What the source leaves to its family's defaults may have others here.
+    // The other family may have other defaults for keys that the source leaves out, so they are written.
     const bool has_rope = config.contains("rope_parameters");
     for (const auto& [key, value] : made.items())
       if (!config.contains(key) && !(has_rope && key.starts_with("rope_"))) config[key] = value;

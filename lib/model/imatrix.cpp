@@ -35,6 +35,7 @@ void check_chunks(const Imatrix& imatrix) {
     if (!std::in_range<uint32_t>(value)) fail("{}: expected 0 to 2^32 - 1, got {}", what, value);
 }
 
+/// Reads a tensor of one row.
 /// \throws Error  unless it is [1, n] of f32
 std::vector<float> one_row(const HostTensor& tensor) {
   if (tensor.dtype != DType::kF32) fail("expected f32, got {}", info(tensor.dtype).name);
@@ -61,7 +62,7 @@ Imatrix read_gguf_form(const fs::path& path) {
     imatrix.chunk_size = keys.integer(kChunkSize).value_or(0);
     check_chunks(imatrix);
     imatrix.permutation_digest = keys.string(kDigest).value_or("");
-    for (const TensorInfo& tensor : file.tensors()) {  // other statistics may stand beside these two
+    for (const TensorInfo& tensor : file.tensors()) {  // the file may hold other statistics besides these two
       const std::string_view stored = tensor.name;
       if (stored.ends_with(kCounts)) {
         const std::string name(stored.substr(0, stored.size() - kCounts.size()));
@@ -108,7 +109,7 @@ Imatrix read_old_form(const fs::path& path) {
   return with_context(path.string(), [&] {
     ByteReader reader(file->bytes());
     const auto n_entries = reader.read<int32_t>("number of entries");
-    // The shortest entry: a name of one byte, one value.
+    // The shortest entry has a name of one byte and one value: 17 bytes.
     if (n_entries < 1 || static_cast<uint64_t>(n_entries) > reader.left() / 17)
       throw Error(fmt::format("not an importance matrix: starts neither with GGUF nor with a number of "
                               "entries that fit into its {} bytes",

@@ -85,7 +85,7 @@ class JsonFields {
     if (!value.is_string()) fail("{}: expected a string, got {}", key, shown(value));
     return value.template get<std::string>();
   }
-  /// A value as it stands in the file, cut short; of lists and objects only what they are.
+  /// A value for error messages: its JSON text, cut short; only the kind for lists and objects.
   static std::string shown(const Json& value) {
     if (value.is_object()) return "an object";
     if (value.is_array()) return fmt::format("a list of {}", value.size());

@@ -34,7 +34,7 @@ void require_shape(const HostTensor& tensor, const TensorSpec& spec) {
     fail("{}: expected {} bytes, got {}", spec.name, bytes, tensor.bytes.size());
 }
 
-/// The order of one axis's units. Checked here, too: bytes move by it.
+/// The order of one axis's units. It is checked here as well, since it determines which bytes are copied.
 const std::vector<int64_t>& order_for(const TensorSpec& spec, size_t axis, const Permutation& permutation) {
   const auto space = static_cast<size_t>(spec.axes[axis].space);
   if (space >= permutation.orders.size()) fail("{}: the permutation has no order for its units", spec.name);
@@ -44,7 +44,7 @@ const std::vector<int64_t>& order_for(const TensorSpec& spec, size_t axis, const
   return order;
 }
 
-/// Units that are runs of `unit` bytes, one after the other.
+/// Permutes units that are consecutive runs of `unit` bytes.
 HostTensor permute_runs(const HostTensor& tensor, const std::vector<int64_t>& order, size_t unit) {
   HostTensor moved = HostTensor::allocate(tensor.dtype, tensor.shape);
   std::byte* const target = moved.writable().data();
@@ -72,7 +72,7 @@ void gather_rows(const std::byte* source, std::byte* target, int64_t n_rows,
   }
 }
 
-/// Units that are runs of `unit` bytes inside every row.
+/// Permutes units that are runs of `block` elements inside every row.
 HostTensor permute_columns(const HostTensor& tensor, const std::vector<int64_t>& order, int64_t block) {
   HostTensor moved = HostTensor::allocate(tensor.dtype, tensor.shape);
   std::byte* const target = moved.writable().data();
@@ -109,7 +109,7 @@ HostTensor permute_axis(const HostTensor& tensor, const TensorSpec& spec, size_t
   fail("{}: units on an axis that is neither the first nor the last", spec.name);
 }
 
-/// Names the widths next to `width` at which rows of this type can be cut.
+/// Throws an error that names the widths next to `width` at which rows of this type can be cut.
 [[noreturn]] void refuse_cut(const TensorSpec& spec, DType dtype, const AxisUse& use, int64_t width,
                              int64_t n_units) {
   const int64_t block_size = info(dtype).block_size;

@@ -13,13 +13,14 @@ namespace elastify {
 /// An order of the units of every space: new[i] = old[order[i]].
 struct Permutation {
   std::string spec_hash;
-  std::string metric;                        ///< what the order came from: "taylor", "random", ...
+  std::string metric;                        ///< source of the order: "taylor", "random", ...
   std::vector<std::vector<int64_t>> orders;  ///< [spaces][n_units]
 };
 
 Permutation identity_permutation(const ModelSpec& spec);
 Permutation inverse(const Permutation& permutation);
-/// \throws Error  unless every order is a permutation of its space's units of this very spec
+/// \throws Error  unless the permutation was made for this spec and every order is a permutation of its
+///   space's units
 void check(const Permutation& permutation, const ModelSpec& spec);
 /// SHA-256 of the orders.
 std::string digest(const Permutation& permutation);
@@ -30,13 +31,13 @@ void save_permutation(const Permutation& permutation, const ModelSpec& spec, con
 /// \throws Error  naming file and space
 Permutation load_permutation(const fs::path& path, const ModelSpec& spec);
 
-/// Moves the units of every axis of one tensor: block `order[i]` of the source becomes block i. Float types
-/// only on axes inside rows.
+/// Moves the units of every axis of one tensor: block `order[i]` of the source becomes block i. Quantised
+/// tensors can move whole rows only.
 /// \throws Error
 HostTensor permute(const HostTensor& tensor, const TensorSpec& spec, const Permutation& permutation);
 
-/// The leading part of a tensor at these widths, as a copy; whole blocks of quantised rows only.
-/// \throws Error naming the tensor and the nearest widths that its type can carry
+/// The leading part of a tensor at these widths, as a copy. Quantised rows can be cut only between blocks.
+/// \throws Error  naming the tensor and the nearest widths that its type can carry
 HostTensor slice(const HostTensor& tensor, const TensorSpec& spec, const Widths& widths);
 
 }  // namespace elastify

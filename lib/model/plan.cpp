@@ -16,7 +16,7 @@ using Fields = JsonFields<Json>;
 
 constexpr const char* kFormat = "elastify.plan";
 constexpr int64_t kVersion = 1;
-constexpr double kTolerance = 1e-6;  // of ratios; they are recomputed from the widths
+constexpr double kTolerance = 1e-6;  // of stated ratios against those computed from the widths
 
 void check_level(const ElasticPlan& plan, const Level& level, const ModelSpec& spec) {
   if (!(level.nominal > 0 && level.nominal <= 1))

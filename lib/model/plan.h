@@ -11,10 +11,10 @@ namespace elastify {
 
 /// One width level: a sub-model made of the leading units of every space.
 struct Level {
-  double nominal = 1;        ///< what was asked for
+  double nominal = 1;        ///< the share that was asked for
   double decoder_ratio = 1;  ///< weights in decoder layers, kept / all
   double total_ratio = 1;    ///< all weights, embeddings and output included
-  double budget_ratio = 1;   ///< what the plan's budget counts, kept / all: what `nominal` is solved against
+  double budget_ratio = 1;   ///< the plan's budget, kept / all; `nominal` asks for this share
   Widths widths;             ///< [spaces]
 };
 
@@ -23,18 +23,18 @@ struct Level {
 struct ElasticPlan {
   std::string spec_hash;
   std::string method;                   ///< "uniform", "anchors", "zscore", "shortgpt", "dp" or "dp+kl"
-  std::string budget = "decoder";       ///< what levels are shares of; lib/plan/budget.h has the spellings
-  std::string curves = {};              ///< what searched widths went by, in words; else empty
+  std::string budget = "decoder";       ///< the quantity that levels are shares of; see lib/plan/budget.h
+  std::string curves = {};              ///< source of the curves that a search used, in words; else empty
   int64_t grid = 32;                    ///< MLP widths are multiples of this (or full)
   std::vector<int64_t> anchors;         ///< layers asked to stay full width, most important first
   std::vector<Level> levels;            ///< narrowest first, the last one is the full model
-  std::vector<std::string> notes = {};  ///< what could not be met, in words
+  std::vector<std::string> notes = {};  ///< requests that could not be met, in words
 };
 
-/// "level-050" for 0.5, "level-025"; 5% steps and finer keep their digits: "level-0375".
+/// "level-050" for 0.5; further digits stay: "level-0375" for 0.375.
 std::string level_name(double nominal);
-/// The level asked for.
-/// \throws UsageError  listing the levels there are
+/// The plan's level with this nominal share.
+/// \throws UsageError  listing the plan's levels
 const Level& find_level(const ElasticPlan& plan, double nominal);
 
 /// JSON, see docs/formats.md.
@@ -45,7 +45,8 @@ ElasticPlan load_plan(const fs::path& path, const ModelSpec& spec);
 /// \throws Error
 void check(const ElasticPlan& plan, const ModelSpec& spec);
 
-/// Fills the ratios from the widths; the budget's is that of the decoder weights until another is set.
+/// Makes a level with ratios computed from the widths. `budget_ratio` is the ratio of the decoder weights
+/// until another is set.
 Level make_level(const ModelSpec& spec, double nominal, Widths widths);
 
 }  // namespace elastify

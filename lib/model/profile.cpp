@@ -17,18 +17,20 @@ constexpr const char* kFormat = "elastify.profile";
 constexpr int64_t kVersion = 1;
 constexpr const char* kAgain = "this profile was measured on another model; run `elastify profile` again";
 
-struct NamedMetric {
-  Metric metric;
-  std::string_view name;
-};
-constexpr NamedMetric kMetrics[] = {
-    {Metric::kTaylor, "taylor"},       {Metric::kTaylorElement, "taylor-element"},
-    {Metric::kFisher, "fisher"},       {Metric::kWanda, "wanda"},
-    {Metric::kWifv, "wifv"},           {Metric::kActivation, "activation"},
-    {Metric::kMagnitude, "magnitude"}, {Metric::kRandom, "random"},
-    {Metric::kImatrix, "imatrix"},     {Metric::kObs, "obs"},
-    {Metric::kForward, "forward"},     {Metric::kGram, "gram"},
-    {Metric::kHybrid, "hybrid"}};
+constexpr options::Named<Metric> kMetrics[] = {
+    {Metric::kTaylor, "taylor", "first-order change of the loss when the unit is removed"},
+    {Metric::kTaylorElement, "taylor-element", "the same, weight by weight: the paper's choice"},
+    {Metric::kFisher, "fisher", "squared gradients of the units' masks"},
+    {Metric::kWanda, "wanda", "size of the weights times the norm of their inputs"},
+    {Metric::kWifv, "wifv", "variance of the inputs times the squared weights (FLAP)"},
+    {Metric::kActivation, "activation", "mean size of the unit's activations"},
+    {Metric::kMagnitude, "magnitude", "L2 norm of the unit's weights; needs no text"},
+    {Metric::kRandom, "random", "seeded noise: the floor that every metric must beat; needs no text"},
+    {Metric::kImatrix, "imatrix", "wanda from llama.cpp's importance matrix; needs no text"},
+    {Metric::kObs, "obs", "backward elimination; the remaining units make up for each that goes"},
+    {Metric::kForward, "forward", "forward selection of the units that explain most of the output"},
+    {Metric::kGram, "gram", "backward elimination by the error of the output, nothing made up for"},
+    {Metric::kHybrid, "hybrid", "backward elimination down to half of the units, forward selection within"}};
 constexpr std::string_view kSiteNames[] = {"attn_input", "attn_out", "ffn_input", "ffn_down"};
 
 int64_t n_columns(const ModelSpec& spec, size_t space) {
@@ -82,26 +84,22 @@ void check_profile(const Profile& profile, const ModelSpec& spec) {
 
 }  // namespace
 
+std::span<const options::Named<Metric>> names_of(Metric) {
+  return kMetrics;
+}
+
 std::string_view name_of(Metric metric) {
-  for (const NamedMetric& known : kMetrics) {
-    if (known.metric == metric) return known.name;
-  }
-  fail("unknown metric {}", static_cast<int>(metric));
+  return options::name_in_table(metric);
 }
 
 Metric metric_named(std::string_view name) {
-  std::vector<std::string_view> names;
-  for (const NamedMetric& known : kMetrics) {
-    if (known.name == name) return known.metric;
-    names.push_back(known.name);
-  }
-  throw UsageError(fmt::format("unknown metric \"{}\"; known are {}", name, fmt::join(names, ", ")));
+  return options::value_in_table<Metric>("metric", name);
 }
 
 const std::vector<Metric>& all_metrics() {
   static const std::vector<Metric> metrics = [] {
     std::vector<Metric> known;
-    for (const NamedMetric& metric : kMetrics) known.push_back(metric.metric);
+    for (const auto& metric : kMetrics) known.push_back(metric.value);
     return known;
   }();
   return metrics;
@@ -114,7 +112,8 @@ bool needs_data(Metric metric) {
 int64_t n_inputs(const ModelSpec& spec, int64_t layer, Site site) {
   if (site == Site::kFfnDown) return spec.layer_d_ff[static_cast<size_t>(layer)];
   if (site == Site::kAttnOut)
-    return spec.layer_kv_heads[static_cast<size_t>(layer)] * spec.heads_per_group * spec.head_dim;
+    return spec.layer_kv_heads[static_cast<size_t>(layer)] * spec.layer(layer).heads_per_group *
+           spec.head_dim;
   return spec.d_model;
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "model/spec.h"
+#include "options/named.h"
 
 namespace elastify {
 
@@ -25,33 +26,35 @@ enum class Metric : uint8_t {
   kWifv,        ///< Var(X_j) * ||W_:j||^2, summed over the unit's columns j. Source: FLAP, arXiv:2312.11983
   kActivation,  ///< mean over tokens of ||a||. Source: Minitron, arXiv:2407.14679, section 2.2
   kMagnitude,   ///< L2 norm of the unit's weights; needs no data
-  kRandom,      ///< seeded noise: the floor that every metric must beat; needs no data
-  kImatrix,     ///< wanda out of an importance matrix that llama.cpp measured; needs no forward pass
-  // Orders rather than scores: worked out of the second moments when units are ranked. See lib/solve.
-  kObs,      ///< backward elimination, the units that stay making up for each that goes
-  kForward,  ///< forward selection of what explains most
-  /// Backward elimination, nothing making up: the unit goes next with which the projection's output is least
-  /// in error together with all that went before.
+  kRandom,      ///< seeded noise, the baseline that every metric must beat; needs no data
+  kImatrix,     ///< wanda from an importance matrix that llama.cpp measured; needs no forward pass
+  // The following give orders, not scores. Ranking computes them from second moments, see lib/solve.
+  kObs,      ///< backward elimination; the remaining units compensate for each removed one
+  kForward,  ///< forward selection of the units that explain most of the projection's output
+  /// Backward elimination without compensation. Each step removes the unit that, together with all units
+  /// removed before, changes the projection's output least.
   kGram,
   kHybrid,  ///< backward elimination down to half of the units, forward selection within that half
 };
+/// Every metric with a line of help.
+std::span<const options::Named<Metric>> names_of(Metric);
 std::string_view name_of(Metric metric);
-/// \throws UsageError listing the known metrics
+/// \throws UsageError  listing the known metrics
 Metric metric_named(std::string_view name);
 const std::vector<Metric>& all_metrics();
-/// Whether the metric is measured on text, rather than read off the weights or a file.
+/// Whether the metric is measured on text. The others are computed from the weights or a file.
 bool needs_data(Metric metric);
-/// Whether ranking by it needs second moments; a profile holds no scores for it.
+/// Whether ranking by the metric needs second moments. A profile holds no scores for such a metric.
 bool needs_second_moments(Metric metric);
 
-/// The four matrix products of a layer by what goes into them: q, k, v; o; gate, up; down.
+/// The four inputs of a layer's matrix products: those of q, k, v; of o; of gate, up; and of down.
 enum class Site : uint8_t { kAttnInput, kAttnOut, kFfnInput, kFfnDown };
 inline constexpr Site kSites[] = {Site::kAttnInput, Site::kAttnOut, Site::kFfnInput, Site::kFfnDown};
-/// Columns of what goes into the product.
+/// Number of columns of the input at this site.
 int64_t n_inputs(const ModelSpec& spec, int64_t layer, Site site);
 std::string_view name_of(Site site);  ///< "attn_input", "attn_out", "ffn_input", "ffn_down"
 
-/// Means over all calibration tokens of what goes into one matrix product.
+/// Means of the inputs at one site, over all calibration tokens.
 struct InputMeans {
   std::vector<double> mean, mean_square;  ///< [in]
 };
@@ -59,7 +62,7 @@ struct InputMeans {
 /// Measured importance of every unit, per metric, and of every layer.
 struct Profile {
   std::string spec_hash;
-  std::string permutation_digest;  ///< of the reordered model that was measured; empty: as it came
+  std::string permutation_digest;  ///< of the measured reordered model; empty: original order
   std::map<Metric, std::vector<std::vector<float>>> importance;  ///< [spaces][n_units]; higher = keep
   /// Rise of the mean next-token loss when a layer is left out, nats per token, [n_layers]; empty if not
   /// measured.
@@ -69,7 +72,7 @@ struct Profile {
   std::vector<double> block_influence, attention_influence, mlp_influence;
   std::vector<InputMeans> inputs;  ///< [4 * layer + site]; empty if not measured
   double base_loss = 0;            ///< nats per token of the whole model on the same tokens
-  std::string corpus;              ///< what the tokens came from, in words
+  std::string corpus;              ///< source of the tokens, in words
   std::string corpus_digest;
   int64_t n_tokens = 0, seq_len = 0;
   int64_t seed = 0;
@@ -83,24 +86,25 @@ struct SecondMoments {
   int64_t n_tokens = 0;
 };
 
-/// Gives X^T X of a space, [n, n], of which only the lower triangle is read; called once per space.
+/// Returns X^T X of a space, [n, n]. Only the lower triangle is read. It is called once per space.
 using MomentSource = std::function<std::vector<double>(size_t space)>;
 
 /// HDF5, see docs/formats.md.
 /// \param moments  written beside the importances, one space in memory at a time
 void save_profile(const Profile& profile, const ModelSpec& spec, const fs::path& path,
                   const MomentSource& moments = nullptr);
-/// All but the second moments.
-/// \throws Error  if it was measured on another model, naming the first space that differs
+/// Loads everything but the second moments.
+/// \throws Error  if the profile was measured on another model, naming the first space that differs
 Profile load_profile(const fs::path& path, const ModelSpec& spec);
 bool has_second_moments(const fs::path& path);
 /// \throws Error  if the profile has none
 SecondMoments load_second_moments(const fs::path& path, const ModelSpec& spec, size_t space);
 
-/// Most important first; ties keep their order. Metrics that need no data may be absent from the profile: the
-/// caller adds them.
-/// \throws Error  if the profile lacks the metric Source: ElastiLM, arXiv:2409.09071, section 3.2
 struct Permutation;
+/// Orders the units of every space, most important first; ties keep their order. A profile may lack metrics
+/// that need no data; the caller adds these first.
+/// \throws Error  if the profile lacks the metric
+/// Source: ElastiLM, arXiv:2409.09071, section 3.2
 Permutation rank_units(const Profile& profile, const ModelSpec& spec, Metric metric);
 
 }  // namespace elastify

@@ -15,7 +15,7 @@
 namespace elastify {
 namespace {
 
-/// Which family's graph an architecture computes, and how it orders rotary pairs.
+/// The family whose graph an architecture computes, and its order of rotary pairs.
 struct Architecture {
   std::string_view name;
   std::string_view family;
@@ -50,7 +50,7 @@ void refuse_variants(const GgufFile& file) {
   if (file.tensors().empty()) fail("holds no tensors, only a vocabulary");
 }
 
-/// `{architecture}.{key}` of the metadata.
+/// The keys `{architecture}.{key}` of the metadata.
 class Keys {
  public:
   Keys(const GgufMetadata& metadata, std::string prefix) : metadata_(metadata), prefix_(std::move(prefix)) {}
@@ -62,7 +62,7 @@ class Keys {
   std::optional<bool> boolean(std::string_view key) const { return metadata_.boolean(full(key)); }
   std::optional<std::string> string(std::string_view key) const { return metadata_.string(full(key)); }
 
-  /// The file's float32 for 1e-05 as 1e-05, not as 9.99999974e-06.
+  /// Reads a float32 as its shortest decimal: 1e-05, not 9.99999974e-06.
   std::optional<double> number(std::string_view key) const {
     const std::optional<double> value = metadata_.number(full(key));
     if (!value || !std::holds_alternative<float>(*metadata_.find(full(key)))) return value;
@@ -85,7 +85,8 @@ class Keys {
   std::string prefix_;
 };
 
-void read_heads(const Keys& keys, ModelSpec& spec) {
+/// \param layer_spec  receives the query heads per K/V head
+void read_heads(const Keys& keys, ModelSpec& spec, LayerSpec& layer_spec) {
   const std::vector<int64_t> heads = keys.per_layer("attention.head_count", spec.n_layers);
   spec.layer_kv_heads = keys.contains("attention.head_count_kv")
                             ? keys.per_layer("attention.head_count_kv", spec.n_layers)
@@ -99,10 +100,10 @@ void read_heads(const Keys& keys, ModelSpec& spec) {
            layer > 0 ? ", or none" : "");
     if (n_heads % n_groups != 0)
       fail("layer {}: {} heads cannot share {} kv heads equally", layer, n_heads, n_groups);
-    if (layer == 0) spec.heads_per_group = n_heads / n_groups;
-    if (n_heads / n_groups != spec.heads_per_group)
+    if (layer == 0) layer_spec.heads_per_group = n_heads / n_groups;
+    if (n_heads / n_groups != layer_spec.heads_per_group)
       fail("layer {} has {} heads per kv head, layer 0 has {}; one number for all layers is supported", layer,
-           n_heads / n_groups, spec.heads_per_group);
+           n_heads / n_groups, layer_spec.heads_per_group);
   }
   const std::optional<int64_t> key_length = keys.integer("attention.key_length");
   if (!key_length && spec.d_model % heads[0] != 0)
@@ -118,26 +119,29 @@ void read_heads(const Keys& keys, ModelSpec& spec) {
          rotated);
 }
 
-bool reproduces(const ModelSpec& spec, const std::vector<float>& factors) {
-  const std::vector<float> divisors = rope_frequency_divisors(spec);
+/// Whether the layer's scaling gives these factors.
+/// \param factors  [head_dim / 2]
+bool reproduces(const LayerSpec& layer, const std::vector<float>& factors) {
+  const std::vector<float> divisors =
+      rope_frequency_divisors(layer, 2 * static_cast<int64_t>(factors.size()));
   for (size_t i = 0; i < factors.size(); ++i) {
     if (!(std::abs(divisors[i] - factors[i]) <= 1e-5F * std::abs(factors[i]))) return false;
   }
   return true;
 }
 
-/// Files of Llama 3 models hold the divisors that its scaling leads to; the parameters are found again, so
-/// that config.json can say them.
-RopeScaling recognised(ModelSpec spec, const std::vector<float>& factors) {
-  spec.rope = {};
-  if (reproduces(spec, factors)) return {};
-  spec.rope.kind = RopeScaling::Kind::kLlama3;
-  spec.rope.factor = *std::max_element(factors.begin(), factors.end());
-  spec.rope.low_freq_factor = 1;
-  spec.rope.high_freq_factor = 4;
+/// Files of Llama 3 models hold the divisors that result from its scaling. This recovers the scaling's
+/// parameters, which config.json needs.
+RopeScaling recognised(LayerSpec layer, const std::vector<float>& factors) {
+  layer.rope = {};
+  if (reproduces(layer, factors)) return {};
+  layer.rope.kind = RopeScaling::Kind::kLlama3;
+  layer.rope.factor = *std::max_element(factors.begin(), factors.end());
+  layer.rope.low_freq_factor = 1;
+  layer.rope.high_freq_factor = 4;
   for (const double original : {8192.0, 4096.0, 16384.0, 32768.0, 65536.0, 131072.0}) {
-    spec.rope.original_max_seq = original;
-    if (reproduces(spec, factors)) return spec.rope;
+    layer.rope.original_max_seq = original;
+    if (reproduces(layer, factors)) return layer.rope;
   }
   RopeScaling scaling;
   scaling.kind = RopeScaling::Kind::kFactors;
@@ -145,29 +149,29 @@ RopeScaling recognised(ModelSpec spec, const std::vector<float>& factors) {
   return scaling;
 }
 
-void read_rope(const GgufFile& file, const Keys& keys, ModelSpec& spec) {
-  spec.rope_theta = keys.number("rope.freq_base").value_or(10000);
+void read_rope(const GgufFile& file, const Keys& keys, int64_t head_dim, LayerSpec& layer) {
+  layer.rope_theta = keys.number("rope.freq_base").value_or(10000);
   const std::string type = keys.string("rope.scaling.type").value_or("linear");
   if (type != "none" && type != "linear")
     fail("{}: \"{}\" is not supported; supported are none, linear", keys.full("rope.scaling.type"), type);
   const double factor =
       keys.number("rope.scaling.factor").value_or(keys.number("rope.scale_linear").value_or(0));
   if (type == "linear" && factor != 0 && factor != 1) {
-    spec.rope.kind = RopeScaling::Kind::kLinear;
-    spec.rope.factor = factor;
+    layer.rope.kind = RopeScaling::Kind::kLinear;
+    layer.rope.factor = factor;
   }
   if (!file.contains(kRopeFactors)) return;
-  if (spec.rope.kind != RopeScaling::Kind::kNone)
+  if (layer.rope.kind != RopeScaling::Kind::kNone)
     fail("{} together with linear rope scaling is not supported", kRopeFactors);
   const HostTensor stored = convert(file.tensor(kRopeFactors), DType::kF32);
   std::vector<float> factors(stored.bytes.size() / sizeof(float));
   std::copy(stored.bytes.begin(), stored.bytes.end(), std::as_writable_bytes(std::span(factors)).begin());
-  if (static_cast<int64_t>(factors.size()) != spec.head_dim / 2)
-    fail("{}: expected {} elements, got {}", kRopeFactors, spec.head_dim / 2, factors.size());
+  if (static_cast<int64_t>(factors.size()) != head_dim / 2)
+    fail("{}: expected {} elements, got {}", kRopeFactors, head_dim / 2, factors.size());
   for (const float each : factors) {
     if (!std::isfinite(each) || each <= 0) fail("{}: expected positive numbers, got {}", kRopeFactors, each);
   }
-  spec.rope = recognised(spec, factors);
+  layer.rope = recognised(layer, factors);
 }
 
 bool has_any_layer(const GgufFile& file, int64_t n_layers, std::initializer_list<const char*> names) {
@@ -196,8 +200,11 @@ ModelSpec read_spec(const GgufFile& file, const Architecture& architecture) {
   const std::optional<double> epsilon = keys.number("attention.layer_norm_rms_epsilon");
   if (!epsilon) fail("{}: missing", keys.full("attention.layer_norm_rms_epsilon"));
   spec.norm_eps = *epsilon;
-  read_heads(keys, spec);
-  read_rope(file, keys, spec);
+  LayerSpec layer = family_named(spec.family).layer;
+  read_heads(keys, spec, layer);
+  read_rope(file, keys, spec.head_dim, layer);
+  spec.layers.assign(static_cast<size_t>(spec.n_layers), layer);
+  spec.output_norm_offset = layer.norm_offset;
 
   for (const TensorInfo& tensor : file.tensors()) {
     if (tensor.name == "token_embd.weight" && !tensor.shape.empty()) spec.n_vocab = tensor.shape[0];
@@ -213,13 +220,13 @@ ModelSpec read_spec(const GgufFile& file, const Architecture& architecture) {
   return spec;
 }
 
-/// Where the rows of a tensor are in the file: all of one tensor, or a part of the fused q|k|v.
+/// The place of a tensor's rows in the file: all of one tensor, or a part of the fused q|k|v.
 struct Source {
   std::string name;
   Shape shape;  ///< of the tensor in the file
   int64_t first_row = 0;
   bool rotary = false;  ///< rows are in the architecture's rope order
-  bool zero = false;    ///< not in the file, which stands for zeros
+  bool zero = false;    ///< not in the file: all zeros
 };
 
 Source source_of(const GgufFile& file, const ModelSpec& spec, const TensorSpec& tensor) {
@@ -227,7 +234,7 @@ Source source_of(const GgufFile& file, const ModelSpec& spec, const TensorSpec& 
   const bool key = tensor.role == Role::kKey || tensor.role == Role::kKeyBias;
   const bool value = tensor.role == Role::kValue || tensor.role == Role::kValueBias;
   Source source{.name = tensor.gguf_name, .shape = tensor.shape, .first_row = 0, .rotary = query || key};
-  // Graphs take each bias by itself; repaired levels have those of down alone.
+  // llama.cpp's graphs accept each bias on its own, and repaired levels may have only those of down.
   source.zero =
       (tensor.role == Role::kGateBias || tensor.role == Role::kUpBias) && !file.contains(source.name);
   if (!query && !key && !value) return source;
@@ -235,14 +242,14 @@ Source source_of(const GgufFile& file, const ModelSpec& spec, const TensorSpec& 
       fmt::format("blk.{}.attn_qkv.{}", tensor.layer, tensor.shape.size() == 1 ? "bias" : "weight");
   if (!file.contains(fused)) return source;
   const int64_t kv_rows = spec.layer_kv_heads[static_cast<size_t>(tensor.layer)] * spec.head_dim;
-  const int64_t query_rows = kv_rows * spec.heads_per_group;
+  const int64_t query_rows = kv_rows * spec.layer(tensor.layer).heads_per_group;
   source.name = fused;
   source.shape[0] = query_rows + 2 * kv_rows;
   if (!query) source.first_row = query_rows + (key ? 0 : kv_rows);
   return source;
 }
 
-/// The axes that writers put in front without need are taken off: [1, out, in] is [out, in].
+/// Removes superfluous leading axes of length 1 that some writers add: [1, out, in] becomes [out, in].
 std::vector<TensorInfo> trimmed(std::vector<TensorInfo> tensors) {
   for (TensorInfo& tensor : tensors) {
     const size_t rank =

@@ -17,7 +17,7 @@ constexpr const char* kConfig = "config.json";
 constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 
-/// The weight files of a directory and which of them holds which tensor.
+/// The weight files of a directory, and the file of each tensor.
 struct Shards {
   std::vector<SafetensorsFile> files;
   std::vector<fs::path> paths;
@@ -123,8 +123,8 @@ Shards open_shards(const fs::path& directory, const std::vector<std::string>& na
   refuse_without_weights(names);
 }
 
-/// A tied model's file may repeat the embedding as lm_head.weight. If the two differ, loaders disagree on
-/// which one counts.
+/// A tied model's file may repeat the embedding as lm_head.weight. Loaders disagree on which one to use if
+/// the two differ, so this is refused.
 void require_same_output(const Shards& shards, const ModelSpec& spec) {
   if (!spec.tied || !shards.file_of.contains("lm_head.weight")) return;
   const std::string& embedding_name =

@@ -52,11 +52,11 @@ ModelSpec spec_of(const Llama2cHeader& header) {
   spec.n_vocab = header.n_vocab;
   spec.max_seq = header.max_seq;
   spec.head_dim = header.d_model / header.n_heads;
-  spec.heads_per_group = header.n_heads / header.n_kv_heads;
   spec.layer_kv_heads.assign(static_cast<size_t>(header.n_layers), header.n_kv_heads);
   spec.layer_d_ff.assign(static_cast<size_t>(header.n_layers), header.d_ff);
-  spec.norm_eps = 1e-5;  // run.c knows no other
-  spec.rope_theta = 10000;
+  spec.norm_eps = 1e-5;  // run.c always uses this value
+  spec.layers.assign(static_cast<size_t>(header.n_layers),
+                     {.heads_per_group = header.n_heads / header.n_kv_heads, .rope_theta = 10000});
   spec.tied = header.tied;
   complete_spec(spec);
   return spec;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <map>
+#include <regex>
 #include <set>
 
 #include "base/error.h"
@@ -56,22 +56,54 @@ void check_tensor(const std::string& name, const HostTensor& tensor, const Shape
   require_finite(name, tensor);
 }
 
-void check_adapter(const ConstRepairPlace& place, const Shape& matrix) {
-  const MatrixRepair& repair = *place.repair;
-  if (!repair.a && !repair.b) return;
-  const std::string a = peft_name(*place.tensor, "A"), b = peft_name(*place.tensor, "B");
-  if (!repair.a || !repair.b)
-    fail("{}: half of an adapter: {} is missing", repair.a ? a : b, repair.a ? b : a);
-  const int64_t rank = repair.rank();
-  if (rank < 1) fail("{}: expected a rank of 1 or more, got {}", a, rank);
-  check_tensor(a, *repair.a, {rank, matrix[1]});
-  check_tensor(b, *repair.b, {matrix[0], rank});
+struct MatrixRoles {
+  Role matrix, bias;
+};
+constexpr MatrixRoles kMatrices[] = {{Role::kQuery, Role::kQueryBias}, {Role::kKey, Role::kKeyBias},
+                                     {Role::kValue, Role::kValueBias}, {Role::kAttnOut, Role::kAttnOutBias},
+                                     {Role::kGate, Role::kGateBias},   {Role::kUp, Role::kUpBias},
+                                     {Role::kDown, Role::kDownBias}};
+
+bool is_norm(Role role) {
+  return role == Role::kAttnNorm || role == Role::kFfnNorm;
 }
 
-void check_weights(const ConstRepairPlace& place, const Shape& matrix) {
-  const MatrixRepair& repair = *place.repair;
-  if (repair.weight) check_tensor(place.tensor->name, *repair.weight, matrix);
-  if (repair.bias) check_tensor(bias_name(*place.tensor), *repair.bias, {matrix[0]});
+/// \param shape  of the tensor at the level's widths
+void check_adapter(const TensorSpec& tensor, const TensorRepair& repair, const Shape& shape) {
+  if (!repair.a && !repair.b) return;
+  const std::string a = peft_name(tensor, "A"), b = peft_name(tensor, "B");
+  if (!repair.a || !repair.b)
+    fail("{}: half of an adapter: {} is missing", repair.a ? a : b, repair.a ? b : a);
+  if (repair.a->shape.size() != 2)
+    fail("{}: expected two dimensions, got shape {}", a, to_string(repair.a->shape));
+  const int64_t rank = repair.rank();
+  if (rank < 1) fail("{}: expected a rank of 1 or more, got {}", a, rank);
+  check_tensor(a, *repair.a, {rank, shape[1]});
+  check_tensor(b, *repair.b, {shape[0], rank});
+}
+
+/// \param shape  of the tensor at the level's widths
+void check_weights(const TensorSpec& tensor, const TensorRepair& repair, const Shape& shape) {
+  if (repair.weight) check_tensor(tensor.name, *repair.weight, shape);
+  if (repair.bias) check_tensor(bias_name(tensor), *repair.bias, {shape[0]});
+}
+
+/// \throws Error  if a repair belongs to a tensor that the level does not have
+void check_places(const LevelRepairs& repairs, const ModelSpec& spec, const Widths& widths) {
+  if (static_cast<int64_t>(repairs.layers.size()) != spec.n_layers)
+    fail("repairs: expected {} layers, got {}", spec.n_layers, repairs.layers.size());
+  for (int64_t layer = 0; layer < spec.n_layers; ++layer)
+    for (const auto& [role, repair] : repairs.layers[static_cast<size_t>(layer)]) {
+      if (repair.is_empty()) continue;
+      const int64_t index = spec.find(role, layer);
+      if (index < 0 || !(is_layer_matrix(role) || is_norm(role)))
+        fail("layers.{}: a repair of something else than a matrix or a norm (role {})", layer,
+             static_cast<int>(role));
+      const TensorSpec& tensor = spec.tensors[static_cast<size_t>(index)];
+      if (!is_kept(spec, tensor, widths)) fail("{}: a repair of what the level leaves out", tensor.name);
+      if (is_norm(role) && (repair.a || repair.b || repair.bias))
+        fail("{}: an adapter or a bias of a norm, which takes weights alone", tensor.name);
+    }
 }
 
 const TensorSpec& output_norm(const ModelSpec& spec) {
@@ -96,33 +128,50 @@ void write_tensors(const fs::path& file, const std::vector<NamedTensor>& tensors
   writer.finish();
 }
 
-/// PEFT takes a target for every module whose path ends with it, and matches the patterns in the same way:
-/// the last name where all layers have such an adapter, whole paths otherwise.
-std::vector<std::string> target_modules(const std::vector<ConstRepairPlace>& places) {
+/// A matrix that has an adapter.
+struct Adapter {
+  const TensorSpec* matrix;
+  const TensorRepair* repair;
+};
+
+std::vector<Adapter> adapters_of(const LevelRepairs& repairs, const ModelSpec& spec, const Widths& widths) {
+  std::vector<Adapter> adapters;
+  for (const TensorSpec* tensor : repairable_tensors(spec, widths))
+    if (const TensorRepair* repair = repairs.find(*tensor); repair != nullptr && repair->a)
+      adapters.push_back({tensor, repair});
+  return adapters;
+}
+
+/// Target modules for PEFT, which applies a target to every module whose path ends with it. A target is the
+/// last part of the path if all layers have such an adapter, else the whole path. PEFT matches its patterns
+/// in the same way.
+std::vector<std::string> target_modules(const std::vector<Adapter>& adapters, const ModelSpec& spec,
+                                        const Widths& widths) {
+  std::set<const TensorSpec*> adapted;
+  for (const Adapter& adapter : adapters) adapted.insert(adapter.matrix);
   std::set<std::string> partly;
-  for (const ConstRepairPlace& place : places)
-    if (!place.repair->a) partly.insert(short_module_name(*place.tensor));
+  for (const TensorSpec* tensor : repairable_tensors(spec, widths))
+    if (!adapted.contains(tensor)) partly.insert(short_module_name(*tensor));
   std::vector<std::string> targets;
-  for (const ConstRepairPlace& place : places) {
-    if (!place.repair->a) continue;
-    const std::string last = short_module_name(*place.tensor);
-    const std::string target = partly.contains(last) ? module_name(*place.tensor) : last;
+  for (const Adapter& adapter : adapters) {
+    const std::string last = short_module_name(*adapter.matrix);
+    const std::string target = partly.contains(last) ? module_name(*adapter.matrix) : last;
     if (std::find(targets.begin(), targets.end(), target) == targets.end()) targets.push_back(target);
   }
   return targets;
 }
 
-Json adapter_config(const std::vector<ConstRepairPlace>& places, const std::string& base_model) {
+Json adapter_config(const std::vector<Adapter>& adapters, std::vector<std::string> targets,
+                    const std::string& base_model) {
   int64_t rank = 0;
-  for (const ConstRepairPlace& place : places) rank = std::max(rank, place.repair->rank());
+  for (const Adapter& adapter : adapters) rank = std::max(rank, adapter.repair->rank());
   Json ranks = Json::object();
-  for (const ConstRepairPlace& place : places)
-    if (place.repair->a && place.repair->rank() != rank)
-      ranks[module_name(*place.tensor)] = place.repair->rank();
+  for (const Adapter& adapter : adapters)
+    if (adapter.repair->rank() != rank) ranks[module_name(*adapter.matrix)] = adapter.repair->rank();
   Json config = {{"peft_type", "LORA"},     {"task_type", "CAUSAL_LM"},
                  {"inference_mode", true},  {"r", rank},
                  {"lora_alpha", rank},      {"rank_pattern", ranks},
-                 {"alpha_pattern", ranks},  {"target_modules", target_modules(places)},
+                 {"alpha_pattern", ranks},  {"target_modules", std::move(targets)},
                  {"bias", "none"},          {"lora_dropout", 0.0},
                  {"fan_in_fan_out", false}, {"use_rslora", false},
                  {"use_dora", false}};
@@ -135,7 +184,20 @@ Json read_json(const fs::path& file) {
   return with_context(file.string(), [&] { return parse_json<Json>(text); });
 }
 
-/// What PEFT multiplies onto b a of each matrix: alpha / rank.
+/// Whether a key of PEFT's patterns matches the module. The key is a regular expression for the end of the
+/// module's path.
+/// \param where  for errors
+bool matches(const std::string& key, const std::string& module, const char* where) {
+  const bool is_plain = key.find_first_of("\\^$*+?()[]{}|") == std::string::npos;
+  if (is_plain) return key == module || module.ends_with("." + key);
+  try {
+    return std::regex_match(module, std::regex(fmt::format("(.*\\.)?({})", key)));
+  } catch (const std::regex_error& error) {
+    fail("{}: {}: not a regular expression: {}", where, key, error.what());
+  }
+}
+
+/// Reads from PEFT's configuration the scale alpha / rank of each matrix, by which PEFT multiplies b a.
 class AdapterConfig {
  public:
   explicit AdapterConfig(const Json& json) : fields_(json) {
@@ -161,11 +223,9 @@ class AdapterConfig {
     const Json* patterns = fields_.find(key);
     if (patterns == nullptr) return std::nullopt;
     if (!patterns->is_object()) fail("{}: expected an object, got {}", key, Fields::shown(*patterns));
-    std::optional<double> value;
-    for (const auto& [name, number] : patterns->items())
-      if (name == module || module.ends_with("." + name))
-        value = Fields::to_number(fmt::format("{}: {}", key, name), number);
-    return value;
+    for (const auto& [name, number] : patterns->items())  // PEFT uses the first match
+      if (matches(name, module, key)) return Fields::to_number(fmt::format("{}: {}", key, name), number);
+    return std::nullopt;
   }
 
   Fields fields_;
@@ -186,7 +246,7 @@ void scale_in_place(HostTensor& tensor, float scale) {
   tensor = std::move(scaled);
 }
 
-/// Takes the tensors of a file one by one by name; what nobody takes is refused.
+/// Reads the tensors of a file by name, and refuses those that are left over.
 class Tensors {
  public:
   explicit Tensors(const fs::path& file) : file_(SafetensorsFile::open(file)) {
@@ -198,9 +258,13 @@ class Tensors {
     left_.erase(name);
     return convert(file_.tensor(name), DType::kF32);
   }
-  void finish() const {
+  /// \throws Error  if tensors are left
+  /// \param hint  states the expected tensors
+  void finish(const std::string& hint) const {
     if (!left_.empty())
-      fail("unexpected tensors: {}", list_some(std::vector<std::string>(left_.begin(), left_.end())));
+      throw Error(fmt::format("unexpected tensors: {}",
+                              list_some(std::vector<std::string>(left_.begin(), left_.end()))),
+                  hint);
   }
 
  private:
@@ -208,67 +272,110 @@ class Tensors {
   std::set<std::string> left_;
 };
 
-void read_adapters(const fs::path& directory, const std::vector<RepairPlace>& places) {
+/// "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+std::string known_modules(const ModelSpec& spec) {
+  std::string names;
+  for (const TensorSpec& tensor : spec.tensors)
+    if (tensor.layer == 0 && is_layer_matrix(tensor.role))
+      names += (names.empty() ? "" : ", ") + short_module_name(tensor);
+  return names;
+}
+
+void read_adapters(const fs::path& directory, const ModelSpec& spec, const Widths& widths,
+                   LevelRepairs& repairs) {
   const Json json = read_json(directory / kAdapterConfig);
+  std::vector<std::pair<const TensorSpec*, TensorRepair*>> read;
   with_context((directory / kAdapters).string(), [&] {
     Tensors tensors(directory / kAdapters);
-    for (const RepairPlace& place : places) {
-      place.repair->a = tensors.take(peft_name(*place.tensor, "A"));
-      place.repair->b = tensors.take(peft_name(*place.tensor, "B"));
+    for (const TensorSpec* tensor : repairable_tensors(spec, widths)) {
+      if (!is_layer_matrix(tensor->role)) continue;
+      auto a = tensors.take(peft_name(*tensor, "A")), b = tensors.take(peft_name(*tensor, "B"));
+      if (!a && !b) continue;
+      TensorRepair& repair = repairs.at(*tensor);
+      repair.a = std::move(a);
+      repair.b = std::move(b);
+      check_adapter(*tensor, repair, shape_at(*tensor, widths));
+      read.emplace_back(tensor, &repair);
     }
-    tensors.finish();
-    for (const RepairPlace& place : places)
-      for (const auto& half : {place.repair->a, place.repair->b})
-        if (half && half->shape.size() != 2)
-          fail("{}: expected two dimensions, got shape {}", module_name(*place.tensor),
-               to_string(half->shape));
+    tensors.finish(
+        fmt::format("adapters may be of {} in the layers that the level keeps", known_modules(spec)));
   });
   with_context((directory / kAdapterConfig).string(), [&] {
     const AdapterConfig config(json);
-    for (const RepairPlace& place : places)
-      if (place.repair->a && place.repair->b)
-        scale_in_place(*place.repair->b, config.scale(module_name(*place.tensor), place.repair->rank()));
+    for (const auto& [tensor, repair] : read)
+      scale_in_place(*repair->b, config.scale(module_name(*tensor), repair->rank()));
+  });
+}
+
+void read_weights(const fs::path& directory, const ModelSpec& spec, const Widths& widths,
+                  LevelRepairs& repairs) {
+  with_context((directory / kWeights).string(), [&] {
+    Tensors tensors(directory / kWeights);
+    for (const TensorSpec* tensor : repairable_tensors(spec, widths)) {
+      auto weight = tensors.take(tensor->name);
+      auto bias = is_norm(tensor->role) ? std::nullopt : tensors.take(bias_name(*tensor));
+      if (!weight && !bias) continue;
+      TensorRepair& repair = repairs.at(*tensor);
+      repair.weight = std::move(weight);
+      repair.bias = std::move(bias);
+      check_weights(*tensor, repair, shape_at(*tensor, widths));
+    }
+    repairs.output_norm = tensors.take(output_norm(spec).name);
+    check_output_norm(repairs, spec);
+    tensors.finish(
+        "weights and biases may be of the matrices that the level keeps, weights of its norms, too");
   });
 }
 
 }  // namespace
 
-bool LevelRepairs::has_adapters() const {
-  return std::any_of(layers.begin(), layers.end(), [](const LayerRepairs& layer) {
-    return layer.attention_out.a.has_value() || layer.down.a.has_value();
-  });
+const TensorRepair* LevelRepairs::find(int64_t layer, Role role) const {
+  if (layer < 0) return nullptr;
+  const LayerRepairs& repairs = layers.at(static_cast<size_t>(layer));
+  const auto found = repairs.find(role);
+  return found == repairs.end() || found->second.is_empty() ? nullptr : &found->second;
 }
-bool LevelRepairs::has_biases() const {
-  return std::any_of(layers.begin(), layers.end(), [](const LayerRepairs& layer) {
-    return layer.attention_out.bias.has_value() || layer.down.bias.has_value();
-  });
-}
-int64_t LevelRepairs::n_own_weights() const {
-  int64_t n = 0;
+
+Compensation LevelRepairs::parts() const {
+  auto parts = output_norm ? Compensation::kNorm : Compensation::kNone;
   for (const LayerRepairs& layer : layers)
-    n += (layer.attention_out.weight ? 1 : 0) + (layer.down.weight ? 1 : 0);
-  return n;
+    for (const auto& [role, repair] : layer) {
+      if (repair.a) parts |= Compensation::kAdapter;
+      if (repair.bias) parts |= Compensation::kBias;
+      if (repair.weight) parts |= is_norm(role) ? Compensation::kNorm : Compensation::kBaked;
+    }
+  return parts;
 }
 
-std::vector<RepairPlace> repair_places(LevelRepairs& repairs, const ModelSpec& spec, const Widths& widths) {
-  if (static_cast<int64_t>(repairs.layers.size()) != spec.n_layers)
-    fail("repairs: expected {} layers, got {}", spec.n_layers, repairs.layers.size());
-  std::vector<RepairPlace> places;
-  for (const TensorSpec& tensor : spec.tensors) {
-    if (tensor.role != Role::kAttnOut && tensor.role != Role::kDown) continue;
-    if (n_elements(shape_at(tensor, widths)) == 0) continue;
-    LayerRepairs& layer = repairs.layers[static_cast<size_t>(tensor.layer)];
-    places.push_back({&tensor, tensor.role == Role::kDown ? &layer.down : &layer.attention_out});
-  }
-  return places;
+LevelRepairs empty_repairs(const ModelSpec& spec, double nominal, Compensation compensation) {
+  return {.nominal = nominal,
+          .compensation = compensation,
+          .layers = std::vector<LayerRepairs>(static_cast<size_t>(spec.n_layers))};
 }
 
-std::vector<ConstRepairPlace> repair_places(const LevelRepairs& repairs, const ModelSpec& spec,
-                                            const Widths& widths) {
-  std::vector<ConstRepairPlace> places;
-  for (const RepairPlace& place : repair_places(const_cast<LevelRepairs&>(repairs), spec, widths))
-    places.push_back({place.tensor, place.repair});
-  return places;
+bool is_layer_matrix(Role role) {
+  return std::any_of(std::begin(kMatrices), std::end(kMatrices),
+                     [&](const MatrixRoles& each) { return each.matrix == role; });
+}
+
+Role bias_of(Role matrix) {
+  for (const MatrixRoles& each : kMatrices)
+    if (each.matrix == matrix) return each.bias;
+  fail("role {} is no matrix of a layer", static_cast<int>(matrix));
+}
+
+std::optional<Role> matrix_of(Role bias) {
+  for (const MatrixRoles& each : kMatrices)
+    if (each.bias == bias) return each.matrix;
+  return std::nullopt;
+}
+
+std::vector<const TensorSpec*> repairable_tensors(const ModelSpec& spec, const Widths& widths) {
+  std::vector<const TensorSpec*> tensors;
+  for (const TensorSpec& tensor : spec.tensors)
+    if ((is_layer_matrix(tensor.role) || is_norm(tensor.role)) && is_kept(spec, tensor, widths))
+      tensors.push_back(&tensor);
+  return tensors;
 }
 
 std::string bias_name(const TensorSpec& matrix) {
@@ -280,34 +387,34 @@ fs::path repairs_directory(const fs::path& reordered, double nominal) {
 }
 
 void check(const LevelRepairs& repairs, const ModelSpec& spec, const Level& level) {
-  for (const ConstRepairPlace& place : repair_places(repairs, spec, level.widths)) {
-    const Shape matrix = shape_at(*place.tensor, level.widths);
-    check_adapter(place, matrix);
-    check_weights(place, matrix);
-  }
+  check_places(repairs, spec, level.widths);
+  for (const TensorSpec* tensor : repairable_tensors(spec, level.widths))
+    if (const TensorRepair* repair = repairs.find(*tensor)) {
+      const Shape shape = shape_at(*tensor, level.widths);
+      check_adapter(*tensor, *repair, shape);
+      check_weights(*tensor, *repair, shape);
+    }
   check_output_norm(repairs, spec);
 }
 
 void save_adapters(const LevelRepairs& repairs, const ModelSpec& spec, const Level& level,
                    const std::string& base_model, const fs::path& directory) {
   check(repairs, spec, level);
-  const std::vector<ConstRepairPlace> places = repair_places(repairs, spec, level.widths);
-  std::vector<NamedTensor> adapters;
-  for (const ConstRepairPlace& place : places) {
-    if (!place.repair->a) continue;
-    adapters.push_back({peft_name(*place.tensor, "A"), &*place.repair->a});
-    adapters.push_back({peft_name(*place.tensor, "B"), &*place.repair->b});
+  const std::vector<Adapter> adapters = adapters_of(repairs, spec, level.widths);
+  std::vector<NamedTensor> tensors;
+  for (const auto& [matrix, repair] : adapters) {
+    tensors.push_back({peft_name(*matrix, "A"), &*repair->a});
+    tensors.push_back({peft_name(*matrix, "B"), &*repair->b});
   }
   fs::create_directories(directory);
-  write_text(directory / kAdapterConfig, adapter_config(places, base_model).dump(2) + "\n");
-  write_tensors(directory / kAdapters, adapters);
+  const Json config = adapter_config(adapters, target_modules(adapters, spec, level.widths), base_model);
+  write_text(directory / kAdapterConfig, config.dump(2) + "\n");
+  write_tensors(directory / kAdapters, tensors);
 }
 
 LevelRepairs load_adapters(const fs::path& directory, const ModelSpec& spec, const Level& level) {
-  LevelRepairs repairs{.nominal = level.nominal, .compensation = "adapter", .layers = {}};
-  repairs.layers.resize(static_cast<size_t>(spec.n_layers));
-  read_adapters(directory, repair_places(repairs, spec, level.widths));
-  with_context((directory / kAdapters).string(), [&] { check(repairs, spec, level); });
+  LevelRepairs repairs = empty_repairs(spec, level.nominal, Compensation::kAdapter);
+  read_adapters(directory, spec, level.widths, repairs);
   return repairs;
 }
 
@@ -315,27 +422,30 @@ void save_repairs(const LevelRepairs& repairs, const ModelSpec& spec, const Leve
                   const fs::path& directory) {
   check(repairs, spec, level);
   std::vector<NamedTensor> weights;
-  for (const ConstRepairPlace& place : repair_places(repairs, spec, level.widths)) {
-    if (place.repair->weight) weights.push_back({place.tensor->name, &*place.repair->weight});
-    if (place.repair->bias) weights.push_back({bias_name(*place.tensor), &*place.repair->bias});
-  }
+  for (const TensorSpec* tensor : repairable_tensors(spec, level.widths))
+    if (const TensorRepair* repair = repairs.find(*tensor)) {
+      if (repair->weight) weights.push_back({tensor->name, &*repair->weight});
+      if (repair->bias) weights.push_back({bias_name(*tensor), &*repair->bias});
+    }
   if (repairs.output_norm) weights.push_back({output_norm(spec).name, &*repairs.output_norm});
+  const bool has_adapters = has(repairs.parts(), Compensation::kAdapter);
   fs::create_directories(directory);
   const Json description = {{"format", kFormat},
                             {"version", kVersion},
                             {"spec_hash", spec_hash(spec)},
                             {"level", repairs.nominal},
-                            {"compensation", repairs.compensation},
-                            {"adapters", repairs.has_adapters()},
+                            {"compensation", name_of(repairs.compensation)},
+                            {"adapters", has_adapters},
                             {"weights", !weights.empty()}};
   write_text(directory / kDescription, description.dump(2) + "\n");
-  if (repairs.has_adapters()) save_adapters(repairs, spec, level, "", directory);
+  if (has_adapters) save_adapters(repairs, spec, level, "", directory);
   if (!weights.empty()) write_tensors(directory / kWeights, weights);
 }
 
 LevelRepairs load_repairs(const fs::path& directory, const ModelSpec& spec, const Level& level) {
-  LevelRepairs repairs;
-  repairs.layers.resize(static_cast<size_t>(spec.n_layers));
+  if (!fs::exists(directory / kDescription) && fs::exists(directory / kAdapterConfig))
+    return load_adapters(directory, spec, level);
+  LevelRepairs repairs = empty_repairs(spec, level.nominal);
   bool has_adapters = false, has_weights = false;
   const Json json = read_json(directory / kDescription);
   with_context((directory / kDescription).string(), [&] {
@@ -351,32 +461,13 @@ LevelRepairs load_repairs(const fs::path& directory, const ModelSpec& spec, cons
     repairs.nominal = fields.require_number("level");
     if (std::abs(repairs.nominal - level.nominal) > 1e-6)
       fail("level: expected {}, got {}", level.nominal, repairs.nominal);
-    repairs.compensation = fields.require_string("compensation");
+    repairs.compensation =
+        with_context("compensation", [&] { return parts_named(fields.require_string("compensation")); });
     has_adapters = fields.boolean("adapters").value_or(false);
     has_weights = fields.boolean("weights").value_or(false);
   });
-  const std::vector<RepairPlace> places = repair_places(repairs, spec, level.widths);
-  if (has_adapters) read_adapters(directory, places);
-  if (has_weights)
-    with_context((directory / kWeights).string(), [&] {
-      Tensors tensors(directory / kWeights);
-      for (const RepairPlace& place : places) {
-        place.repair->weight = tensors.take(place.tensor->name);
-        place.repair->bias = tensors.take(bias_name(*place.tensor));
-      }
-      repairs.output_norm = tensors.take(output_norm(spec).name);
-      tensors.finish();
-    });
-  // Each file's findings name the file.
-  const auto check_file = [&](const char* file, auto&& check_part) {
-    with_context((directory / file).string(), [&] {
-      for (const RepairPlace& place : places)
-        check_part(ConstRepairPlace{place.tensor, place.repair}, shape_at(*place.tensor, level.widths));
-    });
-  };
-  check_file(kAdapters, check_adapter);
-  check_file(kWeights, check_weights);
-  with_context((directory / kWeights).string(), [&] { check_output_norm(repairs, spec); });
+  if (has_adapters) read_adapters(directory, spec, level.widths, repairs);
+  if (has_weights) read_weights(directory, spec, level.widths, repairs);
   return repairs;
 }
 

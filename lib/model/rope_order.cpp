@@ -6,6 +6,10 @@
 
 namespace elastify {
 
+bool is_rotary(Role role) {
+  return role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias || role == Role::kKeyBias;
+}
+
 HostTensor reorder_rope_rows(const HostTensor& tensor, int64_t head_dim, RopeOrder from, RopeOrder to) {
   if (from == to) return tensor;
   if (head_dim < 2 || head_dim % 2 != 0) fail("rotary pairs need an even head_dim, got {}", head_dim);

@@ -1,6 +1,7 @@
 #include "model/spec.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 
@@ -13,11 +14,12 @@
 namespace elastify {
 namespace {
 
-// Far above every model there is, and low enough that no product or sum of sizes below overflows int64.
+// Limits far above all existing models, and low enough that no product or sum of sizes below overflows int64.
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
 constexpr int64_t kMaxVocab = int64_t{1} << 28;
 constexpr int64_t kMaxTokens = int64_t{1} << 40;
+constexpr int64_t kMaxHeadsPerGroup = 1 << 16;
 
 using Problems = std::vector<std::string>;
 
@@ -26,18 +28,23 @@ void require_range(Problems& problems, std::string_view what, int64_t value, int
     problems.push_back(fmt::format("{} is {}, expected {} to {}", what, value, low, high));
 }
 
+template <typename T>
+bool all_equal(const std::vector<T>& values) {
+  return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
+}
+
 void require_positive(Problems& problems, std::string_view what, double value) {
   if (!std::isfinite(value) || value <= 0)
     problems.push_back(fmt::format("{} is {}, expected a positive number", what, value));
 }
 
-/// Of the roles in layers; the others are the MLP's.
+/// Whether a role of a layer belongs to attention; the others belong to the MLP.
 bool is_attention(Role role) {
-  return role >= Role::kAttnNorm && role <= Role::kKeyNorm;
+  return (role >= Role::kAttnNorm && role <= Role::kKeyNorm) || role == Role::kAttnPostNorm;
 }
 
-/// Why a layer cannot do without this half; empty if it can. What llama.cpp's deci does with these zeros:
-/// src/models/deci.cpp, and load_hparams() in src/llama-model.cpp.
+/// The reason why a layer has to keep this half; empty if it can be left out. The reasons come from
+/// llama.cpp's deci: src/models/deci.cpp, and load_hparams() in src/llama-model.cpp.
 std::string_view why_kept(SpaceKind half, int64_t layer, int64_t n_layers, int64_t kv_groups) {
   if (half == SpaceKind::kAttention)
     return layer == 0 ? "stock runtimes read the size of a head from layer 0" : "";
@@ -59,13 +66,13 @@ void check_layers(Problems& problems, const ModelSpec& spec, std::string_view wh
     const bool drops = values[layer] == 0;
     problems.push_back(fmt::format("{} of layer {} is {}, expected {} to {}{}{}", what, layer, values[layer],
                                    reason.empty() ? 0 : 1, high, drops ? ": " : "", drops ? reason : ""));
-    return;  // one layer says it
+    return;  // one message is enough
   }
 }
 
-void check_rope(Problems& problems, const ModelSpec& spec) {
-  const RopeScaling& rope = spec.rope;
-  require_positive(problems, "rope theta", spec.rope_theta);
+void check_rope(Problems& problems, const LayerSpec& layer, int64_t head_dim) {
+  const RopeScaling& rope = layer.rope;
+  require_positive(problems, "rope theta", layer.rope_theta);
   if (rope.kind == RopeScaling::Kind::kLinear || rope.kind == RopeScaling::Kind::kLlama3)
     require_positive(problems, "rope scaling factor", rope.factor);
   if (rope.kind == RopeScaling::Kind::kLlama3) {
@@ -79,14 +86,35 @@ void check_rope(Problems& problems, const ModelSpec& spec) {
                                      rope.high_freq_factor, rope.low_freq_factor));
   }
   if (rope.kind == RopeScaling::Kind::kFactors) {
-    if (static_cast<int64_t>(rope.factors.size()) != spec.head_dim / 2)
+    if (static_cast<int64_t>(rope.factors.size()) != head_dim / 2)
       problems.push_back(fmt::format("there are {} rope factors, expected head_dim / 2 = {}",
-                                     rope.factors.size(), spec.head_dim / 2));
+                                     rope.factors.size(), head_dim / 2));
     for (const float factor : rope.factors) {
       if (std::isfinite(factor) && factor > 0) continue;
       problems.push_back(fmt::format("a rope factor is {}, expected a positive number", factor));
       break;
     }
+  }
+}
+
+/// Checks how layers compute. If all are alike, only the first one is checked.
+void check_layer_specs(Problems& problems, const ModelSpec& spec) {
+  if (static_cast<int64_t>(spec.layers.size()) != spec.n_layers) {
+    problems.push_back(
+        fmt::format("there are specs of {} layers, expected {}", spec.layers.size(), spec.n_layers));
+    return;
+  }
+  const bool alike = all_equal(spec.layers);
+  for (size_t l = 0; l < (alike ? 1 : spec.layers.size()); ++l) {
+    const LayerSpec& layer = spec.layers[l];
+    Problems found;
+    require_range(found, "query heads per kv head", layer.heads_per_group, 1, kMaxHeadsPerGroup);
+    require_range(found, "sliding window", layer.sliding_window, 0, kMaxTokens);
+    if (!std::isfinite(layer.norm_offset))
+      found.push_back(fmt::format("norm offset is {}, expected a finite number", layer.norm_offset));
+    check_rope(found, layer, spec.head_dim);
+    for (const std::string& problem : found)
+      problems.push_back(alike ? problem : fmt::format("layer {}: {}", l, problem));
   }
 }
 
@@ -130,16 +158,16 @@ void check_dimensions(const ModelSpec& spec, const Family& family) {
   require_range(problems, "head_dim", spec.head_dim, 2, 1 << 16);
   if (spec.head_dim % 2 != 0)
     problems.push_back(fmt::format("head_dim is {}, expected an even number", spec.head_dim));
-  require_range(problems, "query heads per kv head", spec.heads_per_group, 1, 1 << 16);
+  if (spec.n_layers >= 1 && spec.n_layers <= kMaxLayers) check_layer_specs(problems, spec);
   if (problems.empty()) {
-    const int64_t most_groups = kMaxWidth / (spec.head_dim * spec.heads_per_group);
+    int64_t most_heads = 1;  // that share one K/V head
+    for (const LayerSpec& layer : spec.layers) most_heads = std::max(most_heads, layer.heads_per_group);
+    const int64_t most_groups = kMaxWidth / (spec.head_dim * most_heads);
     check_layers(problems, spec, "number of kv heads", SpaceKind::kAttention, spec.layer_kv_heads,
                  most_groups);
     check_layers(problems, spec, "mlp width", SpaceKind::kMlp, spec.layer_d_ff, kMaxWidth);
   }
-  require_range(problems, "sliding window", spec.sliding_window, 0, kMaxTokens);
   require_positive(problems, "norm epsilon", spec.norm_eps);
-  check_rope(problems, spec);
   check_flags(problems, spec, family);
   if (!problems.empty()) fail("model dimensions make no sense: {}", fmt::join(problems, "; "));
 }
@@ -163,7 +191,7 @@ Axis axis_of(Extent extent, const ModelSpec& spec, int64_t layer) {
       return {spec.head_dim, {}};
     case Extent::kQueryHeads:
       return in_space(spec.attention_space(layer), spec.layer_kv_heads[index],
-                      spec.heads_per_group * spec.head_dim);
+                      spec.layer(layer).heads_per_group * spec.head_dim);
     case Extent::kKeyValueHeads:
       return in_space(spec.attention_space(layer), spec.layer_kv_heads[index], spec.head_dim);
     case Extent::kFeedForward:
@@ -178,7 +206,7 @@ bool is_layer_row(const TensorRow& row) {
   return std::string_view(row.hf_name).find("{}") != std::string_view::npos;
 }
 
-/// Whether the layer has the half that a tensor of this role is part of.
+/// Whether the layer has the half that a tensor of this role belongs to.
 bool has_half(const ModelSpec& spec, Role role, int64_t layer) {
   const auto index = static_cast<size_t>(layer);
   return (is_attention(role) ? spec.layer_kv_heads : spec.layer_d_ff)[index] > 0;
@@ -215,14 +243,24 @@ int64_t widest(const std::vector<int64_t>& values) {
   return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
 }
 
-bool all_equal(const std::vector<int64_t>& values) {
-  return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
+/// "3"; "3,1,3" if the numbers differ by layer.
+std::string heads_per_group(const ModelSpec& spec) {
+  std::vector<int64_t> numbers;
+  for (const LayerSpec& layer : spec.layers) numbers.push_back(layer.heads_per_group);
+  if (all_equal(numbers)) numbers.resize(1);
+  return fmt::format("{}", fmt::join(numbers, ","));
 }
 
 }  // namespace
 
 int64_t ModelSpec::n_kv_heads() const {
   return widest(layer_kv_heads);
+}
+int64_t ModelSpec::n_heads() const {
+  int64_t most = 0;
+  for (size_t layer = 0; layer < layers.size(); ++layer)
+    most = std::max(most, layer_kv_heads.at(layer) * layers[layer].heads_per_group);
+  return most;
 }
 int64_t ModelSpec::d_ff() const {
   return widest(layer_d_ff);
@@ -366,12 +404,62 @@ int64_t params_per_unit(const ModelSpec& spec, size_t space) {
   return sum;
 }
 
-// Numbers that sources round differently (epsilon, theta) and the family's name stay out: a profile measured
-// on the safetensors of a model serves its GGUF file, too.
+std::string_view name_of(Role role) {
+  static constexpr std::array<std::string_view, kRoles> kNames{"token embedding",
+                                                               "output norm",
+                                                               "output",
+                                                               "norm before attention",
+                                                               "q",
+                                                               "k",
+                                                               "v",
+                                                               "o",
+                                                               "q bias",
+                                                               "k bias",
+                                                               "v bias",
+                                                               "o bias",
+                                                               "q norm",
+                                                               "k norm",
+                                                               "norm before mlp",
+                                                               "gate",
+                                                               "up",
+                                                               "down",
+                                                               "gate bias",
+                                                               "up bias",
+                                                               "down bias",
+                                                               "norm after attention",
+                                                               "norm after mlp"};
+  return kNames.at(static_cast<size_t>(role));
+}
+
+std::vector<std::string> layer_peculiarities(const ModelSpec& spec) {
+  std::vector<std::string> found;
+  const auto any = [&](auto&& is_so) { return std::any_of(spec.layers.begin(), spec.layers.end(), is_so); };
+  const auto differs = [&](auto LayerSpec::*field) {
+    return any([&](const LayerSpec& layer) { return layer.*field != spec.layers.front().*field; });
+  };
+  const bool has_post_norms =
+      std::any_of(spec.tensors.begin(), spec.tensors.end(), [](const TensorSpec& tensor) {
+        return tensor.role == Role::kAttnPostNorm || tensor.role == Role::kFfnPostNorm;
+      });
+  if (any([](const LayerSpec& layer) { return layer.activation != Activation::kSilu; }))
+    found.emplace_back("gelu in the mlp");
+  if (spec.output_norm_offset != 0 || any([](const LayerSpec& layer) { return layer.norm_offset != 0; }))
+    found.emplace_back("norm weights with an offset");
+  if (has_post_norms) found.emplace_back("norms after attention or mlp");
+  if (differs(&LayerSpec::heads_per_group))
+    found.emplace_back("query heads per kv head that differ by layer");
+  if (differs(&LayerSpec::sliding_window)) found.emplace_back("sliding windows that differ by layer");
+  if (differs(&LayerSpec::rope_theta) || differs(&LayerSpec::rope))
+    found.emplace_back("rotary frequencies that differ by layer");
+  return found;
+}
+
+// The hash leaves out numbers that sources round differently (epsilon, theta) and the family's name, so that
+// a profile measured on a model's safetensors can be used with its GGUF file.
 std::string spec_hash(const ModelSpec& spec) {
   Sha256 digest;
   digest.update(fmt::format("elastify.spec 1\nlayers {} head_dim {} heads_per_group {} tied {}\n",
-                            spec.n_layers, spec.head_dim, spec.heads_per_group, spec.tied));
+                            spec.n_layers, spec.head_dim, heads_per_group(spec), spec.tied));
   for (const AxisSpace& space : spec.spaces) digest.update(fmt::format("{} {}\n", space.name, space.n_units));
   for (const TensorSpec& tensor : spec.tensors) {
     digest.update(fmt::format("{}", tensor.name));
@@ -382,19 +470,19 @@ std::string spec_hash(const ModelSpec& spec) {
   return digest.finish();
 }
 
-std::vector<float> rope_frequency_divisors(const ModelSpec& spec) {
-  const RopeScaling& rope = spec.rope;
+std::vector<float> rope_frequency_divisors(const LayerSpec& layer, int64_t head_dim) {
+  const RopeScaling& rope = layer.rope;
   if (rope.kind == RopeScaling::Kind::kFactors) return rope.factors;
-  std::vector<float> divisors(static_cast<size_t>(spec.head_dim / 2), 1.0F);
+  std::vector<float> divisors(static_cast<size_t>(head_dim / 2), 1.0F);
   if (rope.kind == RopeScaling::Kind::kNone) return divisors;
   for (size_t i = 0; i < divisors.size(); ++i) {
     if (rope.kind == RopeScaling::Kind::kLinear) {
       divisors[i] = static_cast<float>(rope.factor);
       continue;
     }
-    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(spec.head_dim);
-    const double wavelength = 2 * std::numbers::pi * std::pow(spec.rope_theta, exponent);
-    const double turns = rope.original_max_seq / wavelength;  // within the context of the first training
+    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
+    const double wavelength = 2 * std::numbers::pi * std::pow(layer.rope_theta, exponent);
+    const double turns = rope.original_max_seq / wavelength;  // within the context of pre-training
     if (turns > rope.high_freq_factor) continue;
     if (turns < rope.low_freq_factor) {
       divisors[i] = static_cast<float>(rope.factor);

@@ -38,7 +38,8 @@ struct QueryBlock {
   }
 };
 
-/// One new token per sequence: the heads of a group see the same keys, and can be the rows of one product.
+/// Attention of one new token per sequence. The heads of a group see the same keys, so one matrix product
+/// handles them all.
 void attend_one_token(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
                       double scale, const at::Tensor& out) {
   const int64_t n_groups = k.size(1), heads_per_group = q.size(1) / n_groups;
@@ -62,7 +63,7 @@ void attend_one_token(const at::Tensor& q, const at::Tensor& k, const at::Tensor
   });
 }
 
-/// Like x [B, H, T, head_dim], but laid out as [B, T, H, head_dim], the way projections take it.
+/// An empty tensor with the shape of x, [B, H, T, head_dim], laid out as [B, T, H, head_dim] for projections.
 at::Tensor empty_by_position(const at::Tensor& x) {
   return at::empty({x.size(0), x.size(2), x.size(1), x.size(3)}, x.options()).transpose(1, 2);
 }
@@ -73,7 +74,8 @@ AttentionGradients attend_backward_blocked(const at::Tensor& q, const at::Tensor
   const int64_t n_heads = q.size(1), heads_per_group = n_heads / k.size(1);
   const int64_t n_queries = q.size(2), n_keys = k.size(2), past = n_keys - n_queries;
   const at::Tensor grad_q = empty_by_position(q);
-  // Heads of one group add to the same keys: each has gradients of its own, added up at the end in order.
+  // Heads of one group add to the gradients of the same keys. Each head has a separate copy; these are added
+  // at the end, in order.
   const std::vector<int64_t> by_head{q.size(0), n_heads, n_keys, q.size(3)};
   const at::Tensor grad_keys = at::zeros(by_head, q.options()), grad_values = at::zeros(by_head, q.options());
   at::parallel_for(0, q.size(0) * n_heads, 1, [&](int64_t begin, int64_t end) {
@@ -103,27 +105,17 @@ AttentionGradients attend_backward_blocked(const at::Tensor& q, const at::Tensor
   return {grad_q, by_group(grad_keys), by_group(grad_values)};
 }
 
-/// attend_into() with gradients, float32 on the CPU.
-class BlockedAttention : public torch::autograd::Function<BlockedAttention> {
- public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& q,
-                            const at::Tensor& k, const at::Tensor& v, int64_t window, double scale) {
-    context->save_for_backward({q, k, v});
-    context->saved_data["window"] = window;
-    context->saved_data["scale"] = scale;
-    at::Tensor out = empty_by_position(q);
-    attend_into(out, q, k, v, window, scale);
-    return out;
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list upstream) {
-    const auto saved = context->get_saved_variables();
-    const auto grad = attend_backward(saved[0], saved[1], saved[2], context->saved_data["window"].toInt(),
-                                      context->saved_data["scale"].toDouble(), upstream[0]);
-    return {grad.q, grad.k, grad.v, at::Tensor(), at::Tensor()};
-  }
-};
+/// Attention on any device and in any type, differentiable by autograd.
+at::Tensor attend_anywhere(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
+                           double scale) {
+  const int64_t n_queries = q.size(2), n_keys = k.size(2);
+  const auto options = at::TensorOptions().dtype(at::kLong).device(q.device());
+  const auto distance =
+      at::arange(n_keys - n_queries, n_keys, options).unsqueeze(1) - at::arange(n_keys, options);
+  auto visible = distance >= 0;
+  if (window > 0) visible = visible.logical_and(distance < window);
+  return attend_differentiable(q, k, v, visible, scale);
+}
 
 }  // namespace
 
@@ -131,7 +123,7 @@ void attend_into(const at::Tensor& out, const at::Tensor& q, const at::Tensor& k
                  int64_t window, double scale) {
   if (q.numel() == 0) return;
   if (!is_fused(q)) {
-    out.copy_(attend(q, k, v, window, scale));
+    out.copy_(attend_anywhere(q, k, v, window, scale));
     return;
   }
   if (q.size(2) == 1) return attend_one_token(q, k, v, window, scale, out);
@@ -139,7 +131,7 @@ void attend_into(const at::Tensor& out, const at::Tensor& q, const at::Tensor& k
   const int64_t n_queries = q.size(2), past = k.size(2) - n_queries;
   const int64_t n_blocks = (n_queries + kQueryBlock - 1) / kQueryBlock;
   at::parallel_for(0, q.size(0) * n_heads * n_blocks, 1, [&](int64_t begin, int64_t end) {
-    // Worker threads know nothing of the caller's inference or gradient mode.
+    // Worker threads do not inherit the caller's inference or gradient mode.
     const at::AutoDispatchBelowADInplaceOrView plain_tensors;
     const at::Tensor scratch = at::empty({std::min(kQueryBlock, n_queries) * k.size(2)}, q.options());
     for (int64_t i = begin; i < end; ++i) {
@@ -157,24 +149,13 @@ void attend_into(const at::Tensor& out, const at::Tensor& q, const at::Tensor& k
 AttentionGradients attend_backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    int64_t window, double scale, const at::Tensor& grad_out) {
   if (is_fused(q)) return attend_backward_blocked(q, k, v, window, scale, grad_out);
+  // On a GPU, LibTorch's autograd computes the gradients of attention.
   const c10::AutoGradMode gradients(true);
   const std::vector<at::Tensor> inputs{q.detach().requires_grad_(), k.detach().requires_grad_(),
                                        v.detach().requires_grad_()};
-  const at::Tensor out = attend(inputs[0], inputs[1], inputs[2], window, scale);
+  const at::Tensor out = attend_anywhere(inputs[0], inputs[1], inputs[2], window, scale);
   const auto grad = torch::autograd::grad({out}, inputs, {grad_out});
   return {grad[0], grad[1], grad[2]};
-}
-
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
-                  double scale) {
-  if (is_fused(q)) return BlockedAttention::apply(q, k, v, window, scale);
-  const int64_t n_queries = q.size(2), n_keys = k.size(2);
-  const auto options = at::TensorOptions().dtype(at::kLong).device(q.device());
-  const auto distance =
-      at::arange(n_keys - n_queries, n_keys, options).unsqueeze(1) - at::arange(n_keys, options);
-  auto visible = distance >= 0;
-  if (window > 0) visible = visible.logical_and(distance < window);
-  return attend_differentiable(q, k, v, visible, scale);
 }
 
 }  // namespace elastify::nn

@@ -2,191 +2,22 @@
 
 #include <torch/torch.h>
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "nn/decoder_state.h"
-#include "nn/host_tensor.h"
-#include "nn/kernels.h"
-#include "nn/torch_compat.h"
+#include "nn/loss.h"
 #include "nn/torch_error.h"
 
 namespace elastify::nn {
 namespace {
 
-c10::ScalarType parse_dtype(const std::string& name, c10::Device device) {
-  if (name == "f32") return at::kFloat;
-  if (name == "bf16") return at::kBFloat16;
-  if (name != "f16")
-    throw UsageError(fmt::format("dtype: unknown compute type '{}'", name), "one of f32, bf16, f16");
-  if (device.is_cpu() && !has_half_on_cpu())
-    throw UsageError(fmt::format("dtype: LibTorch {} cannot compute in f16 on the CPU", TORCH_VERSION),
-                     "use --dtype f32, which is also the fastest there");
-  return at::kHalf;
-}
-
-DType stored_type(c10::ScalarType type) {
-  if (type == at::kHalf) return DType::kF16;
-  return type == at::kBFloat16 ? DType::kBF16 : DType::kF32;
-}
-
-bool is_output(const ModelSpec& spec, const TensorSpec& tensor) {
-  return tensor.role == (spec.tied ? Role::kTokenEmbedding : Role::kOutput);
+/// [.., n] as [rows, n].
+at::Tensor rows_of(const at::Tensor& x) {
+  return x.reshape({-1, x.size(-1)});
 }
 
 }  // namespace
-
-c10::Device device_named(const std::string& name) {
-  c10::Device device(c10::kCPU);
-  try {
-    device = c10::Device(name);
-  } catch (const std::exception&) {
-    throw UsageError(fmt::format("device: unknown device '{}'", name), "one of cpu, cuda, cuda:1");
-  }
-  if (device.is_cuda() && !torch::cuda::is_available())
-    throw UsageError(fmt::format("device: '{}' is not available: this LibTorch finds no CUDA device", name),
-                     "use --device cpu");
-  if (!device.is_cpu() && !device.is_cuda())
-    throw UsageError(fmt::format("device: '{}' is not supported", name), "one of cpu, cuda, cuda:1");
-  return device;
-}
-
-Decoder::State::State(const Checkpoint& source, const DecoderOptions& options)
-    : spec(source.spec()),
-      checkpoint(source),
-      device(device_named(options.device)),
-      dtype(parse_dtype(options.dtype, device)),
-      streamed(options.streamed),
-      scale(1 / std::sqrt(static_cast<double>(spec.head_dim))),
-      layers(static_cast<size_t>(spec.n_layers)) {
-  for (size_t i = 0; i < spec.tensors.size(); ++i) {
-    const TensorSpec& tensor = spec.tensors[i];
-    if (streamed && tensor.role != Role::kOutputNorm) continue;
-    auto& weights = tensor.layer < 0 ? outer : layers[static_cast<size_t>(tensor.layer)];
-    weights[static_cast<size_t>(tensor.role)] = load(i);
-  }
-  checkpoint.release_pages();
-  const std::vector<float> divisors = rope_frequency_divisors(spec);
-  for (size_t i = 0; i < divisors.size(); ++i) {
-    const double exponent = 2 * static_cast<double>(i) / static_cast<double>(spec.head_dim);
-    frequencies.push_back(static_cast<float>(std::pow(spec.rope_theta, -exponent)) / divisors[i]);
-  }
-}
-
-at::Tensor Decoder::State::load(size_t index) const {
-  // In place where the source holds what the computation wants.
-  const bool in_place = checkpoint.stored_dtype(index) == stored_type(dtype);
-  const HostTensor source = in_place ? checkpoint.load(index) : checkpoint.load(index, DType::kF32);
-  return as_tensor(source).to(device, dtype);
-}
-
-void Decoder::State::require(int64_t layer) const {
-  if (!streamed || resident == layer) return;
-  const c10::NoGradGuard no_gradients;
-  const auto weights_of = [&](int64_t owner) -> std::array<at::Tensor, kRoles>& {
-    return owner == spec.n_layers ? outer : layers[static_cast<size_t>(owner)];
-  };
-  if (resident >= 0) {
-    const at::Tensor norm = output_norm();
-    weights_of(resident).fill({});
-    outer[static_cast<size_t>(Role::kOutputNorm)] = norm;
-  }
-  resident = -1;
-  for (size_t i = 0; i < spec.tensors.size(); ++i) {
-    const TensorSpec& tensor = spec.tensors[i];
-    if (layer == spec.n_layers ? is_output(spec, tensor) : tensor.layer == layer)
-      weights_of(layer)[static_cast<size_t>(tensor.role)] = load(i);
-  }
-  checkpoint.release_pages();
-  resident = layer;
-}
-
-at::Tensor Decoder::State::output_weight() const {
-  require(spec.n_layers);
-  return outer[static_cast<size_t>(spec.tied ? Role::kTokenEmbedding : Role::kOutput)];
-}
-
-at::Tensor Decoder::State::layer_weight(int64_t layer, Role role, const Widths* widths) const {
-  at::Tensor view = layers[static_cast<size_t>(layer)][static_cast<size_t>(role)];
-  if (widths == nullptr || !view.defined()) return view;
-  const std::vector<AxisUse>& axes = spec.tensors[static_cast<size_t>(spec.find(role, layer))].axes;
-  for (size_t axis = 0; axis < axes.size(); ++axis)
-    if (const AxisUse& use = axes[axis]; use.space >= 0)
-      view =
-          view.narrow(static_cast<int64_t>(axis), 0, (*widths)[static_cast<size_t>(use.space)] * use.block);
-  return view;
-}
-
-bool Decoder::State::has_half(size_t space, const Widths* widths) const {
-  return (widths != nullptr ? (*widths)[space] : spec.spaces[space].n_units) > 0;
-}
-
-at::Tensor Decoder::State::embed(const at::Tensor& ids) const {
-  if (const at::Tensor& table = outer[static_cast<size_t>(Role::kTokenEmbedding)]; table.defined())
-    return at::embedding(table, ids.to(device));
-  // Only the rows that are asked for.
-  const HostTensor table = checkpoint.load(static_cast<size_t>(spec.find(Role::kTokenEmbedding)));
-  const size_t row_bytes = table.bytes.size() / static_cast<size_t>(spec.n_vocab);
-  HostTensor rows = HostTensor::allocate(table.dtype, {ids.numel(), spec.d_model});
-  const at::Tensor flat = ids.to(at::kCPU).contiguous().view({-1});
-  std::byte* target = rows.writable().data();
-  for (int64_t i = 0; i < flat.numel(); ++i, target += row_bytes)
-    std::memcpy(target, table.bytes.data() + static_cast<size_t>(flat.data_ptr<int64_t>()[i]) * row_bytes,
-                row_bytes);
-  checkpoint.release_pages();
-  return as_tensor(convert(rows, DType::kF32)).to(device, dtype).view({ids.size(0), ids.size(1), -1});
-}
-
-std::pair<at::Tensor, at::Tensor> Decoder::State::rope_table(int64_t first, int64_t n) const {
-  const std::scoped_lock lock(rope_mutex);
-  if (const int64_t have = cosines.defined() ? cosines.size(0) : 0; have < first + n) {
-    const c10::InferenceMode not_inference(false);
-    const auto positions = at::arange(std::max(first + n, 2 * have), at::TensorOptions().dtype(at::kFloat));
-    const auto angles = at::outer(positions, at::tensor(frequencies));
-    cosines = angles.cos().to(device);
-    sines = angles.sin().to(device);
-  }
-  return {cosines.narrow(0, first, n), sines.narrow(0, first, n)};
-}
-
-void Decoder::State::check_ids(const at::Tensor& ids) const {
-  if (ids.scalar_type() != at::kLong || ids.dim() != 2 || ids.numel() == 0)
-    fail("token ids: expected int64 [batch, tokens], got {} {}", c10::toString(ids.scalar_type()),
-         to_string(ids.sizes().vec()));
-  const auto lowest = ids.min().item<int64_t>(), highest = ids.max().item<int64_t>();
-  if (lowest < 0 || highest >= spec.n_vocab)
-    throw Error(fmt::format("token id {} is out of range: the model has {} tokens",
-                            lowest < 0 ? lowest : highest, spec.n_vocab),
-                "is this the model's own tokenizer?");
-}
-
-void Decoder::State::check_pass(int64_t n_tokens, const ForwardOptions& options, const KvCache* cache) const {
-  const int64_t past = cache != nullptr ? cache->length : 0;
-  if (spec.max_seq > 0 && past + n_tokens > spec.max_seq)
-    throw Error(
-        fmt::format("a sequence of {} tokens is longer than the model's {}", past + n_tokens, spec.max_seq),
-        "use shorter sequences");
-  if (options.widths != nullptr) check_widths(spec, *options.widths);
-  if (options.repairs != nullptr && static_cast<int64_t>(options.repairs->layers.size()) != spec.n_layers)
-    fail("repairs: expected {}, one per layer, got {}", spec.n_layers, options.repairs->layers.size());
-  if (options.unit_masks != nullptr && options.unit_masks->size() != spec.spaces.size())
-    fail("unit masks: expected {}, one per space, got {}", spec.spaces.size(), options.unit_masks->size());
-}
-
-void Decoder::State::check_layer(int64_t layer) const {
-  if (layer < 0 || layer >= spec.n_layers)
-    fail("layer {} is out of range: the model has {}", layer, spec.n_layers);
-}
-
-bool Decoder::State::wants_gradient(const at::Tensor& x, const ForwardOptions& options) const {
-  if (!c10::GradMode::is_enabled()) return false;
-  if (x.requires_grad()) return true;
-  return options.unit_masks != nullptr &&
-         std::any_of(options.unit_masks->begin(), options.unit_masks->end(),
-                     [](const at::Tensor& mask) { return mask.defined() && mask.requires_grad(); });
-}
 
 Decoder::Decoder(const Checkpoint& checkpoint, const DecoderOptions& options) {
   with_torch_errors([&] {
@@ -223,11 +54,10 @@ at::Tensor Decoder::layer(int64_t index, const at::Tensor& x, const ForwardOptio
   return with_torch_errors([&] {
     state_->check_pass(x.size(1), options, cache);
     state_->check_layer(index);
-    if (state_->wants_gradient(x, options)) return state_->run_differentiable(index, x, options, cache);
     const c10::NoGradGuard no_gradients;
     Workspace workspace;
     const at::Tensor result = x.clone(at::MemoryFormat::Contiguous);
-    state_->run(index, result, options, cache, workspace, nullptr);
+    state_->run(index, result, options, cache, workspace);
     return result;
   });
 }
@@ -235,8 +65,7 @@ at::Tensor Decoder::layer(int64_t index, const at::Tensor& x, const ForwardOptio
 at::Tensor Decoder::projection(int64_t index, Site site, const Widths& widths) const {
   state_->check_layer(index);
   state_->require(index);
-  const at::Tensor view =
-      state_->layer_weight(index, site == Site::kFfnDown ? Role::kDown : Role::kAttnOut, &widths);
+  const at::Tensor view = state_->layer_weight(index, projection_role(site), &widths);
   if (view.defined()) return view;
   return at::empty({state_->spec.d_model, 0},
                    at::TensorOptions().dtype(state_->dtype).device(state_->device));
@@ -254,39 +83,29 @@ at::Tensor Decoder::add_projection(int64_t index, Site site, const at::Tensor& r
     state_->check_layer(index);
     state_->require(index);
     const c10::NoGradGuard no_gradients;
-    const at::Tensor result = at::empty_like(residual);
-    const auto rows = [](const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); };
-    state_->add_projection(index, site, rows(residual), rows(input), options, rows(result));
+    const at::Tensor result = at::empty(residual.sizes(), residual.options());
+    state_->projection(index, site, options)
+        .add_forward(rows_of(input), rows_of(residual), result.view({-1, result.size(-1)}));
     return result;
   });
 }
 
 at::Tensor Decoder::final_norm(const at::Tensor& x, const ForwardOptions& options) const {
   return with_torch_errors([&] {
-    const bool is_own = options.repairs != nullptr && options.repairs->output_norm.defined();
-    const at::Tensor& weight = is_own ? options.repairs->output_norm : state_->output_norm();
-    if (state_->wants_gradient(x, {})) return rms_norm(x, weight, state_->spec.norm_eps);
     const c10::NoGradGuard no_gradients;
-    at::Tensor result = at::empty(x.sizes(), x.options());
-    rms_norm_rows(x.contiguous(), weight, state_->spec.norm_eps, result);
+    const at::Tensor result = at::empty(x.sizes(), x.options());
+    state_->output_norm(options.repairs).forward(x.contiguous(), result);
     return result;
   });
 }
 
 at::Tensor Decoder::hidden(const at::Tensor& ids, const ForwardOptions& options, KvCache* cache) const {
   return with_torch_errors([&] {
-    at::Tensor x = embed(ids);
+    const c10::NoGradGuard no_gradients;
+    const at::Tensor x = embed(ids);
     state_->check_pass(ids.size(1), options, cache);
-    const bool differentiable = state_->wants_gradient(x, options);
-    const c10::AutoGradMode gradients(differentiable);
     Workspace workspace;
-    for (int64_t l = 0; l < state_->spec.n_layers; ++l) {
-      if (l == options.skip_layer) continue;
-      if (differentiable)
-        x = state_->run_differentiable(l, x, options, cache);
-      else
-        state_->run(l, x, options, cache, workspace, nullptr);
-    }
+    for (int64_t l = 0; l < state_->spec.n_layers; ++l) state_->run(l, x, options, cache, workspace);
     if (cache != nullptr) cache->length += ids.size(1);
     return final_norm(x, options);
   });
@@ -294,6 +113,7 @@ at::Tensor Decoder::hidden(const at::Tensor& ids, const ForwardOptions& options,
 
 at::Tensor Decoder::logits(const at::Tensor& hidden) const {
   return with_torch_errors([&] {
+    const c10::NoGradGuard no_gradients;
     auto shape = hidden.sizes().vec();
     const at::Tensor rows = hidden.reshape({-1, shape.back()});
     shape.back() = state_->spec.n_vocab;
@@ -302,7 +122,7 @@ at::Tensor Decoder::logits(const at::Tensor& hidden) const {
 }
 
 at::Tensor Decoder::output_norm() const {
-  return state_->output_norm();
+  return state_->outer[static_cast<size_t>(Role::kOutputNorm)];
 }
 
 at::Tensor Decoder::output_weight() const {
@@ -326,12 +146,113 @@ at::Tensor Decoder::token_nll(const at::Tensor& hidden, const at::Tensor& ids) c
            to_string(ids.sizes().vec()));
     const at::Tensor rows = hidden.narrow(1, 0, n_predicted).reshape({n_batch * n_predicted, hidden.size(2)});
     const at::Tensor targets = ids.to(state_->device).narrow(1, 1, n_predicted).reshape({-1});
-    return state_->rows_nll(rows, targets).view({n_batch, n_predicted});
+    const c10::NoGradGuard no_gradients;
+    return nll(rows, targets, state_->output_weight()).view({n_batch, n_predicted});
   });
 }
 
 at::Tensor Decoder::sequence_nll(const at::Tensor& ids, const ForwardOptions& options) const {
   return with_torch_errors([&] { return token_nll(hidden(ids, options), ids).sum(1, false, at::kDouble); });
+}
+
+LayerTrace Decoder::trace(int64_t index, const at::Tensor& x, const ForwardOptions& options) const {
+  return with_torch_errors([&] {
+    state_->check_pass(x.size(1), options, nullptr);
+    state_->check_layer(index);
+    const c10::NoGradGuard no_gradients;
+    const State& state = *state_;
+    const int64_t n_batch = x.size(0), n_tokens = x.size(1);
+    LayerTrace trace;
+    trace.input = trace.middle = x.contiguous();
+    trace.q = trace.k = trace.v = at::empty({n_batch, n_tokens, 0, state.spec.head_dim}, x.options());
+    trace.attention = trace.gate = trace.up = at::empty({n_batch, n_tokens, 0}, x.options());
+    if (state.attends(index, options)) {
+      state.require(index);
+      state.attention_half(index, options).trace(trace.input, options.projects, trace);
+    }
+    trace.output = trace.middle;
+    if (state.has_mlp(index, options)) {
+      state.require(index);
+      state.mlp_half(index, options).trace(trace.middle, options.projects, trace);
+    }
+    return trace;
+  });
+}
+
+at::Tensor Decoder::site_input(int64_t index, Site site, const LayerTrace& trace,
+                               const ForwardOptions& options) const {
+  return with_torch_errors([&] {
+    const c10::NoGradGuard no_gradients;
+    state_->require(index);
+    if (site == Site::kAttnOut) return trace.attention;
+    if (site == Site::kFfnDown)
+      return trace.gate.size(-1) == 0 ? trace.gate : state_->mlp_half(index, options).units(trace);
+    const bool attention = site == Site::kAttnInput;
+    const at::Tensor& stream = attention ? trace.input : trace.middle;
+    const RmsNorm norm = state_->norm(index, attention ? Role::kAttnNorm : Role::kFfnNorm, options);
+    const at::Tensor result = at::empty_like(stream);
+    if (!norm.defined()) return result.narrow(2, 0, 0);
+    norm.forward(stream, result);
+    return result;
+  });
+}
+
+LayerGradients Decoder::backward(int64_t index, LayerTrace trace, const at::Tensor& grad_output,
+                                 const ForwardOptions& options, const WeightGradientSink& weights) const {
+  return with_torch_errors([&] {
+    const State& state = *state_;
+    state.check_layer(index);
+    state.check_pass(trace.input.size(1), options, nullptr);
+    if (!options.projects) fail("layer {}: there is no way back through a trace without o and down", index);
+    const c10::NoGradGuard no_gradients;
+    const bool attends = state.attends(index, options), has_mlp = state.has_mlp(index, options);
+    const ModelSpec& spec = state.spec;
+    const int64_t n_groups = attends ? state.n_units(spec.attention_space(index), options.widths) : 0;
+    const int64_t n_neurons = has_mlp ? state.n_units(spec.mlp_space(index), options.widths) : 0;
+    if (trace.k.size(2) != n_groups || trace.gate.size(2) != n_neurons)
+      throw Error(fmt::format("layer {}: the trace has {} kv heads and {} neurons, expected {} and {}", index,
+                              trace.k.size(2), trace.gate.size(2), n_groups, n_neurons),
+                  "go back with the options that the trace was made with");
+    if (attends || has_mlp) state.require(index);
+    LayerGradients result;
+    const ParameterGradients gradients{weights, result.repairs};
+    const at::Tensor grad = rows_of(grad_output).clone(at::MemoryFormat::Contiguous);
+    result.attention_masks = result.mlp_masks =
+        at::zeros({trace.input.size(0), 0}, grad.options().dtype(at::kDouble));
+    if (has_mlp) state.mlp_half(index, options).backward(trace, grad, gradients, result);
+    if (attends) state.attention_half(index, options).backward(trace, grad, gradients, result);
+    result.input = grad.view(trace.input.sizes());
+    return result;
+  });
+}
+
+Decoder::Loss Decoder::loss_and_gradient(const at::Tensor& last_output, const at::Tensor& ids,
+                                         const ForwardOptions& options) const {
+  return with_torch_errors([&] {
+    const State& state = *state_;
+    state.check_ids(ids);
+    const c10::NoGradGuard no_gradients;
+    const int64_t n_batch = ids.size(0), n_predicted = ids.size(1) - 1, d_model = state.spec.d_model;
+    const RmsNorm norm = state.output_norm(options.repairs);
+    const at::Tensor x = rows_of(last_output);
+    const at::Tensor normed = at::empty_like(x);  // [B * T, D]
+    norm.forward(x, normed);
+    // The last position of every sequence predicts nothing.
+    const auto predicting = [&](const at::Tensor& rows) {
+      return rows.view({n_batch, -1, d_model}).narrow(1, 0, n_predicted);
+    };
+    const at::Tensor targets = ids.to(state.device).narrow(1, 1, n_predicted).reshape({-1});
+    const auto [losses, gradient] =
+        nll_and_gradient(predicting(normed).reshape({-1, d_model}), targets, state.output_weight());
+    const at::Tensor& grad_normed = normed;  // the hidden states are no longer needed
+    grad_normed.zero_();
+    predicting(grad_normed).copy_(gradient.view({n_batch, n_predicted, d_model}));
+    Loss loss{losses.view({n_batch, n_predicted}).sum(1, false, at::kDouble), at::zeros_like(x),
+              norm.weight_gradient(x, grad_normed)};
+    norm.add_backward(x, grad_normed, loss.gradient);
+    loss.gradient = loss.gradient.view(last_output.sizes());
+    return loss;
+  });
 }
 
 }  // namespace elastify::nn

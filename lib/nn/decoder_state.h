@@ -5,30 +5,17 @@
 #include <c10/core/ScalarType.h>
 
 #include <array>
-#include <mutex>
-#include <utility>
+#include <deque>
 #include <vector>
 
+#include "nn/attention_half.h"
 #include "nn/decoder.h"
+#include "nn/mlp_half.h"
+#include "nn/rope.h"
 
-// What the decoder's files share; nobody else includes this.
+// The weights of a decoder, and the halves of layers made from them. Private to the decoder's files.
 
 namespace elastify::nn {
-
-inline constexpr size_t kRoles = static_cast<size_t>(Role::kDownBias) + 1;
-
-/// One of the large intermediate results of a forward pass, kept from layer to layer.
-class Buffer {
- public:
-  at::Tensor get(int64_t rows, int64_t columns, const at::TensorOptions& options);
-
- private:
-  at::Tensor storage_;
-};
-
-struct Workspace {
-  Buffer norm, query, key, value, attention, gate, up;
-};
 
 struct Decoder::State {
   State(const Checkpoint& source, const DecoderOptions& options);
@@ -38,67 +25,43 @@ struct Decoder::State {
   c10::Device device;
   c10::ScalarType dtype;
   bool streamed;
-  double scale;  ///< of attention scores
-  std::vector<float> frequencies;
-  // Streamed, one layer has its weights, or the output has: the last one that ran.
+  // If streamed, only the layer that ran last, or the output, holds its weights.
   mutable std::array<at::Tensor, kRoles> outer;
   mutable std::vector<std::array<at::Tensor, kRoles>> layers;
-  mutable int64_t resident = -1;  ///< layer, or n_layers: the output; streamed only
-  mutable std::mutex rope_mutex;
-  mutable at::Tensor cosines, sines;  ///< float32 [positions so far, head_dim / 2]
+  mutable int64_t resident = -1;             ///< loaded layer, or n_layers for the output; streamed only
+  std::deque<RopeTable> ropes;               ///< one for each rope base and scaling
+  std::vector<const RopeTable*> layer_rope;  ///< [n_layers]
 
   at::Tensor load(size_t index) const;  ///< spec.tensors[index] in device and type
-  /// Sees to it that the layer's weights (n_layers: the output's) are there.
+  /// Loads the weights of the layer (n_layers: of the output) if they are not in memory.
   void require(int64_t layer) const;
   at::Tensor output_weight() const;
-  const at::Tensor& output_norm() const { return outer[static_cast<size_t>(Role::kOutputNorm)]; }
-  /// The leading part at these widths, as a view; undefined where the model has no such tensor.
+  RmsNorm output_norm(const LevelRepair* repairs) const;
+  /// The leading part of a weight at these widths, as a view; undefined if the model has no such tensor.
   at::Tensor layer_weight(int64_t layer, Role role, const Widths* widths) const;
-  /// Whether a half of the layer is there at these widths (null: the model's own), or is the identity.
-  bool has_half(size_t space, const Widths* widths) const;
   at::Tensor embed(const at::Tensor& ids) const;
-  /// Cosines and sines of positions [first, first + n).
-  std::pair<at::Tensor, at::Tensor> rope_table(int64_t first, int64_t n) const;
+
+  /// Number of units of a space at these widths; null: the model's own.
+  int64_t n_units(size_t space, const Widths* widths) const;
+  /// Whether the half runs; if not, it is the identity.
+  bool attends(int64_t layer, const ForwardOptions& options) const;
+  bool has_mlp(int64_t layer, const ForwardOptions& options) const;
+  // Parts of a layer, made from its weights, which must be in memory.
+  Linear linear(int64_t layer, Role matrix, Role bias, const ForwardOptions& options) const;
+  RmsNorm norm(int64_t layer, Role role, const ForwardOptions& options) const;
+  Projection projection(int64_t layer, Site site, const ForwardOptions& options) const;
+  AttentionHalf attention_half(int64_t layer, const ForwardOptions& options) const;
+  MlpHalf mlp_half(int64_t layer, const ForwardOptions& options) const;
+
+  /// Runs one layer.
+  /// \param x  residual stream [B, T, D], contiguous; overwritten by the result
+  void run(int64_t layer, const at::Tensor& x, const ForwardOptions& options, KvCache* cache,
+           Workspace& workspace) const;
 
   void check_ids(const at::Tensor& ids) const;
-  /// Everything that must hold before layers run on T tokens.
+  /// Checks the conditions for running layers on T tokens.
   void check_pass(int64_t n_tokens, const ForwardOptions& options, const KvCache* cache) const;
   void check_layer(int64_t layer) const;
-  /// Multiplies a space's mask onto activations [B, T, units * block]; in place or not.
-  at::Tensor apply_mask(const at::Tensor& x, size_t space, const ForwardOptions& options,
-                        bool in_place) const;
-  /// Whether somebody asks for gradients through autograd.
-  bool wants_gradient(const at::Tensor& x, const ForwardOptions& options) const;
-  /// Appends keys and values [B, K, T, head_dim] of a layer; returns all of them so far.
-  std::pair<at::Tensor, at::Tensor> append(KvCache& cache, int64_t layer, const at::Tensor& k,
-                                           const at::Tensor& v) const;
-
-  /// result = residual + input W^T, with the bias of o or down and its repair; result may be the residual.
-  /// \param residual, result  [n, D], input [n, columns]
-  void add_projection(int64_t layer, Site site, const at::Tensor& residual, const at::Tensor& input,
-                      const ForwardOptions& options, at::Tensor result) const;
-  /// One layer without autograd.
-  /// \param x  residual stream [B, T, D]: overwritten by the result, unless `trace` takes everything that the
-  ///   way back needs
-  void run(int64_t layer, const at::Tensor& x, const ForwardOptions& options, KvCache* cache,
-           Workspace& workspace, LayerTrace* trace) const;
-  at::Tensor run_differentiable(int64_t layer, const at::Tensor& x, const ForwardOptions& options,
-                                KvCache* cache) const;
-  at::Tensor rows_nll(const at::Tensor& rows, const at::Tensor& targets) const;
 };
-
-/// -log p of targets and its gradient by the rows, slab by slab, so that no logits are kept.
-/// \param rows  [n, D] hidden states;
-/// \param targets  int64 [n]; undefined: of logits of 0, which leaves the log of the sum of exp(logits)
-/// \param output  [V, D]
-/// \returns nll float32 [n]; gradient, like rows
-std::pair<at::Tensor, at::Tensor> nll_and_gradient(const at::Tensor& rows, const at::Tensor& targets,
-                                                   const at::Tensor& output);
-
-/// Differentiable, over the last axis.
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
-
-/// x W^T + bias into out; bias may be undefined.
-void linear_into(at::Tensor out, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
 }  // namespace elastify::nn

@@ -6,8 +6,8 @@
 
 namespace elastify::nn {
 
-/// The elements of a float tensor where they lie, kept alive by the result; never write to it. A copy only
-/// where the bytes are not aligned.
+/// A view of the elements of a float tensor, which the result keeps alive. Do not write to it. It is a copy
+/// only if the bytes are not aligned.
 /// \throws Error  for quantised types
 at::Tensor as_tensor(const HostTensor& source);
 

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <limits>
 
-// Compiled for several instruction sets, the best one picked when the program starts.
+// Compiles a function for several instruction sets. The best one is chosen when the program starts.
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
 #define ELASTIFY_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -17,10 +17,11 @@
 namespace elastify::nn {
 namespace {
 
-/// Rows of x^T x per product: what of it is above the diagonal is computed for nothing.
+/// Rows of x^T x per matrix product. Smaller blocks compute fewer unneeded elements above the diagonal.
 constexpr int64_t kMomentRows = 512;
 
-/// exp(x) to 2 units in the last place, in operations that compilers vectorise; NaN stays NaN.
+/// exp(x) with an error of at most 2 units in the last place, in operations that compilers can vectorise. NaN
+/// stays NaN.
 /// Source: Cephes, expf
 [[gnu::always_inline]] inline float exp_approximate(float x) {
   constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it leaves the integer part in the low bits
@@ -77,9 +78,23 @@ ELASTIFY_VECTORISED void rms_norm_backward_row(const float* x, const float* weig
   for (int64_t i = 0; i < n; ++i) grad_x[i] += weight[i] * grad[i] * factor - x[i] * along;
 }
 
+// x sigmoid(z(x)) is SiLU with z = x, and GELU's approximation by tanh with this z, because
+// (1 + tanh(u)) / 2 = sigmoid(2 u).
+constexpr float kGeluScale = 1.5957691216F;  // 2 sqrt(2 / pi)
+constexpr float kGeluCubic = 0.044715F;
+
+[[gnu::always_inline]] inline float gelu_exponent(float x) {
+  return kGeluScale * (x + kGeluCubic * x * x * x);
+}
+
 ELASTIFY_VECTORISED void silu_multiply_run(const float* gate, const float* up, float* out, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) out[i] = gate[i] / (1 + exp_approximate(-gate[i])) * up[i];
+}
+
+ELASTIFY_VECTORISED void gelu_multiply_run(const float* gate, const float* up, float* out, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = gate[i] / (1 + exp_approximate(-gelu_exponent(gate[i]))) * up[i];
 }
 
 ELASTIFY_VECTORISED void silu_multiply_backward_run(float* gate, float* up, const float* grad, double* sum,
@@ -91,6 +106,20 @@ ELASTIFY_VECTORISED void silu_multiply_backward_run(float* gate, float* up, cons
     const float grad_up = grad[i] * silu;
     sum[i] += static_cast<double>(grad_up * up[i]);
     gate[i] = grad[i] * up[i] * sigmoid * (1 + gate[i] - silu);
+    up[i] = grad_up;
+  }
+}
+
+ELASTIFY_VECTORISED void gelu_multiply_backward_run(float* gate, float* up, const float* grad, double* sum,
+                                                    int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float sigmoid = 1 / (1 + exp_approximate(-gelu_exponent(gate[i])));
+    const float gelu = gate[i] * sigmoid;
+    const float slope = kGeluScale * (1 + 3 * kGeluCubic * gate[i] * gate[i]);  // of the exponent
+    const float grad_up = grad[i] * gelu;
+    sum[i] += static_cast<double>(grad_up * up[i]);
+    gate[i] = grad[i] * up[i] * sigmoid * (1 + slope * (gate[i] - gelu));
     up[i] = grad_up;
   }
 }
@@ -145,13 +174,13 @@ ELASTIFY_VECTORISED void add_squares(const float* x, double* sum, double* square
   }
 }
 
-/// Rows that are worth a thread of their own.
+/// Least number of rows for which another thread pays off.
 int64_t grain(int64_t row_length) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, row_length));
 }
 
-/// Calls run(offset into x, offset into sums [B, n], length) for all of x [B, T, n], in runs of columns; one
-/// thread does all rows of a run, so that sums over t need no locks and are always added in the same order.
+/// Calls run(offset into x, offset into sums [B, n], length) for all of x [B, T, n], by runs of columns. One
+/// thread does all rows of a run, so sums over t need no locks and are always added in the same order.
 template <typename Run>
 void for_column_runs(const at::Tensor& x, const Run& run) {
   constexpr int64_t kColumns = 128;
@@ -229,26 +258,33 @@ void rotate_heads(const at::Tensor& x, const at::Tensor& cosines, const at::Tens
   });
 }
 
-void silu_multiply(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& out) {
+void multiply_gated(Activation activation, const at::Tensor& gate, const at::Tensor& up,
+                    const at::Tensor& out) {
+  const bool silu = activation == Activation::kSilu;
   if (!is_fused(gate)) {
-    out.copy_(at::silu(gate) * up);
+    out.copy_((silu ? at::silu(gate) : at::gelu(gate, "tanh")) * up);
     return;
   }
   const float* gates = gate.data_ptr<float>();
   const float* factors = up.data_ptr<float>();
   float* target = out.data_ptr<float>();
   at::parallel_for(0, gate.numel(), 8192, [&](int64_t begin, int64_t end) {
-    silu_multiply_run(gates + begin, factors + begin, target + begin, end - begin);
+    (silu ? silu_multiply_run : gelu_multiply_run)(gates + begin, factors + begin, target + begin,
+                                                   end - begin);
   });
 }
 
-at::Tensor silu_multiply_backward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& grad) {
+at::Tensor multiply_gated_backward(Activation activation, const at::Tensor& gate, const at::Tensor& up,
+                                   const at::Tensor& grad) {
+  const bool silu = activation == Activation::kSilu;
   if (!is_fused(gate)) {
-    const at::Tensor wide = gate.to(at::kFloat), slope = grad.to(at::kFloat), factor = up.to(at::kFloat);
-    const at::Tensor sigmoid = wide.sigmoid(), silu = wide * sigmoid;
-    const at::Tensor grad_up = slope * silu;
+    const at::Tensor wide = gate.to(at::kFloat), grad_out = grad.to(at::kFloat), factor = up.to(at::kFloat);
+    const at::Tensor cubic = kGeluCubic * wide.square();
+    const at::Tensor sigmoid = (silu ? wide : kGeluScale * wide * (1 + cubic)).sigmoid();
+    const at::Tensor active = wide * sigmoid, grad_up = grad_out * active;
     const at::Tensor sums = (grad_up * factor).sum(1, false, at::kDouble);
-    gate.copy_(slope * factor * sigmoid * (1 + wide - silu));
+    const at::Tensor slope = silu ? 1 + wide - active : 1 + kGeluScale * (1 + 3 * cubic) * (wide - active);
+    gate.copy_(grad_out * factor * sigmoid * slope);
     up.copy_(grad_up);
     return sums;
   }
@@ -257,8 +293,8 @@ at::Tensor silu_multiply_backward(const at::Tensor& gate, const at::Tensor& up, 
   float* factors = up.data_ptr<float>();
   const float* slopes = grad.data_ptr<float>();
   for_column_runs(gate, [&](int64_t offset, int64_t sum_offset, int64_t n) {
-    silu_multiply_backward_run(gates + offset, factors + offset, slopes + offset,
-                               sums.data_ptr<double>() + sum_offset, n);
+    (silu ? silu_multiply_backward_run : gelu_multiply_backward_run)(
+        gates + offset, factors + offset, slopes + offset, sums.data_ptr<double>() + sum_offset, n);
   });
   return sums;
 }

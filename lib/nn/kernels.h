@@ -4,13 +4,15 @@
 
 #include <cstdint>
 
+#include "model/spec.h"
+
 namespace elastify::nn {
 
-// Passes over memory without gradients, each one fused from several of LibTorch's: on the CPU in float32 by
-// loops of our own, parallel over rows; elsewhere by LibTorch's operations, computed in float32 where
-// rounding would hurt.
+// Kernels without gradients, each of which fuses several LibTorch operations. On the CPU in float32 they are
+// our own loops, parallel over rows. Elsewhere they use LibTorch's operations, in float32 where rounding
+// would hurt.
 
-/// Whether the loops take this tensor: float32 on the CPU.
+/// Whether our own loops handle this tensor: float32 on the CPU.
 bool is_fused(const at::Tensor& x);
 
 /// RMS norm of every row.
@@ -27,12 +29,14 @@ void rms_norm_backward_rows(const at::Tensor& x, const at::Tensor& weight, doubl
 /// \param cosines, sines  contiguous float32 [T, head_dim / 2]
 void rotate_heads(const at::Tensor& x, const at::Tensor& cosines, const at::Tensor& sines);
 
-/// out = silu(gate) * up, contiguous and of one shape; out may be gate.
-void silu_multiply(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& out);
-/// From dL/dout to dL/dgate and dL/dup, in place of gate and up.
+/// out = activation(gate) * up, contiguous and of one shape; out may be gate.
+void multiply_gated(Activation activation, const at::Tensor& gate, const at::Tensor& up,
+                    const at::Tensor& out);
+/// Replaces gate and up by dL/dgate and dL/dup, given grad = dL/dout.
 /// \param gate, up, grad  contiguous [B, T, n]
 /// \returns               sum over t of out * dL/dout, float64 [B, n]
-at::Tensor silu_multiply_backward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& grad);
+at::Tensor multiply_gated_backward(Activation activation, const at::Tensor& gate, const at::Tensor& up,
+                                   const at::Tensor& grad);
 
 /// Sum over t of x * y.
 /// \param x, y  contiguous [B, T, n];
@@ -44,18 +48,19 @@ at::Tensor sum_products(const at::Tensor& x, const at::Tensor& y);
 /// \param sum, squares  float64 [n], CPU
 void add_column_sums(const at::Tensor& x, const at::Tensor& sum, const at::Tensor& squares);
 
-/// Adds x^T x on and below the diagonal; what it leaves above means nothing.
+/// Adds x^T x on and below the diagonal. The elements above it have no meaning.
 /// \param x  [rows, n];
 /// \param total  float64 [n, n], CPU
 void add_moments(const at::Tensor& x, const at::Tensor& total);
 
-// From here on float32 on the CPU only.
+// The following are for float32 on the CPU only.
 
-/// Softmax of `scale` * row[first:last] in place, zeros around it: one row, on the calling thread.
+/// Replaces row[first:last] by the softmax of `scale` times it, and the rest of the row by zeros. Runs on the
+/// calling thread.
 void softmax_row(float* row, int64_t n, int64_t first, int64_t last, float scale);
 
-/// From weights p = softmax(scale * s) and dL/dp to dL/ds, in place of dL/dp, on the calling thread.
-/// \param weights, grad  contiguous [rows, n]; weights are 0 where nothing was seen
+/// Replaces `grad` = dL/dp by dL/ds, for weights p = softmax(scale * s). Runs on the calling thread.
+/// \param weights, grad  contiguous [rows, n]; weights of invisible keys are 0
 void softmax_backward_rows(const at::Tensor& weights, const at::Tensor& grad, float scale);
 
 /// Running log-sum-exp of rows that arrive in pieces.

@@ -1,9 +1,10 @@
+#include "nn/sample.h"
+
 #include <torch/torch.h>
 
 #include <random>
 
 #include "base/progress.h"
-#include "nn/decoder.h"
 
 namespace elastify::nn {
 namespace {

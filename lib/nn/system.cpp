@@ -1,5 +1,6 @@
+#include "nn/system.h"
+
 #include <dlfcn.h>
-#include <malloc.h>
 #include <torch/torch.h>
 
 #include <ATen/Version.h>
@@ -7,10 +8,8 @@
 #include <chrono>
 #include <filesystem>
 #include <mutex>
-#include <thread>
 
 #include "base/log.h"
-#include "nn/decoder.h"
 
 namespace elastify::nn {
 namespace {
@@ -34,7 +33,7 @@ double measure_gemm(int64_t n, int repetitions) {
   return best;
 }
 
-/// The library that LibTorch's matrix products end up in.
+/// The library that performs LibTorch's matrix products.
 std::string blas_library() {
   Dl_info found{};
   if (void* symbol = dlsym(RTLD_DEFAULT, "sgemm_");
@@ -55,26 +54,7 @@ std::string config_line(const std::string& key) {
   return text.substr(first, text.find('\n', first) - first);
 }
 
-/// Every pass frees and asks again for the same large buffers; giving them back to the system in between
-/// costs a page fault per 4 KiB, a fifth of the time.
-void keep_freed_memory() {
-#ifdef __GLIBC__
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most it takes
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
-#endif
-}
-
 }  // namespace
-
-std::string device_of_process(int rank) {
-  const auto n_devices = std::max<int64_t>(1, static_cast<int64_t>(torch::cuda::device_count()));
-  return fmt::format("cuda:{}", rank % n_devices);
-}
-
-void set_threads(int n) {
-  keep_freed_memory();
-  at::set_num_threads(n > 0 ? n : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
-}
 
 SystemReport inspect_system() {
   SystemReport report;

@@ -17,7 +17,7 @@ at::Tensor attend_differentiable(const at::Tensor& q, const at::Tensor& k, const
         .expand({x.size(0), x.size(1), q.size(1) / x.size(1), x.size(2), x.size(3)})
         .reshape({x.size(0), q.size(1), x.size(2), x.size(3)});
   };
-  // The scale goes into q: older 2.x have no such argument, and their own is 1 / sqrt(head_dim).
+  // q carries the scale, because older 2.x versions have no such argument and always use 1 / sqrt(head_dim).
   const double own_scale = 1 / std::sqrt(static_cast<double>(q.size(3)));
   return at::scaled_dot_product_attention(q * (scale / own_scale), for_every_head(k), for_every_head(v),
                                           visible);

@@ -9,7 +9,7 @@
 
 namespace elastify::nn {
 
-/// Runs `body`; an error of LibTorch leaves as Error, with its first line as message.
+/// Runs `body` and turns errors of LibTorch into Error, with their first line as message.
 template <typename Body>
 decltype(auto) with_torch_errors(Body&& body) {
   try {

@@ -14,6 +14,7 @@
 #include "export/lora_gguf.h"
 #include "export/slice.h"
 #include "model/imatrix.h"
+#include "model/manifest.h"
 #include "model/permutation.h"
 #include "model/plan.h"
 #include "model/repair.h"
@@ -38,26 +39,19 @@ fs::path make_temporary_directory() {
 
 std::optional<fs::path> packed_file(const fs::path& path) {
   const fs::path inside = path / "model.gguf";
-  if (fs::exists(path / "manifest.json") && fs::exists(inside)) return inside;
+  if (has_manifest(path) && fs::exists(inside)) return inside;
   if (path.extension() == ".gguf" && exporter::PackedFile::is_packed(path)) return path;
   return std::nullopt;
 }
 
 bool is_artifact(const fs::path& path) {
-  return fs::exists(path / "manifest.json") || packed_file(path).has_value();
+  return has_manifest(path) || packed_file(path).has_value();
 }
 
 std::vector<std::string> artifact_folders(const fs::path& path) {
-  const fs::path file = path / "manifest.json";
   std::vector<std::string> names;
-  if (!fs::exists(file)) return names;
-  try {
-    const auto manifest = nlohmann::json::parse(read_text(file));
-    if (manifest.contains("folders"))
-      for (const auto& folder : manifest.at("folders")) names.push_back(folder.at("name").get<std::string>());
-  } catch (const nlohmann::json::exception& error) {
-    fail("{}: {}", file.string(), error.what());
-  }
+  if (!has_manifest(path)) return names;
+  for (const ListedFolder& folder : load_manifest(path).folders) names.push_back(folder.name);
   return names;
 }
 
@@ -89,7 +83,7 @@ PlainFiles::~PlainFiles() {
 
 fs::path PlainFiles::file(double level) const {
   const std::string stem = exporter::level_stem(level);
-  if (level >= 1 && !packed_.empty()) return packed_;  // as it is, it is the full model
+  if (level >= 1 && !packed_.empty()) return packed_;  // loaded as it is, it gives the full model
   for (const char* suffix : {".gguf", "-00001-of-00002.gguf"})
     if (fs::path file = directory_ / (stem + suffix); fs::exists(file)) return file;
   if (fs::exists(directory_ / stem / "config.json")) return directory_ / stem;
@@ -108,16 +102,19 @@ fs::path PlainFiles::file(double level) const {
 double stated_ratio(const fs::path& artifact, double level) {
   if (const auto packed = packed_file(artifact))
     return exporter::PackedFile::open(*packed).level(level).decoder_ratio;
-  const auto manifest = nlohmann::json::parse(read_text(artifact / "manifest.json"));
-  for (const auto& file : manifest.at("files"))
-    if (exporter::level_stem(file.at("level").get<double>()) == exporter::level_stem(level))
-      return file.at("decoder_ratio").get<double>();
+  if (const Manifest manifest = load_manifest(artifact); const ListedModel* model = manifest.model_at(level))
+    return model->decoder_ratio;
   throw UsageError(fmt::format("{}: no level {} in manifest.json", artifact.string(), level));
 }
 
-std::string held_repairs(const fs::path& model) {
+exporter::HeldRepairs held_repairs(const fs::path& model) {
   if (fs::is_directory(model)) return exporter::held_in_directory(model);
-  return GgufFile::open(model).metadata().string("elastify.repairs").value_or("");
+  const GgufMetadata keys = GgufFile::open(model).metadata();
+  exporter::HeldRepairs held;
+  held.parts = with_context(fmt::format("{}: {}", model.string(), exporter::kRepairsKey),
+                            [&] { return parts_named(keys.string(exporter::kRepairsKey).value_or("")); });
+  if (const auto* names = keys.strings(exporter::kOwnTensorsKey)) held.own_tensors = *names;
+  return held;
 }
 
 std::optional<LevelRepairs> find_adapter(const fs::path& directory, const Checkpoint& model, double level) {
@@ -130,13 +127,14 @@ std::optional<LevelRepairs> find_adapter(const fs::path& directory, const Checkp
   }
   const fs::path adapter = directory / exporter::lora_name(level);
   if (!fs::exists(adapter)) return std::nullopt;
-  return exporter::read_lora(
-      adapter, spec, GgufFile::open(model.path()).metadata().require_string("general.architecture"), level);
+  const std::string architecture =
+      GgufFile::open(model.path()).metadata().require_string("general.architecture");
+  return exporter::read_lora(adapter, spec, exporter::architecture_named(architecture), level);
 }
 
 namespace {
 
-/// A reordered directory, read.
+/// The contents of a reordered directory.
 struct Reordered {
   Checkpoint model;
   ElasticPlan plan;
@@ -160,7 +158,7 @@ Reordered open_reordered(const fs::path& directory) {
   return reordered;
 }
 
-/// With these two an artifact can be verified against the source alone.
+/// These two files make it possible to verify the artifact with only the source model.
 void copy_provenance(const fs::path& reordered, const fs::path& artifact) {
   for (const char* name : {"permutation.h5", "plan.json"}) fs::copy_file(reordered / name, artifact / name);
 }
@@ -170,18 +168,14 @@ void copy_provenance(const fs::path& reordered, const fs::path& artifact) {
 std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
                                                    const exporter::ExportOptions& options,
                                                    const nlohmann::ordered_json& configuration,
-                                                   const fs::path& output, bool replace,
-                                                   const fs::path& imatrix) {
+                                                   const fs::path& output, bool replace) {
   require_absent(output, replace);
   const auto [model, plan, permutation, repairs] = open_reordered(reordered);
   const auto vocabulary = find_vocabulary(reordered, {});
   nlohmann::ordered_json resolved = configuration;
   resolved["storage"] = info(model.lossless_dtype()).name;
   std::optional<Imatrix> measured;
-  if (!imatrix.empty()) {
-    measured = open_imatrix(imatrix, model.spec());
-    resolved["imatrix"] = imatrix.string();
-  }
+  if (!options.imatrix.empty()) measured = open_imatrix(options.imatrix, model.spec());
   AtomicDirectory directory(output, replace);
   auto files = exporter::export_model(model, vocabulary ? &*vocabulary : nullptr, permutation, plan, options,
                                       resolved, directory.path(), measured ? &*measured : nullptr, repairs);

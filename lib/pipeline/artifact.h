@@ -10,23 +10,23 @@
 #include "export/export_hf.h"
 #include "export/export_model.h"
 
-// The step from a reordered directory to an artifact, and artifacts in all their layouts; free of LibTorch.
+// Exports reordered directories to artifacts, and opens artifacts in all their layouts; free of LibTorch.
 
 namespace elastify::pipeline {
 
 /// True for a directory with an artifact's manifest.json, and for a packed file.
 bool is_artifact(const fs::path& path);
-/// Of a directory that `elastify export` wrote in several types: the folder of each, which is an artifact of
-/// its own. Empty for an artifact of one type.
+/// The folders of a directory that `elastify export` wrote in several types. Each is an artifact. Empty for
+/// an artifact of one type.
 std::vector<std::string> artifact_folders(const fs::path& path);
 /// The packed file of an artifact, or the path itself if it is one; none for other layouts.
 std::optional<fs::path> packed_file(const fs::path& path);
 
-/// The models and adapters of an artifact as files of their own: the artifact's directory, or for a packed
-/// one a temporary directory that goes with this object.
+/// The models and adapters of an artifact as separate files. They are in the artifact's directory, or for a
+/// packed artifact in a temporary directory that is removed with this object.
 class PlainFiles {
  public:
-  /// \param level  unpack this one only, for 1 nothing; none: all of them
+  /// \param level  unpack only this level, or nothing for level 1; none: unpack all levels
   /// \throws UsageError  if there is no such level
   /// \throws Error  if the packed file is damaged
   static std::shared_ptr<const PlainFiles> of(const fs::path& artifact, std::optional<double> level);
@@ -46,25 +46,22 @@ class PlainFiles {
   fs::path artifact_, directory_, packed_;
 };
 
-/// Share of the decoder weights that an artifact's level keeps, as it states it.
+/// Share of the decoder weights that a level keeps, as the artifact states it.
 /// \throws UsageError
 double stated_ratio(const fs::path& artifact, double level);
 
-/// Which repairs a level's GGUF file or Hugging Face directory itself holds, as it states it: "bias",
-/// "baked", "baked+bias" or empty.
-std::string held_repairs(const fs::path& model);
-/// The adapter of a level's model that lies in the same directory; none if there is none.
+/// The repairs that a level's GGUF file or Hugging Face directory states it holds.
+exporter::HeldRepairs held_repairs(const fs::path& model);
+/// The adapter of a level in the directory of its model; none if there is none.
 /// \throws Error  naming file, tensor and both values
 std::optional<LevelRepairs> find_adapter(const fs::path& directory, const Checkpoint& model, double level);
 
 /// Exports a reordered directory.
-/// \param imatrix  importance matrix or profile of the source model, to be written along; empty: none
 std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
                                                    const exporter::ExportOptions& options,
                                                    const nlohmann::ordered_json& configuration,
-                                                   const fs::path& output, bool replace,
-                                                   const fs::path& imatrix = {});
-/// The same as Hugging Face directories.
+                                                   const fs::path& output, bool replace);
+/// Exports a reordered directory as Hugging Face directories.
 std::vector<exporter::HfLevel> write_hf_artifact(const fs::path& reordered,
                                                  const exporter::HfExportOptions& options,
                                                  const fs::path& output, bool replace);

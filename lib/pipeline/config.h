@@ -1,97 +1,77 @@
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
-
 #include <string>
 #include <vector>
 
 #include "base/file.h"
-#include "export/export_model.h"
+#include "eval/options.h"
+#include "export/options.h"
 #include "nn/options.h"
-#include "plan/make_plan.h"
+#include "options/option.h"
+#include "options/yaml.h"
+#include "pipeline/verify_options.h"
+#include "plan/options.h"
 #include "profile/options.h"
 #include "recover/options.h"
-#include "reorder/reorder_model.h"
+#include "reorder/options.h"
+
+// The options of all stages. The flags of each command are a part of them; a YAML file states them by
+// section. Free of LibTorch.
 
 namespace elastify::pipeline {
 
+/// Options of `reorder`: the order of the units, the widths of the levels, and their repairs.
 struct ReorderSection {
   Metric metric = Metric::kTaylor;
   plan::PlanOptions plan;
   reorder::ReorderOptions reorder;
   recover::ClosedFormOptions repair;  ///< of every level but the full model
-  int64_t fit_tokens = 0;  ///< calibration tokens that repairs are fitted on; 0: as many as the profile reads
+  int64_t fit_tokens = 0;  ///< calibration tokens that repairs are fitted on; 0: as many as profiled
 };
+void declare(options::Options& options, ReorderSection& fields);
 
-struct EvalOptions {
-  std::vector<std::string> data;   ///< text files; for a run, text that was not calibrated on
-  int64_t tokens = 8192;           ///< 0: all of the data
-  int64_t seq = 256;               ///< tokens per sequence
-  int64_t batch = 8;               ///< sequences per forward pass
-  std::vector<std::string> tasks;  ///< multiple-choice items, .jsonl (sweeps only)
-  int64_t items = 0;               ///< the first ones of every task; 0: all
-  bool baseline = true;            ///< also measure a random order at every level (runs only)
-};
-
-/// A run, as its YAML file states it: one section per command.
 struct RunConfig {
-  std::string model;      ///< Hugging Face directory, .gguf or llama2.c .bin
-  std::string tokenizer;  ///< where the model does not carry one
-  std::string output;     ///< directory of everything the run makes
+  std::string model;                ///< Hugging Face directory, .gguf or llama2.c .bin
+  std::string tokenizer;            ///< for models that contain none
+  std::string output;               ///< directory of everything that the run makes
+  std::string preset = "balanced";  ///< fills the options that are not given, see presets.h
   int64_t seed = 0;
   int64_t threads = 0;  ///< 0: all cores
-  std::string max_ram;  ///< for profiling, "4GiB": larger models are streamed; empty: no limit
+  int64_t max_ram = 0;  ///< bytes that the process may hold; larger models are streamed; 0: no limit
   nn::DecoderOptions compute;
   profile::ProfileOptions profile;
   ReorderSection reorder;
   exporter::ExportOptions export_;
-  EvalOptions eval;
+  VerifyOptions verify;
+  eval::EvalOptions eval;
+  options::Sources sources;  ///< where each value comes from, by key; not listed: the default
 };
 
-/// One option that a sweep varies, or its rows: named sets of options.
-struct GridAxis {
-  std::string key;  ///< as in "reorder.metric"; kRows for rows
-  std::vector<std::string>
-      values;  ///< as written, in the spelling of the resolved configuration; rows' names
-};
-inline constexpr const char* kRows = "row";
-
-struct SweepPoint {
-  std::vector<std::string> values;  ///< one per axis of the grid
-  RunConfig config;                 ///< with these values in it
-};
-
-/// A run's options and a grid over some of them.
-struct SweepConfig {
-  RunConfig base;                                  ///< `export` and `eval.baseline` are not part of a sweep
-  std::vector<GridAxis> grid;                      ///< rows first, if there are any
-  std::vector<std::vector<std::string>> row_keys;  ///< the options that each row sets
-  std::vector<SweepPoint> points;                  ///< all combinations, the last axis fastest
-};
+/// Declares the options of the whole run, bound to `config`: those without a section first.
+void declare(options::Options& options, RunConfig& config);
+/// The values of all options, by section.
+nlohmann::ordered_json to_json(const RunConfig& config);
+/// The values of the options that change these results, by section, for the keys of kept results.
+nlohmann::ordered_json to_json(const RunConfig& config, options::Result results);
+/// The value of one option, as in value_of(config, "reorder.metric"); null if there is no such option.
+nlohmann::ordered_json value_of(const RunConfig& config, const std::string& key);
+/// All options as YAML, with their sources in comments. load_config() reads the same values back.
+std::string to_yaml(const RunConfig& config);
 
 /// Reads a run's YAML. Relative paths in it are relative to the working directory.
 /// \param overrides  "section.key=value", applied over the file
-/// \throws UsageError  naming file, line and key: unknown (with the nearest known one), duplicate, of the
-/// wrong type, out of range
+/// \throws UsageError  naming place and key: unknown (with the nearest known one), duplicate, of the wrong
+///   type, out of range, missing
 RunConfig load_config(const fs::path& file, const std::vector<std::string>& overrides = {});
+/// Reads a run's options from a YAML tree.
+/// \param elsewhere  keys of the top level that the caller reads
+RunConfig read_config(const std::string& file, const options::YamlNode& root,
+                      const std::vector<std::string>& elsewhere = {});
 
-/// Reads a sweep's YAML: a run's with a section `grid` that maps options to lists of values, as in
-/// `reorder.metric: [taylor, magnitude]`, or a list `rows` of sets of options, each with a `name`, or both:
-/// then every row at every point of the grid. What may vary is how units are ranked and levels planned:
-/// `seed` and the options of `profile` and `reorder`; the model, the text and the levels are the same for all
-/// points.
-/// \throws UsageError  as load_config(); for every value of every axis, too
-SweepConfig load_sweep(const fs::path& file, const std::vector<std::string>& overrides = {});
-
-// The resolved options, every field present, in the spelling of the YAML file.
-nlohmann::ordered_json to_json(const RunConfig& config);
-nlohmann::ordered_json to_json(const SweepConfig& config);
-nlohmann::ordered_json to_json(const profile::ProfileOptions& options);
-nlohmann::ordered_json to_json(const ReorderSection& options);
-nlohmann::ordered_json to_json(const EvalOptions& options);
-/// The value of an option, as in value_of(config, "reorder.metric"); null where there is no such option.
-nlohmann::ordered_json value_of(const RunConfig& config, const std::string& key);
-/// The same for people and tables: "taylor", "0.2", "a.txt+b.txt".
-std::string text_of(const nlohmann::ordered_json& value);
+/// Sets the options that follow from others, after all given options are set: fills in the preset, shares the
+/// seed and the metric among the stages, lets the profile measure what the order and the widths need, and
+/// resolves the repair options that were left open.
+/// \throws UsageError  for an unknown preset
+void complete(RunConfig& config);
 
 }  // namespace elastify::pipeline

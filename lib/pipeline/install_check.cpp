@@ -17,15 +17,16 @@
 namespace elastify::pipeline {
 namespace {
 
-/// A model to load, and the rows that it gives.
+/// A model to load, and its row of the report.
 struct Subject {
   fs::path model, adapter;
   InstallRow row;
   int64_t n_vocab = 1;
-  std::shared_ptr<const PlainFiles> files = nullptr;  ///< where it was unpacked
+  std::shared_ptr<const PlainFiles> files = nullptr;  ///< keeps the unpacked file
 };
 
-/// What the file says of itself. One that we cannot read is for the runtime to refuse.
+/// Fills in the size, vocabulary and level that the file states. If we cannot read it, the runtime has to
+/// refuse it.
 void describe(Subject& subject) {
   try {
     const GgufFile file = GgufFile::open(subject.model);
@@ -52,6 +53,7 @@ fs::path adapter_of(const fs::path& model) {
   return fs::exists(adapter) ? adapter : fs::path();
 }
 
+/// Adds the models of an artifact, alone and with their adapters.
 /// \param prefix  "q8_0/" for one of several types
 void add_artifact(const fs::path& artifact, const std::string& prefix, std::vector<Subject>& subjects) {
   const auto files = PlainFiles::of(artifact, std::nullopt);
@@ -83,7 +85,7 @@ void add_artifact(const fs::path& artifact, const std::string& prefix, std::vect
   }
 }
 
-/// A damaged file is none, and is for the runtime to refuse.
+/// A damaged file counts as not packed; the runtime has to refuse it.
 bool is_packed(const fs::path& path) {
   try {
     return packed_file(path).has_value();
@@ -113,7 +115,7 @@ std::vector<Subject> subjects_in(const fs::path& path) {
   return subjects;
 }
 
-/// Times of several runtimes, or of several types, do not compare.
+/// Times of several runtimes or types are not comparable.
 void require_one_series(const std::vector<Runtime>& runtimes, const fs::path& path) {
   std::vector<std::string> names;
   for (const Runtime& runtime : runtimes) names.push_back(name_of(runtime.kind));

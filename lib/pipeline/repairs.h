@@ -5,52 +5,38 @@
 #include <vector>
 
 #include "model/repair.h"
-#include "pipeline/steps.h"
+#include "pipeline/text.h"
+#include "recover/options.h"
 
 namespace elastify::pipeline {
 
-/// What compensation is fitted on and how it is computed.
-struct Calibration {
-  profile::ProfileOptions text;  ///< data, tokens, seq, batch
-  nn::DecoderOptions compute;
-  std::string max_ram;  ///< larger models are streamed; empty: no limit
-};
+/// Fits repairs of these levels on the calibration text. With options.guard, it logs one line per level about
+/// what the guard shrank or dropped.
+/// \param decoder  the full model, units in order of importance
+/// \returns the repairs of each level; empty if nothing helps
+std::vector<nn::LevelRepair> fit_repairs(const OpenModel& source, const nn::Decoder& decoder,
+                                         const std::vector<Level>& levels,
+                                         const recover::ClosedFormOptions& options, const TextOptions& text);
 
-/// The text that repairs are fitted on: the profile's, as much of it as they take.
-profile::ProfileOptions fitting_text(const profile::ProfileOptions& profiled, const ReorderSection& options);
-
-/// The calibration text, as ids, int64 [B, T].
-std::vector<at::Tensor> calibration_batches(const OpenModel& source, const nn::Decoder& decoder,
-                                            const profile::ProfileOptions& text, int64_t seed);
-/// The same for fits: what would be one batch is parted, so that some of it can be held out.
-std::vector<at::Tensor> fitting_batches(const OpenModel& source, const nn::Decoder& decoder,
-                                        const profile::ProfileOptions& text, int64_t seed);
-
-/// Fits every level of the plan but the full model, and writes `repairs/level-NNN/` into the reordered
-/// directory.
-/// \param source  the model that it was made from, for its vocabulary
+/// Fits repairs of every level of the plan but the full model, and writes them to `repairs/level-NNN/` in the
+/// reordered directory.
+/// \param source  the model that the directory was made from, for its vocabulary
 /// \param reordered  complete but for its repairs
 /// \throws UsageError  if there is no text
 void write_repairs(const OpenModel& source, const ElasticPlan& plan,
-                   const recover::ClosedFormOptions& options, const Calibration& calibration, int64_t seed,
+                   const recover::ClosedFormOptions& options, const Calibration& calibration,
                    const fs::path& reordered);
 
-// Between files and forward passes.
-LevelRepairs to_level_repairs(const nn::LevelRepair& fitted, const ModelSpec& spec, const Level& level,
-                              std::string compensation);
-/// In the decoder's type, where it computes; tensors lie where they lay if they can.
-nn::LevelRepair to_level_repair(const LevelRepairs& repairs, const nn::Decoder& decoder);
-
-/// What a forward pass of a level is repaired with.
+/// The repairs that a forward pass of a level applies.
 struct AppliedRepairs {
-  std::string name = "none";  ///< "adapter+bias"; of an artifact, what its files hold included
-  nn::LevelRepair level;      ///< no layers: the weights as they are
+  Compensation parts = Compensation::kNone;  ///< including those that an artifact's file itself holds
+  nn::LevelRepair level;                     ///< no layers: nothing to apply
   const nn::LevelRepair* pointer() const { return level.layers.empty() ? nullptr : &level; }
 };
-/// Repairs of a level of a reordered directory or an artifact (there, biases and own weights are in the
-/// level's file, and only the adapter is left to apply).
-/// \param model  what open_model() gave for `path` and `level`
-/// \param wanted  false: leaves off what can be left off
+/// Loads the repairs of a level of a reordered directory or an artifact. A level's file in an artifact
+/// already holds biases and own weights, so only the adapter has to be applied.
+/// \param model  result of open_model() for `path` and `level`
+/// \param wanted  false: apply no repairs; warns of those that the level's file itself holds
 AppliedRepairs repairs_of(const fs::path& path, std::optional<double> level, const OpenModel& model,
                           const nn::Decoder& decoder, bool wanted);
 

@@ -2,24 +2,19 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include <string>
-
 #include "pipeline/config.h"
 
 namespace elastify::pipeline {
 
-/// Profile, reorder, export, verify and evaluate, in this order, into `config.output`:
+/// Runs all stages in their order, into `config.output`:
 ///
-/// profile.h5 reordered/ artifact/ verify.json eval.json report.json report.svg config.json
+/// profile.h5 reordered/ artifact/ verify.json eval.json report.json report.svg config.yaml
 ///
-/// A step whose inputs (by content), options and tool version are those of its last completion is not run
-/// again (`force` runs all).
+/// A stage is skipped if its inputs (by content), options and tool version have not changed since it was last
+/// completed. `force` runs all stages.
 /// \returns the report: one entry per level with nominal and true ratio, parameters, bytes, perplexity,
 ///   tokens/s
-/// \throws Error  if a step fails; what was completed stays and is reused by the next run
-nlohmann::ordered_json run(const RunConfig& config, bool force);
-
-/// The report as a table for people.
-std::string table(const nlohmann::ordered_json& report);
+/// \throws Error  if a stage fails; products of completed stages remain, and the next run reuses them
+nlohmann::ordered_json run(RunConfig config, bool force);
 
 }  // namespace elastify::pipeline

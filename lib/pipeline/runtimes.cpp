@@ -27,7 +27,7 @@ constexpr const char* kBench = "llama-bench";
 
 struct Package {
   RuntimeKind kind;
-  const char *name, *package;  ///< package: of npm; null: none
+  const char *name, *package;  ///< package: npm's name; null: no package
 };
 constexpr Package kPackages[] = {{RuntimeKind::kLlamaCpp, "llama.cpp", nullptr},
                                  {RuntimeKind::kNodeLlamaCpp, "node-llama-cpp", "node-llama-cpp"},
@@ -61,7 +61,7 @@ std::optional<fs::path> program_in_path(const char* name) {
   return std::nullopt;
 }
 
-/// Where a package of npm can be, given a folder.
+/// The paths at which an npm package can be for a folder that the user gave.
 std::vector<fs::path> places_of(const fs::path& folder, const char* package) {
   return {folder / "node_modules" / package, folder / package, folder};
 }
@@ -72,7 +72,8 @@ bool is_package(const fs::path& folder, const char* package) {
   return json.is_object() && json.value("name", "") == package;
 }
 
-/// \param folders  what was searched, added to
+/// Finds a runtime without a path from the user.
+/// \param folders  receives the searched folders
 std::optional<fs::path> find_by_itself(const Package& runtime, std::vector<std::string>& folders) {
   if (runtime.package == nullptr) {
     folders.emplace_back("PATH");
@@ -122,7 +123,7 @@ std::string lower(std::string text) {
   return text;
 }
 
-/// The lines that say what went wrong, the nearest to the end first asked; else the last line.
+/// The last lines of a log that contain a word for failure, at most three; its last line if there are none.
 std::string reason_in(const std::string& log) {
   constexpr const char* kWords[] = {"error", "fail", "assert", "wrong", "invalid", "terminate", "what():"};
   std::vector<std::string> lines, reasons;
@@ -263,12 +264,12 @@ LoadOutcome load_in(const Runtime& runtime, const LoadJob& job) {
   }
   if (child.succeeded()) return outcome;
   std::string log = child.err;
-  if (bench && !child.timed_out) {  // it says why only when asked to be verbose
+  if (bench && !child.timed_out) {  // llama-bench states the reason only with -v
     command.push_back("-v");
     log = run_child(command, job.limit_seconds).err;
   }
   const std::string reason = reason_in(log);
-  // node's status 1 says nothing that its words do not.
+  // Status 1 of node adds nothing to the message.
   outcome.message = child.signal == 0 && child.status == 1 && !reason.empty()
                         ? reason
                         : fmt::format("{}{}{}", child.how(), reason.empty() ? "" : ": ", reason);

@@ -7,7 +7,7 @@
 
 #include "base/file.h"
 
-// Runtimes that are installed on this machine, and what one of them makes of a GGUF file.
+// Finds the runtimes on this machine, and loads GGUF files in them.
 
 namespace elastify::pipeline {
 
@@ -22,11 +22,12 @@ struct Runtime {
 /// "llama.cpp", "node-llama-cpp", "llama.node"
 std::string name_of(RuntimeKind kind);
 
-/// The runtimes asked for, or all that there are: llama.cpp by its llama-bench in PATH, the packages
-/// node-llama-cpp and @fugood/llama.node by node's rules from the current directory up, then in NODE_PATH.
-/// \param wanted  NAME or NAME=PATH, PATH being a folder that has the runtime; empty: all
-/// \throws UsageError  for a name that is not known, or a runtime that is not there, with what was searched
-/// \throws Error  if none is asked for and there is none, with how to get one
+/// Finds the runtimes asked for, or all. It looks for llama.cpp's llama-bench in PATH. It looks for the
+/// packages node-llama-cpp and @fugood/llama.node by node's rules: from the current directory up, then in
+/// NODE_PATH.
+/// \param wanted  NAME or NAME=PATH, where PATH is a folder that contains the runtime; empty: all
+/// \throws UsageError  for an unknown name, or a runtime that is not found, with the searched folders
+/// \throws Error  if none is asked for and none is found, with a hint how to get one
 std::vector<Runtime> find_runtimes(const std::vector<std::string>& wanted);
 
 struct LoadJob {
@@ -38,14 +39,14 @@ struct LoadJob {
 };
 
 struct LoadOutcome {
-  std::optional<bool> loads;  ///< loads, reads the prompt and generates; none: this runtime cannot be asked
+  std::optional<bool> loads;  ///< whether it loads, reads the prompt and generates; none: not supported here
   double prompt_tokens_per_second = 0, generation_tokens_per_second = 0;  ///< of three rounds
-  int64_t peak_rss_bytes = 0;  ///< of the process, node's own and mapped pages of the file included
+  int64_t peak_rss_bytes = 0;  ///< of the process, including node itself and mapped pages of the file
   double seconds = 0;          ///< from start to end of the process
-  std::string message;         ///< the runtime's own words if it does not load
+  std::string message;         ///< the runtime's error message if it does not load
 };
 
-/// Loads the file in a process of its own, so that a crash is an outcome.
+/// Loads the file in a separate process, so that a crash of the runtime is reported as an outcome.
 /// \throws Interrupted
 LoadOutcome load_in(const Runtime& runtime, const LoadJob& job);
 

@@ -14,11 +14,16 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/version.h"
+#include "eval/evaluate.h"
+#include "pipeline/fit_to_model.h"
+#include "pipeline/keys.h"
+#include "pipeline/measure_profile.h"
+#include "pipeline/order.h"
+#include "pipeline/reorder_model.h"
 #include "pipeline/repairs.h"
-#include "pipeline/steps.h"
-#include "pipeline/sweep_report.h"
-#include "pipeline/widths.h"
 #include "recover/closed_form.h"
+#include "report/json_values.h"
+#include "report/sweep_view.h"
 
 namespace elastify::pipeline {
 namespace {
@@ -30,25 +35,21 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Points whose importances come out of the same passes over the same tokens.
+/// Points whose importances are measured in the same passes over the same tokens.
 struct ProfileGroup {
   std::string key;
-  profile::ProfileOptions options;  ///< metrics: what the points need; removal_tokens: 0 if none plans by it
+  profile::ProfileOptions options;  ///< metrics: those of the points; removal_tokens: 0 if no plan needs it
   std::vector<size_t> points;
 };
 
 std::vector<ProfileGroup> group_by_profile(const SweepConfig& config, const ordered_json& source) {
   std::vector<ProfileGroup> groups;
-  std::map<std::vector<std::string>, std::string> texts;
   for (size_t i = 0; i < config.points.size(); ++i) {
     const RunConfig& point = config.points[i].config;
-    ordered_json options = to_json(point.profile);
-    for (const char* varied : {"metrics", "second_moments"}) options.erase(varied);  // what is kept may grow
-    std::string& text = texts[point.profile.data];
-    if (text.empty()) text = text_hash(point.profile.data);
-    const ordered_json inputs{
-        source, options, point.seed, text, imatrix_hash(point.profile), compute_key(point)};
-    const std::string key = sha256_hex(ordered_json{{"version", kVersion}, {"inputs", inputs}}.dump());
+    ordered_json options = key_of(point, options::Result::kProfile);
+    for (const char* varied : {"metrics", "second_moments"})  // these can be added to a kept profile
+      options["options"]["profile"].erase(varied);
+    const std::string key = digest_of("profile", {source, options});
     auto group =
         std::find_if(groups.begin(), groups.end(), [&](const auto& known) { return known.key == key; });
     if (group == groups.end()) {
@@ -61,14 +62,14 @@ std::vector<ProfileGroup> group_by_profile(const SweepConfig& config, const orde
     if (std::find(metrics.begin(), metrics.end(), point.reorder.metric) == metrics.end())
       metrics.push_back(point.reorder.metric);
     group->options.second_moments |= point.profile.second_moments;
-    if (plan::goes_by_removal_loss(point.reorder.plan.method))
+    if (plan::facts_of(point.reorder.plan.method).needs_removal)
       group->options.removal_tokens = point.profile.removal_tokens;
   }
   return groups;
 }
 
-/// The group's profile: what is kept of it, and the rest measured in one go.
-Profile obtain_profile(const OpenModel& model, const nn::DecoderOptions& compute, const ProfileGroup& group,
+/// The group's profile. Kept parts are loaded, and missing ones are measured together.
+Profile obtain_profile(const OpenModel& model, const RunConfig& config, const ProfileGroup& group,
                        const fs::path& file) {
   const ModelSpec& spec = model.checkpoint.spec();
   profile::ProfileOptions missing = group.options;
@@ -90,7 +91,11 @@ Profile obtain_profile(const OpenModel& model, const nn::DecoderOptions& compute
   log::info("profile for {}: {}",
             group.points.size() == 1 ? "one point" : fmt::format("{} points", group.points.size()),
             fmt::join(names, ", "));
-  Measured measured = measure_profile(model, compute, missing);
+  profile::WorkOptions work;
+  work.max_ram = config.max_ram;
+  work.existing = profile::WorkOptions::Existing::kResumeOrReplace;
+  Measured measured = measure_profile(model, config.compute, missing, work, unfinished_path(file));
+  std::error_code ignored;
   log::info("profile: done in {:.1f} s", measured.seconds);
   Profile profile = std::move(measured.profile);
   if (exists) {
@@ -106,15 +111,16 @@ Profile obtain_profile(const OpenModel& model, const nn::DecoderOptions& compute
     if (!measured.moments) measured.moments = moments_of(file, spec);
   }
   save_profile(profile, spec, file, measured.moments);
+  fs::remove_all(unfinished_path(file), ignored);
   return profile;
 }
 
-/// What results of a task go under.
+/// The name under which results of a task are reported.
 std::string task_name(const std::string& file) {
   return fs::path(file).stem().string();
 }
 
-void require_distinct_tasks(const EvalOptions& options) {
+void require_distinct_tasks(const eval::EvalOptions& options) {
   std::map<std::string, std::string> files;
   for (const std::string& file : options.tasks)
     if (const auto [known, is_new] = files.emplace(task_name(file), file); !is_new)
@@ -123,17 +129,15 @@ void require_distinct_tasks(const EvalOptions& options) {
           "rename one of the files");
 }
 
-/// What a model is measured by: a text and multiple-choice items.
+/// The data that models are evaluated on: a text and multiple-choice items.
 struct Examination {
   TokenBatches batches;
   std::unique_ptr<Tokenizer> tokenizer;  ///< null without tasks
   std::vector<std::pair<std::string, std::vector<TaskItem>>> tasks;
 
-  Examination(const OpenModel& model, const EvalOptions& options) {
+  Examination(const OpenModel& model, const eval::EvalOptions& options) {
     if (options.tasks.empty()) return;
-    if (!model.vocabulary)
-      throw UsageError("eval.tasks: the model carries no tokenizer", "name one under `tokenizer`");
-    tokenizer = make_tokenizer(*model.vocabulary);
+    tokenizer = tokenizer_of(model);
     for (const std::string& file : options.tasks) {
       std::vector<TaskItem> items = load_task(file);
       if (options.items > 0 && static_cast<int64_t>(items.size()) > options.items)
@@ -148,14 +152,14 @@ struct Evaluation {
   ordered_json tasks = ordered_json::object();  ///< accuracies by task
 };
 
-/// Evaluations by the content of what goes into them, in memory and on disk.
+/// Evaluations in memory and on disk, under keys of all their inputs by content.
 class Evaluations {
  public:
   Evaluations(fs::path directory, ordered_json common)
       : directory_(std::move(directory)), common_(std::move(common)) {}
 
-  /// \param order   digest of the permutation; of no meaning at full width
-  /// \param repair  what a level's repair depends on besides; empty if there is none
+  /// \param order   digest of the permutation; ignored at full width
+  /// \param repair  repair_key() of the point; empty if it has no repairs
   std::string key(const std::string& order, const std::string& repair, const Widths& widths,
                   const ModelSpec& spec) const {
     const bool full = widths == full_widths(spec);
@@ -164,7 +168,7 @@ class Evaluations {
     if (!full && !repair.empty()) content["repair"] = repair;
     return sha256_hex(content.dump());
   }
-  /// Null if it has to be evaluated.
+  /// The kept evaluation; null if there is none.
   const Evaluation* find(const std::string& key) {
     if (const auto known = known_.find(key); known != known_.end()) return &known->second;
     if (!fs::exists(file(key))) return nullptr;
@@ -174,11 +178,11 @@ class Evaluations {
     Evaluation evaluation;
     evaluation.tasks = json.value("tasks", ordered_json::object());
     eval::PerplexityResult& result = evaluation.text;
-    result.nll = number_of(json.at("nll"));
+    result.nll = report::number_of(json.at("nll"));
     result.perplexity = std::exp(result.nll);
-    result.bits_per_byte = number_of(json.at("bits_per_byte"));
+    result.bits_per_byte = report::number_of(json.at("bits_per_byte"));
     result.tokens = json.at("tokens").get<int64_t>();
-    result.tokens_per_second = number_of(json.at("tokens_per_second"));
+    result.tokens_per_second = report::number_of(json.at("tokens_per_second"));
     return &known_.emplace(key, std::move(evaluation)).first->second;
   }
   void keep(const std::string& key, const Evaluation& evaluation, const std::string& point, double level) {
@@ -208,137 +212,156 @@ struct Candidate {
 };
 
 bool is_repaired(const RunConfig& config) {
-  return config.reorder.repair.compensation != recover::Compensation::kNone;
+  return config.reorder.repair.compensation != Compensation::kNone;
 }
 
-/// Repairs of these levels.
-std::map<size_t, nn::LevelRepair> fit_repairs(const OpenModel& model, const nn::Decoder& decoder,
-                                              const Candidate& candidate, const std::set<size_t>& levels) {
-  std::vector<Widths> widths;
-  for (const size_t i : levels) widths.push_back(candidate.plan.levels[i].widths);
+/// Fits repairs of these levels, by index of the level.
+std::map<size_t, nn::LevelRepair> repairs_of_levels(const OpenModel& model, const nn::Decoder& decoder,
+                                                    const Candidate& candidate,
+                                                    const std::set<size_t>& levels) {
+  std::vector<Level> narrow;
+  for (const size_t i : levels) narrow.push_back(candidate.plan.levels[i]);
   const RunConfig& config = *candidate.config;
-  const auto batches =
-      fitting_batches(model, decoder, fitting_text(config.profile, config.reorder), config.seed);
-  auto fitted = recover::fit_levels(decoder, batches, widths, config.reorder.repair);
+  auto fitted = fit_repairs(model, decoder, narrow, config.reorder.repair, fitting_calibration(config).text);
   std::map<size_t, nn::LevelRepair> repairs;
   for (const size_t i : levels) repairs[i] = std::move(fitted[repairs.size()]);
   return repairs;
 }
 
-/// Evaluates what is not kept yet.
-/// \param orders  permutations by digest
-void evaluate(const OpenModel& model, const RunConfig& config, const std::vector<Candidate>& candidates,
-              const std::map<std::string, Permutation>& orders, Evaluations& evaluations) {
-  const ModelSpec& spec = model.checkpoint.spec();
-  // Work is counted in parameters times passes over the text, which is about what the time goes with.
-  std::map<std::string, int64_t> missing;
-  double work_left = 0;
-  for (const Candidate& candidate : candidates)
-    for (size_t i = 0; i < candidate.keys.size(); ++i)
-      if (evaluations.find(candidate.keys[i]) == nullptr) {
-        const int64_t work = n_params(spec, candidate.plan.levels[i].widths);
-        if (missing.emplace(candidate.keys[i], work).second) work_left += static_cast<double>(work);
-      }
-  log::info("{} points, {} evaluations to do", candidates.size(), missing.size());
-  if (missing.empty()) return;
+/// Evaluates the levels of all points that have no kept evaluation.
+class Evaluator {
+ public:
+  /// \param orders  permutations by digest
+  Evaluator(const OpenModel& model, const RunConfig& config, const std::map<std::string, Permutation>& orders,
+            Evaluations& evaluations)
+      : model_(model),
+        config_(config),
+        orders_(orders),
+        evaluations_(evaluations),
+        examination_(model, config.eval) {}
 
-  const auto start = Clock::now();
-  double work_done = 0;
-  Examination examination(model, config.eval);
-  const auto measure = [&](const nn::Decoder& decoder, const Candidate& candidate, size_t i,
-                           const nn::LevelRepair* repairs, Progress* progress) {
+  void evaluate(const std::vector<Candidate>& candidates) {
+    count_work(candidates);
+    log::info("{} points, {} evaluations to do", candidates.size(), missing_.size());
+    if (missing_.empty()) return;
+    start_ = Clock::now();
+    evaluate_full(candidates.front());
+    for (size_t p = 0; p < candidates.size(); ++p) {
+      const std::set<size_t> levels = missing_levels(candidates[p]);
+      if (levels.empty()) continue;
+      const auto began = Clock::now();
+      const std::string label = fmt::format("point {}/{} ({})", p + 1, candidates.size(), candidates[p].name);
+      evaluate_point(candidates[p], levels, label);
+      const std::string left = work_left_ > 0 && work_done_ > 0
+                                   ? fmt::format(", about {} left in all",
+                                                 clock_text(seconds_since(start_) / work_done_ * work_left_))
+                                   : "";
+      log::info("{}: done in {:.1f} s{}", label, seconds_since(began), left);
+    }
+  }
+
+ private:
+  /// Counts the remaining work, in parameters times passes over the text. The time is about proportional to
+  /// it.
+  void count_work(const std::vector<Candidate>& candidates) {
+    for (const Candidate& candidate : candidates)
+      for (const size_t i : missing_levels(candidate)) {
+        const int64_t work = n_params(model_.checkpoint.spec(), candidate.plan.levels[i].widths);
+        if (missing_.emplace(candidate.keys[i], work).second) work_left_ += static_cast<double>(work);
+      }
+  }
+
+  std::set<size_t> missing_levels(const Candidate& candidate) const {
+    std::set<size_t> levels;
+    for (size_t i = 0; i < candidate.keys.size(); ++i)
+      if (evaluations_.find(candidate.keys[i]) == nullptr) levels.insert(i);
+    return levels;
+  }
+
+  /// \param decoder  with the units in the candidate's order
+  double measure(const nn::Decoder& decoder, const Candidate& candidate, size_t i,
+                 const nn::LevelRepair* repairs, Progress* progress) {
     const Level& level = candidate.plan.levels[i];
-    Evaluation result{
-        eval::perplexity(decoder, examination.batches, &level.widths, config.eval.batch, progress, repairs)};
-    for (const auto& [name, items] : examination.tasks) {
-      const auto task = eval::multiple_choice(decoder, *examination.tokenizer, items, &level.widths, repairs);
+    Evaluation result{eval::perplexity(decoder, examination_.batches, &level.widths, config_.eval.text.batch,
+                                       progress, repairs)};
+    for (const auto& [name, items] : examination_.tasks) {
+      const auto task =
+          eval::multiple_choice(decoder, *examination_.tokenizer, items, &level.widths, repairs);
       result.tasks[name] = {
           {"accuracy", task.accuracy}, {"accuracy_norm", task.accuracy_norm}, {"items", task.items}};
     }
-    evaluations.keep(candidate.keys[i], result, candidate.name, level.nominal);
-    const auto work = static_cast<double>(missing.at(candidate.keys[i]));
-    work_done += work;
-    work_left -= work;
-    return result;
-  };
-  {
-    const nn::Decoder decoder(model.checkpoint, config.compute);
-    examination.batches =
-        load_batches(model, decoder, config.eval.data, config.eval.seq, config.eval.tokens, std::nullopt);
-    const Candidate& any = candidates.front();
-    if (missing.count(any.keys.back()) > 0) {
-      const auto result = measure(decoder, any, any.keys.size() - 1, nullptr, nullptr);
-      log::info("full model: perplexity {:.4f}", result.text.perplexity);
-    }
+    evaluations_.keep(candidate.keys[i], result, candidate.name, level.nominal);
+    const auto work = static_cast<double>(missing_.at(candidate.keys[i]));
+    work_done_ += work;
+    work_left_ -= work;
+    return result.text.perplexity;
   }
-  std::optional<nn::Decoder> decoder;
-  std::string loaded;
-  for (size_t p = 0; p < candidates.size(); ++p) {
-    const Candidate& candidate = candidates[p];
-    std::set<size_t> levels;
-    for (size_t i = 0; i < candidate.keys.size(); ++i)
-      if (evaluations.find(candidate.keys[i]) == nullptr) levels.insert(i);
-    if (levels.empty()) continue;
-    const std::string label = fmt::format("point {}/{} ({})", p + 1, candidates.size(), candidate.name);
-    const auto began = Clock::now();
-    if (loaded != candidate.order) {
-      decoder.reset();  // never two models in memory
-      decoder.emplace(arranged(model.checkpoint, orders.at(candidate.order)), config.compute);
-      loaded = candidate.order;
+
+  /// Evaluates the full model, which is the same in any order.
+  void evaluate_full(const Candidate& any) {
+    const nn::Decoder decoder(model_.checkpoint, config_.compute);
+    examination_.batches = load_batches(model_, decoder, config_.eval.text, false);
+    if (missing_.contains(any.keys.back()))
+      log::info("full model: perplexity {:.4f}",
+                measure(decoder, any, any.keys.size() - 1, nullptr, nullptr));
+  }
+
+  void evaluate_point(const Candidate& candidate, const std::set<size_t>& levels, const std::string& label) {
+    if (loaded_ != candidate.order) {
+      decoder_.reset();  // never two models in memory
+      decoder_.emplace(arranged(model_.checkpoint, orders_.at(candidate.order)), config_.compute);
+      loaded_ = candidate.order;
     }
     std::set<size_t> narrow;
     for (const size_t i : levels)
-      if (candidate.plan.levels[i].widths != full_widths(spec)) narrow.insert(i);
+      if (candidate.plan.levels[i].widths != full_widths(model_.checkpoint.spec())) narrow.insert(i);
     std::map<size_t, nn::LevelRepair> repairs;
     if (is_repaired(*candidate.config))
-      with_context(candidate.name, [&] { repairs = fit_repairs(model, *decoder, candidate, narrow); });
-    {
-      Progress progress(label, static_cast<int64_t>(levels.size()) * examination.batches.n_tokens(),
-                        "tokens");
-      for (const size_t i : levels)
-        if (evaluations.find(candidate.keys[i]) == nullptr)
-          with_context(fmt::format("{}, level {}", candidate.name, candidate.plan.levels[i].nominal), [&] {
-            const auto repair = repairs.find(i);
-            measure(*decoder, candidate, i, repair == repairs.end() ? nullptr : &repair->second, &progress);
-          });
-    }
-    const std::string left =
-        work_left > 0 && work_done > 0
-            ? fmt::format(", about {} left in all", clock_text(seconds_since(start) / work_done * work_left))
-            : "";
-    log::info("{}: done in {:.1f} s{}", label, seconds_since(began), left);
+      with_context(candidate.name,
+                   [&] { repairs = repairs_of_levels(model_, *decoder_, candidate, narrow); });
+    Progress progress(label, static_cast<int64_t>(levels.size()) * examination_.batches.n_tokens(), "tokens");
+    for (const size_t i : levels)
+      if (evaluations_.find(candidate.keys[i]) == nullptr)
+        with_context(fmt::format("{}, level {}", candidate.name, candidate.plan.levels[i].nominal), [&] {
+          const auto repair = repairs.find(i);
+          measure(*decoder_, candidate, i, repair == repairs.end() ? nullptr : &repair->second, &progress);
+        });
   }
-}
 
-/// The point's plan. One that is measured is kept by all that it depends on.
+  const OpenModel& model_;
+  const RunConfig& config_;
+  const std::map<std::string, Permutation>& orders_;
+  Evaluations& evaluations_;
+  Examination examination_;
+  std::map<std::string, int64_t> missing_;  ///< work by key
+  double work_left_ = 0, work_done_ = 0;
+  Clock::time_point start_;
+  std::optional<nn::Decoder> decoder_;  ///< with the units in the order `loaded_`
+  std::string loaded_;
+};
+
+/// The point's plan. A plan that needs measurements is kept under a key of all that it depends on.
 /// \param source  the model's identity()
-ElasticPlan plan_point(const OpenModel& model, const ordered_json& source, const Profile& profile,
-                       const MomentSource& moments, const Permutation& order, const RunConfig& point,
-                       const fs::path& kept) {
-  const Calibration calibration{point.profile, point.compute, point.max_ram};
-  const auto make = [&] {
-    return plan_widths(model, &profile, moments, order, point.reorder, point.seed, &calibration).plan;
-  };
-  if (!measures_losses(point.reorder.plan.method)) return make();
-  ordered_json options = to_json(point.reorder);
-  for (const char* later : {"storage", "compensate", "fit_tokens", "rank", "spread_ranks", "ridge",
-                            "sequential", "whole_stream", "weigh_tokens"})
-    options.erase(later);
-  const ordered_json content{{"version", kVersion},
-                             {"model", source},
+ElasticPlan plan_point(const OpenModel& model, const ordered_json& source, Evidence evidence,
+                       const Permutation& order, const RunConfig& point, const fs::path& kept) {
+  const Calibration calibration = calibration_of(point);
+  evidence.calibration = &calibration;
+  const auto make = [&] { return plan_widths(model, evidence, order, point.reorder.plan).plan; };
+  if (!plan::facts_of(point.reorder.plan.method).measures_losses) return make();
+  const ordered_json content{{"model", source},
                              {"order", digest(order)},
-                             {"options", options},
-                             {"latencies", latencies_hash(point.reorder)},
-                             {"text", text_hash(point.profile.data)},
-                             {"profile", to_json(point.profile)},
-                             {"corpus", profile.corpus_digest},
-                             {"removal_loss", profile.removal_loss},
-                             {"seed", point.seed},
-                             {"compute", compute_key(point)}};
-  const fs::path file = kept / fmt::format("plan-{}.json", sha256_hex(content.dump()));
+                             {"options", key_of(point, options::Result::kWidths)},
+                             {"corpus", evidence.profile->corpus_digest},
+                             {"removal_loss", evidence.profile->removal_loss}};
+  const fs::path file = kept / fmt::format("plan-{}.json", digest_of("widths", content));
   const ModelSpec& spec = model.checkpoint.spec();
   if (!fs::exists(file)) save_plan(make(), spec, file);
   return load_plan(file, spec);
+}
+
+/// The part of an evaluation's key for a point's repairs; empty if it has none.
+std::string repair_key(const RunConfig& point) {
+  return is_repaired(point) ? digest_of("repairs", key_of(point, options::Result::kRepairs)) : "";
 }
 
 ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>& candidates,
@@ -357,10 +380,10 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
                       {"tasks", full_evaluation.tasks},
                       {"points", ordered_json::array()}};
   const ordered_json configuration = to_json(config);
-  for (const GridAxis& axis : config.grid)
-    report["axes"].push_back(
-        {{"key", axis.key},
-         {"values", axis.key == kRows ? ordered_json(axis.values) : configuration.at("grid").at(axis.key)}});
+  for (const report::SweepAxis& axis : config.grid)
+    report["axes"].push_back({{"key", axis.key},
+                              {"values", axis.key == report::kRows ? ordered_json(axis.values)
+                                                                   : configuration.at("grid").at(axis.key)}});
   for (size_t p = 0; p < candidates.size(); ++p) {
     const Candidate& candidate = candidates[p];
     ordered_json point{{"name", candidate.name},
@@ -368,7 +391,7 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
                        {"notes", candidate.plan.notes},
                        {"levels", ordered_json::array()}};
     for (size_t i = 0; i < config.grid.size(); ++i)
-      point["options"][config.grid[i].key] = config.grid[i].key == kRows
+      point["options"][config.grid[i].key] = config.grid[i].key == report::kRows
                                                  ? ordered_json(config.points[p].values[i])
                                                  : value_of(config.points[p].config, config.grid[i].key);
     for (size_t i = 0; i < candidate.plan.levels.size(); ++i) {
@@ -391,19 +414,23 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
 
 }  // namespace
 
-ordered_json sweep(const SweepConfig& config, bool force) {
+ordered_json sweep(SweepConfig config, bool force) {
   const RunConfig& base = config.base;
   const fs::path output = base.output, profiles = output / ".profiles", kept = output / ".points";
   const OpenModel model = open_model(base.model, base.tokenizer);
   const ModelSpec& spec = model.checkpoint.spec();
+  fit_to_model(config.base, spec);
   require_distinct_tasks(base.eval);
+  require_resident(spec, base.eval.text, base.max_ram, "a sweep");
   std::vector<Candidate> candidates(config.points.size());
   for (size_t i = 0; i < candidates.size(); ++i) {
-    candidates[i].name = point_name(config.points[i], config.grid);
-    // A level that cannot be met is said now rather than after the profile.
-    const plan::PlanOptions& options = config.points[i].config.reorder.plan;
-    if (options.method == plan::Method::kUniform)
-      with_context(candidates[i].name, [&] { plan::make_plan(spec, nullptr, options); });
+    candidates[i].name = report::point_name(config.points[i].values, config.grid);
+    with_context(candidates[i].name, [&] {
+      fit_to_model(config.points[i].config, spec);
+      // Refuse a level that cannot be met before the profile is measured.
+      const plan::PlanOptions& options = config.points[i].config.reorder.plan;
+      if (options.method == plan::Method::kUniform) plan::make_plan(spec, nullptr, options);
+    });
   }
   if (force) {
     fs::remove_all(profiles);
@@ -412,50 +439,35 @@ ordered_json sweep(const SweepConfig& config, bool force) {
   write_text(output / "config.json", to_json(config).dump(2) + "\n");
 
   const ordered_json source = identity(model);
-  ordered_json eval_options = to_json(base.eval);
-  for (const char* name : {"data", "baseline"}) eval_options.erase(name);
-  if (!base.eval.tasks.empty()) {
-    std::vector<std::string> names;
-    for (const std::string& file : base.eval.tasks) names.push_back(task_name(file));
-    eval_options["tasks"] = {names, text_hash(base.eval.tasks)};
-  }
-  Evaluations evaluations(kept, {source, eval_options, text_hash(base.eval.data), compute_key(base)});
-
+  Evaluations evaluations(kept, {source, key_of(base, options::Result::kEvaluation)});
   std::map<std::string, Permutation> orders;
   std::set<std::string> notes;
   for (const ProfileGroup& group : group_by_profile(config, source)) {
-    const Profile profile = obtain_profile(model, base.compute, group, profiles / (group.key + ".h5"));
+    const Profile profile = obtain_profile(model, base, group, profiles / (group.key + ".h5"));
     const MomentSource moments = moments_of(profiles / (group.key + ".h5"), spec);
     for (const size_t i : group.points) {
       const RunConfig& point = config.points[i].config;
       Candidate& candidate = candidates[i];
       with_context(candidate.name, [&] {
         Permutation order =
-            rank(model.checkpoint, &profile, moments, point.reorder, point.seed, base.compute.device);
-        candidate.plan = plan_point(model, source, profile, moments, order, point, kept);
+            rank(model.checkpoint, &profile, moments, point.reorder.metric, point.seed, base.compute.device);
+        candidate.plan = plan_point(model, source, {&profile, moments}, order, point, kept);
         candidate.order = digest(order);
         candidate.config = &point;
         orders.emplace(candidate.order, std::move(order));
       });
-      std::string repair;
-      if (is_repaired(point)) {
-        ordered_json options = to_json(point.reorder);
-        if (!point.reorder.repair.spread_ranks) options.erase("spread_ranks");
-        repair = sha256_hex(
-            ordered_json{to_json(point.profile), text_hash(point.profile.data), point.seed, options}.dump());
-      }
       for (const Level& level : candidate.plan.levels)
-        candidate.keys.push_back(evaluations.key(candidate.order, repair, level.widths, spec));
+        candidate.keys.push_back(evaluations.key(candidate.order, repair_key(point), level.widths, spec));
       for (const auto& note : candidate.plan.notes)
         if (notes.insert(note).second) log::info("{}", note);
     }
   }
-  evaluate(model, base, candidates, orders, evaluations);
+  Evaluator(model, base, orders, evaluations).evaluate(candidates);
 
   const ordered_json report = make_report(config, candidates, spec, evaluations);
   write_text(output / "sweep.json", report.dump(2) + "\n");
-  write_text(output / "sweep.csv", sweep_csv(report));
-  write_text(output / "sweep.svg", sweep_chart(report, config.grid));
+  write_text(output / "sweep.csv", report::sweep_csv(report));
+  write_text(output / "sweep.svg", report::sweep_chart(report));
   return report;
 }
 

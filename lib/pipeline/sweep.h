@@ -2,7 +2,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include "pipeline/config.h"
+#include "pipeline/sweep_config.h"
 
 namespace elastify::pipeline {
 
@@ -10,15 +10,16 @@ namespace elastify::pipeline {
 ///
 ///   sweep.csv  sweep.json  sweep.svg  config.json
 ///
-/// Points that differ in nothing that is measured share one profile, in which all metrics that they need are
-/// measured together. The model is never written: each point's order is applied in memory, and points with
-/// the same order and widths share the evaluation, the full model all of them. An evaluation is kept by
-/// content (model, text, options, order, widths, tool version) as soon as it is known, and so is a profile;
-/// what is kept is not computed again, so that a sweep that was interrupted ends with the same files.
-/// \param force  forgets what is kept
-/// \returns what sweep.json holds
+/// Points with the same profiling options share one profile, which measures all metrics that they need
+/// together. The model is never written: each point's order is applied in memory. Points with the same order,
+/// widths and repairs share an evaluation; all points share that of the full model. Each profile and
+/// evaluation is kept as soon as it is complete, under a key of its content (model, text, options, order,
+/// widths, tool version). Kept results are not computed again, so an interrupted sweep can be continued and
+/// gives the same files.
+/// \param force  discards kept results
+/// \returns the contents of sweep.json
 /// \throws Error  naming the point that fails; plans that need no profile are made before anything is
-/// measured
-nlohmann::ordered_json sweep(const SweepConfig& config, bool force);
+///   measured
+nlohmann::ordered_json sweep(SweepConfig config, bool force);
 
 }  // namespace elastify::pipeline

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -12,15 +11,15 @@
 #include "export/export_model.h"
 #include "export/write_tensors.h"
 #include "model/imatrix.h"
+#include "model/manifest.h"
 #include "model/permutation.h"
 #include "model/plan.h"
-#include "pipeline/steps.h"
+#include "pipeline/text.h"
 #include "pipeline/verify_repairs.h"
+#include "reorder/reorder_model.h"
 
 namespace elastify::pipeline {
 namespace {
-
-using nlohmann::json;
 
 /// A claim that does not hold, with the first difference.
 struct Refuted {
@@ -32,7 +31,7 @@ template <typename... Args>
   throw Refuted{fmt::format(format, std::forward<Args>(args)...)};
 }
 
-/// Where two tensors of the same type and shape first differ, with both values.
+/// Refutes with the first difference between two tensors, if there is one, and both values.
 void require_equal(const std::string& place, const HostTensor& expected, const HostTensor& found) {
   if (expected.shape != found.shape)
     refute("{}: expected shape {}, got {}", place, to_string(expected.shape), to_string(found.shape));
@@ -59,7 +58,8 @@ void require_equal(const std::string& place, const HostTensor& expected, const H
          right[at]);
 }
 
-/// What is there is what these widths of the source keep, and nothing else is but what is the level's own.
+/// Requires that `found` has exactly the tensors that the source keeps at these widths, and further ones only
+/// if they are the level's own.
 void require_same_tensors(const ModelSpec& source, const Widths& widths, const ModelSpec& found,
                           const std::string& place, const OwnTensors& own = {}) {
   for (const TensorSpec& tensor : source.tensors) {
@@ -78,13 +78,17 @@ void require_same_numbers(const ModelSpec& expected, const ModelSpec& found, con
     if (std::abs(a - b) > 1e-6 * std::abs(a)) refute("{}: {}: expected {}, got {}", place, name, a, b);
   };
   near("norm_eps", expected.norm_eps, found.norm_eps);
-  near("rope_theta", expected.rope_theta, found.rope_theta);
   near("head_dim", static_cast<double>(expected.head_dim), static_cast<double>(found.head_dim));
-  const auto a = rope_frequency_divisors(expected), b = rope_frequency_divisors(found);
-  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) near("rotary frequency divisor", a[i], b[i]);
+  for (size_t l = 0; l < std::min(expected.layers.size(), found.layers.size()); ++l) {
+    const LayerSpec &wanted = expected.layers[l], &layer = found.layers[l];
+    near("rope_theta", wanted.rope_theta, layer.rope_theta);
+    const auto a = rope_frequency_divisors(wanted, expected.head_dim);
+    const auto b = rope_frequency_divisors(layer, found.head_dim);
+    for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) near("rotary frequency divisor", a[i], b[i]);
+  }
 }
 
-/// What `body` finds wrong with the data refutes; what keeps it from looking does not.
+/// Runs `body`. Its errors about the data refute the claim; interrupts and system errors are passed on.
 template <typename Body>
 decltype(auto) refuting(std::string_view place, Body&& body) {
   try {
@@ -104,6 +108,7 @@ class Verifier {
            const nn::DecoderOptions& compute)
       : output_(std::move(output)),
         artifact_(is_artifact(output_)),
+        manifest_(artifact_ ? std::optional(load_manifest(output_)) : std::nullopt),
         files_(output_),
         source_(Checkpoint::open(model)),
         spec_(source_.spec()),
@@ -148,27 +153,17 @@ class Verifier {
 
   bool undoable() const { return !artifact_ || type().is_float(); }
 
-  json manifest() const {
-    const fs::path file = output_ / "manifest.json";
-    try {
-      return json::parse(read_text(file));
-    } catch (const json::exception& error) {
-      fail("{}: {}", file.string(), error.what());
-    }
-  }
-
-  /// Everything else is checked on the files that come out.
+  /// Unpacks a packed artifact. All further checks use the unpacked files.
   std::string unpack() {
     refuting("", [&] { unpacked_ = PlainFiles::of(output_, std::nullopt); });
     files_ = unpacked_->directory();
     return fmt::format("{} files", std::distance(fs::directory_iterator(files_), fs::directory_iterator()));
   }
 
-  exporter::WeightType type() const {
-    return exporter::weight_type_named(manifest().at("type").get<std::string>());
-  }
+  exporter::WeightType type() const { return exporter::weight_type_named(manifest_->type); }
 
-  /// What K-quants were encoded by: it lies in the artifact, in the order of the full model's file.
+  /// The importance matrix that K-quants were encoded with. The artifact has it in the order of the full
+  /// model's file.
   std::optional<Imatrix> imatrix() const {
     const fs::path file = files_ / "imatrix.gguf";
     if (!artifact_ || !fs::exists(file)) return std::nullopt;
@@ -177,38 +172,39 @@ class Verifier {
     return loaded;
   }
 
-  void check_hash(const json& listed, const fs::path& directory) const {
-    if (listed.contains("parts")) {
-      for (const auto& part : listed.at("parts")) check_hash(part, directory);
-      return;
-    }
-    const auto name = listed.at("name").get<std::string>();
-    const fs::path path = directory / name;
-    if (!fs::exists(path)) refute("{}: listed in manifest.json, but not there", name);
+  static void check_hash(const WrittenFile& listed, const fs::path& directory) {
+    const fs::path path = directory / listed.name;
+    if (!fs::exists(path)) refute("{}: listed in manifest.json, but not there", listed.name);
     const auto size = fs::file_size(path);
-    if (size != listed.at("bytes").get<uint64_t>())
-      refute("{}: expected {} bytes, got {}", name, listed.at("bytes").get<uint64_t>(), size);
+    if (size != listed.bytes) refute("{}: expected {} bytes, got {}", listed.name, listed.bytes, size);
     const std::string digest = sha256_file(path);
-    if (digest != listed.at("sha256").get<std::string>())
-      refute("{}: expected sha256 {}, got {}", name, listed.at("sha256").get<std::string>(), digest);
+    if (digest != listed.sha256) refute("{}: expected sha256 {}, got {}", listed.name, listed.sha256, digest);
   }
 
   std::string check_hashes() const {
-    const json listed = manifest();
     size_t n = 0;
-    for (const char* kind : {"packed", "common"})
-      if (listed.contains(kind)) check_hash(listed.at(kind), output_), ++n;
-    for (const char* kind : {"files", "adapters", "imatrices"})
-      for (const auto& file : listed.value(kind, json::array()))
-        check_hash(file, files_), n += file.contains("parts") ? file.at("parts").size() : 1;
+    const auto check = [&](const WrittenFile& file, const fs::path& directory) {
+      check_hash(file, directory);
+      ++n;
+    };
+    const auto check_entry = [&](const auto& entry) {
+      if (!manifest_->huggingface) return check({entry.name, entry.bytes, entry.sha256}, files_);
+      for (const WrittenFile& part : entry.parts) check(part, files_);
+    };
+    for (const auto& holder : {manifest_->packed, manifest_->common})
+      if (holder) check(*holder, output_);
+    for (const ListedModel& model : manifest_->files) check_entry(model);
+    for (const ListedAdapter& adapter : manifest_->adapters) check_entry(adapter);
+    for (const ListedImatrix& imatrix : manifest_->imatrices)
+      check({imatrix.name, imatrix.bytes, imatrix.sha256}, files_);
     return fmt::format("{} files", n);
   }
 
   std::string check_provenance() {
     const std::string hash = spec_hash(spec_);
-    if (artifact_ && manifest().at("spec_hash").get<std::string>() != hash)
+    if (artifact_ && manifest_->spec_hash != hash)
       refute("manifest.json: made from a model with spec hash {}, the source has {}",
-             manifest().at("spec_hash").get<std::string>().substr(0, 12), hash.substr(0, 12));
+             manifest_->spec_hash.substr(0, 12), hash.substr(0, 12));
     refuting("", [&] {
       permutation_ = load_permutation(output_ / "permutation.h5", spec_);
       plan_ = load_plan(output_ / "plan.json", spec_);
@@ -225,9 +221,7 @@ class Verifier {
   }
 
   std::string check_tensors() const {
-    const DType storage =
-        artifact_ ? dtype_from_name(manifest().at("configuration").at("storage").get<std::string>())
-                  : full_->lossless_dtype();
+    const DType storage = artifact_ ? dtype_from_name(manifest_->storage()) : full_->lossless_dtype();
     const Permutation undo = inverse(permutation_);
     const exporter::ColumnImportance importance =
         artifact_ ? exporter::column_importance(imatrix(), spec_) : exporter::ColumnImportance{};
@@ -260,14 +254,12 @@ class Verifier {
   std::string check_levels() {
     refuting("plan.json: ", [&] { check(plan_, spec_); });
     if (!artifact_) return fmt::format("{} nested levels", plan_.levels.size());
-    const json listed = manifest();
     size_t n = 0;
     std::string own_found;
-    for (const auto& file : listed.at("files")) {
-      const auto name = file.at("name").get<std::string>();
-      const auto nominal = file.at("level").get<double>();
-      if ((fs::path(name).extension() != ".gguf" && !file.contains("parts")) || nominal >= 1) continue;
-      const Level& level = find_level(plan_, nominal);
+    for (const ListedModel& listed : manifest_->files) {
+      if (listed.level >= 1) continue;
+      const std::string& name = listed.name;
+      const Level& level = find_level(plan_, listed.level);
       const Checkpoint sub = Checkpoint::open(files_ / name);
       const OwnTensors own = own_tensors(files_ / name);
       require_same_tensors(spec_, level.widths, sub.spec(), name, own);
@@ -291,15 +283,16 @@ class Verifier {
     return fmt::format("{} level files{}", n, own_found);
   }
 
-  /// What is no prefix of anything, and said to be so.
+  /// Checks the tensors that a level's file states are its own. They are not prefixes of the full model's.
   std::string check_own(const std::string& name, const Checkpoint& sub, const OwnTensors& own) const {
     size_t n_weights = 0, n_biases = 0, n_norms = 0;
     for (size_t i = 0; i < sub.spec().tensors.size(); ++i) {
       const TensorSpec& tensor = sub.spec().tensors[i];
       if (!own.may_replace(tensor) && (spec_.find(tensor.name) >= 0 || !own.may_add(tensor))) continue;
-      refuting(name + ": ", [&] { check_own_tensor(tensor, sub.load(i)); });
-      const bool is_norm = tensor.role == Role::kOutputNorm;
-      (is_norm ? n_norms : tensor.shape.size() > 1 ? n_weights : n_biases) += is_filler(tensor) ? 0 : 1;
+      const bool is_filler = own.is_filler(tensor);
+      refuting(name + ": ", [&] { check_own_tensor(tensor, sub.load(i), is_filler); });
+      const bool is_norm = tensor.shape.size() == 1 && !matrix_of(tensor.role);
+      (is_norm ? n_norms : tensor.shape.size() > 1 ? n_weights : n_biases) += is_filler ? 0 : 1;
     }
     std::string found;
     for (const auto& [what, n] : {std::pair{"weights", n_weights}, {"biases", n_biases}, {"norms", n_norms}})
@@ -323,12 +316,13 @@ class Verifier {
   }
 
   std::string check_logits() const {
-    // The source's own spec with the output's weights moved back: proves weights and stated numbers at once.
+    // The source's own spec with the output's weights moved back. This checks weights and stated
+    // hyperparameters together.
     const Permutation undo = inverse(permutation_);
     const Checkpoint before = source_.transformed([&](size_t i, const HostTensor&) {
       return permute(convert(full_tensor(i), DType::kF32), spec_.tensors[i], undo);
     });
-    // A file may promise a shorter context than its source: where stock graphs lack the sliding window.
+    // A file may state a shorter context than its source, because stock graphs lack the sliding window.
     const int64_t n_tokens = std::min({options_.tokens, spec_.max_seq, full_->spec().max_seq});
     const nn::Decoder a(before, compute_), b(*full_, compute_);
     const double difference = eval::logit_difference(a, b, n_tokens, static_cast<uint64_t>(options_.seed));
@@ -341,7 +335,8 @@ class Verifier {
 
   fs::path output_;
   bool artifact_;
-  fs::path files_;  ///< where the models are: `output_`, or where they were unpacked to
+  std::optional<Manifest> manifest_;  ///< of an artifact
+  fs::path files_;                    ///< directory of the models: `output_`, or the unpacked files
   std::shared_ptr<const PlainFiles> unpacked_;
   Checkpoint source_;
   const ModelSpec& spec_;
@@ -370,18 +365,17 @@ std::vector<Finding> verify(const fs::path& path, const fs::path& model, const V
   if (!is_artifact(output) && !reorder::is_reordered(output))
     throw UsageError(fmt::format("{}: neither a reordered directory nor an artifact", output.string()),
                      "give what `elastify reorder` or `elastify export` wrote");
-  const auto folders = artifact_folders(output);
-  if (folders.empty()) return Verifier(output, model, options, compute).run();
+  const TextOptions text{.data = {}, .tokens = options.tokens, .seq = options.tokens, .batch = 1};
+  const nn::DecoderOptions placement = placed(Checkpoint::open(model).spec(), compute, text, options.max_ram);
+  if (artifact_folders(output).empty()) return Verifier(output, model, options, placement).run();
   std::vector<Finding> findings;
-  const auto manifest = json::parse(read_text(output / "manifest.json"));
-  for (const auto& folder : manifest.at("folders")) {
-    const auto name = folder.at("name").get<std::string>();
-    const std::string found = sha256_file(output / name / "manifest.json");
-    const bool same = found == folder.at("manifest_sha256").get<std::string>();
+  for (const auto& [name, type, manifest_sha256] : load_manifest(output).folders) {
+    const std::string found = sha256_file(manifest_path(output / name));
+    const bool same = found == manifest_sha256;
     findings.push_back(
         {fmt::format("{}: its manifest has the hash that is stated", name), same, found.substr(0, 12)});
     if (!same) return findings;
-    for (Finding& finding : Verifier(output / name, model, options, compute).run()) {
+    for (Finding& finding : Verifier(output / name, model, options, placement).run()) {
       finding.claim = fmt::format("{}: {}", name, finding.claim);
       findings.push_back(std::move(finding));
       if (!findings.back().holds) return findings;

@@ -10,6 +10,7 @@
 #include "eval/evaluate.h"
 #include "export/lora_gguf.h"
 #include "pipeline/repairs.h"
+#include "recover/level_repairs.h"
 
 namespace elastify::pipeline {
 namespace {
@@ -25,13 +26,14 @@ bool is_zero_or_finite(const HostTensor& tensor, bool zero, int64_t& first_bad, 
 
 /// "adapter+bias: 4 adapters of rank 2 to 8, 4 biases"
 std::string describe(const LevelRepairs& repairs) {
-  int64_t n_adapters = 0, n_biases = 0, least = 0, most = 0;
+  int64_t n_adapters = 0, n_biases = 0, n_weights = 0, least = 0, most = 0;
   for (const LayerRepairs& layer : repairs.layers)
-    for (const MatrixRepair* repair : {&layer.attention_out, &layer.down}) {
-      n_biases += repair->bias ? 1 : 0;
-      if (!repair->a) continue;
-      least = n_adapters == 0 ? repair->rank() : std::min(least, repair->rank());
-      most = std::max(most, repair->rank());
+    for (const auto& [role, repair] : layer) {
+      n_weights += repair.weight ? 1 : 0;
+      n_biases += repair.bias ? 1 : 0;
+      if (!repair.a) continue;
+      least = n_adapters == 0 ? repair.rank() : std::min(least, repair.rank());
+      most = std::max(most, repair.rank());
       ++n_adapters;
     }
   std::vector<std::string> parts;
@@ -40,10 +42,9 @@ std::string describe(const LevelRepairs& repairs) {
         fmt::format("{} adapters of rank {}", n_adapters,
                     least == most ? fmt::format("{}", most) : fmt::format("{} to {}", least, most)));
   if (n_biases > 0) parts.push_back(fmt::format("{} biases", n_biases));
-  if (const int64_t n = repairs.n_own_weights(); n > 0)
-    parts.push_back(fmt::format("own weights: {} tensors", n));
+  if (n_weights > 0) parts.push_back(fmt::format("own weights: {} tensors", n_weights));
   if (repairs.output_norm) parts.emplace_back("own output norm");
-  return fmt::format("{}: {}", repairs.compensation,
+  return fmt::format("{}: {}", name_of(repairs.compensation),
                      parts.empty() ? "nothing" : fmt::format("{}", fmt::join(parts, ", ")));
 }
 
@@ -74,35 +75,64 @@ std::string check_artifact(const fs::path& output, const ElasticPlan& plan) {
   return fmt::format("{}", fmt::join(found, "; "));
 }
 
+/// The level's bias minus the full model's, because the forward pass adds both.
+HostTensor added_to(const HostTensor& full, const HostTensor& level) {
+  HostTensor added = HostTensor::allocate(DType::kF32, level.shape);
+  const auto* from = reinterpret_cast<const float*>(full.bytes.data());
+  const auto* sum = reinterpret_cast<const float*>(level.bytes.data());
+  auto* target = reinterpret_cast<float*>(added.writable().data());
+  for (int64_t i = 0; i < n_elements(level.shape); ++i) target[i] = sum[i] - from[i];
+  return added;
+}
+
+/// A level file's own tensors as repairs of the full model.
+LevelRepairs own_repairs(const Checkpoint& full, const Checkpoint& level_file, const OwnTensors& own,
+                         const Level& level) {
+  const ModelSpec& spec = full.spec();
+  LevelRepairs repairs = empty_repairs(spec, level.nominal);
+  for (size_t i = 0; i < level_file.spec().tensors.size(); ++i) {
+    const TensorSpec& tensor = level_file.spec().tensors[i];
+    if (!own.may_replace(tensor)) continue;
+    HostTensor values = level_file.load(i, DType::kF32);
+    if (tensor.role == Role::kOutputNorm) {
+      repairs.output_norm = std::move(values);
+    } else if (const auto matrix = matrix_of(tensor.role)) {
+      const int64_t index = spec.find(tensor.role, tensor.layer);
+      repairs.layers[static_cast<size_t>(tensor.layer)][*matrix].bias =
+          index < 0 ? values : added_to(full.load(static_cast<size_t>(index), DType::kF32), values);
+    } else {
+      repairs.at(tensor).weight = std::move(values);
+    }
+  }
+  return repairs;
+}
+
 }  // namespace
 
 bool OwnTensors::may_replace(const TensorSpec& tensor) const {
-  return (weights && (tensor.role == Role::kAttnOut || tensor.role == Role::kDown)) ||
-         (biases && (tensor.role == Role::kAttnOutBias || tensor.role == Role::kDownBias)) ||
-         (norm && tensor.role == Role::kOutputNorm);
+  const auto is_listed = [&](const std::string& name) {
+    return name == tensor.name || name == tensor.gguf_name;
+  };
+  return exporter::is_own_by_default(tensor.role, held_.parts) ||
+         std::any_of(held_.own_tensors.begin(), held_.own_tensors.end(), is_listed);
 }
 bool OwnTensors::may_add(const TensorSpec& tensor) const {
-  return biases && (tensor.role == Role::kAttnOutBias || tensor.role == Role::kDownBias || is_filler(tensor));
+  return has(held_.parts, Compensation::kBias) && matrix_of(tensor.role).has_value();
 }
-
-bool is_filler(const TensorSpec& tensor) {
-  return tensor.role == Role::kGateBias || tensor.role == Role::kUpBias || tensor.role == Role::kQueryBias ||
-         tensor.role == Role::kKeyBias || tensor.role == Role::kValueBias;
+bool OwnTensors::is_filler(const TensorSpec& tensor) const {
+  return may_add(tensor) && !may_replace(tensor);
 }
 
 OwnTensors own_tensors(const fs::path& level_file) {
-  const std::string held = held_repairs(level_file);
-  return {.weights = held.find("baked") != std::string::npos,
-          .biases = held.find("bias") != std::string::npos,
-          .norm = held.find("norm") != std::string::npos};
+  return OwnTensors(held_repairs(level_file));
 }
 
-void check_own_tensor(const TensorSpec& tensor, const HostTensor& found) {
-  const bool zero = is_filler(tensor);
+void check_own_tensor(const TensorSpec& tensor, const HostTensor& found, bool is_filler) {
   int64_t element = 0;
   float value = 0;
-  if (!is_zero_or_finite(found, zero, element, value))
-    fail("{}: element {}: expected {}, got {}", tensor.name, element, zero ? "0" : "a finite number", value);
+  if (!is_zero_or_finite(found, is_filler, element, value))
+    fail("{}: element {}: expected {}, got {}", tensor.name, element, is_filler ? "0" : "a finite number",
+         value);
 }
 
 bool has_repairs(const fs::path& output, bool artifact) {
@@ -122,26 +152,10 @@ double repaired_logit_difference(const Checkpoint& full, const Checkpoint& level
   const ModelSpec& spec = full.spec();
   const ModelSpec& narrow = level_file.spec();
   const nn::Decoder whole(full, compute), part(level_file, compute);
-  LevelRepairs repairs{.nominal = level.nominal, .compensation = "baked+bias", .layers = {}};
-  repairs.layers.resize(static_cast<size_t>(spec.n_layers));
-  for (const RepairPlace& place : repair_places(repairs, spec, level.widths))
-    if (own.weights)
-      place.repair->weight =
-          level_file.load(static_cast<size_t>(narrow.find(place.tensor->name)), DType::kF32);
-  nn::LevelRepair repair = to_level_repair(repairs, whole);
-  if (own.norm) repair.output_norm = part.output_norm();
-  for (int64_t l = 0; own.biases && l < spec.n_layers; ++l) {
-    nn::LayerRepair& layer = repair.layers[static_cast<size_t>(l)];
-    for (const Site site : {Site::kAttnOut, Site::kFfnDown}) {
-      const at::Tensor with = part.projection_bias(l, site), without = whole.projection_bias(l, site);
-      if (with.defined())
-        (site == Site::kFfnDown ? layer.down : layer.attention_out).bias =
-            without.defined() ? with.sub(without) : with;
-    }
-  }
+  const nn::LevelRepair repairs = recover::to_tensors(own_repairs(full, level_file, own, level), whole);
   nn::ForwardOptions forward;
   forward.widths = &level.widths;
-  forward.repairs = &repair;
+  forward.repairs = &repairs;
   const int64_t n_tokens = std::min({options.tokens, spec.max_seq, narrow.max_seq});
   return eval::logit_difference(whole, part, n_tokens, static_cast<uint64_t>(options.seed), forward);
 }

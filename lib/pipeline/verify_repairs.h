@@ -7,43 +7,49 @@
 #include "model/plan.h"
 #include "model/repair.h"
 #include "nn/options.h"
-#include "pipeline/verify.h"
+#include "pipeline/artifact.h"
+#include "pipeline/verify_options.h"
 
-// What verification knows of repairs: they are no part of the source, so that shapes, finite numbers and
-// where they are applied is what can be checked.
+// Verifies repairs. The source does not have them, so only their shapes, the finiteness of their numbers and
+// the places where they are applied can be checked.
 
 namespace elastify::pipeline {
 
-/// Which tensors of a level's file are the level's own instead of a prefix of the full model's.
-struct OwnTensors {
-  bool weights = false;  ///< o and down
-  bool biases = false;   ///< of o and down
-  bool norm = false;     ///< the output norm
-  bool any() const { return weights || biases || norm; }
-  /// Whether this tensor may differ from the prefix.
+/// The tensors of a level's file that are the level's own instead of leading parts of the full model's.
+class OwnTensors {
+ public:
+  OwnTensors() = default;
+  explicit OwnTensors(exporter::HeldRepairs held) : held_(std::move(held)) {}
+
+  bool any() const { return held_.parts != Compensation::kNone; }
+  /// Whether this tensor may differ from the leading part.
   bool may_replace(const TensorSpec& tensor) const;
-  /// Whether the source may lack this tensor: biases.
+  /// Whether the source may lack this tensor: a bias.
   bool may_add(const TensorSpec& tensor) const;
+  /// Whether it must be zeros: a bias that is there only because others are.
+  bool is_filler(const TensorSpec& tensor) const;
+
+ private:
+  exporter::HeldRepairs held_;
 };
-/// Biases of q, k, v, gate and up: where the source lacks them they are zeros, there because o or down has
-/// one.
-bool is_filler(const TensorSpec& tensor);
-/// As the file or Hugging Face directory states it; nothing for files without repairs.
+/// The own tensors that the file or Hugging Face directory states; none for files without repairs.
 OwnTensors own_tensors(const fs::path& level_file);
 
-/// A tensor of the level's own: finite numbers, and zeros in a filler.
-/// \throws Error
-void check_own_tensor(const TensorSpec& tensor, const HostTensor& found);
+/// Checks a tensor of the level's own: finite numbers, or zeros in a filler.
+/// \throws Error  naming the first wrong element
+void check_own_tensor(const TensorSpec& tensor, const HostTensor& found, bool is_filler);
 
 bool has_repairs(const fs::path& output, bool artifact);
-/// Repairs of a reordered directory, or adapters of an artifact's plain files, against the levels' shapes.
-/// \returns what there is, by level
+/// Checks the repairs of a reordered directory, or the adapters of an artifact's plain files, against the
+/// levels' shapes.
+/// \returns a description of them, by level
 /// \throws Error  naming file, tensor and both values
 std::string check_repairs(const fs::path& output, bool artifact, const ModelSpec& spec,
                           const ElasticPlan& plan);
 
-/// Logits of a level's file against the full model's at the level's widths with the file's own biases,
-/// weights and output norm in their places: largest difference over their standard deviation.
+/// Compares the logits of a level's file with those of the full model at the level's widths, with the file's
+/// own biases, weights and norms applied.
+/// \returns the largest difference, relative to the logits' standard deviation
 double repaired_logit_difference(const Checkpoint& full, const Checkpoint& level_file, const OwnTensors& own,
                                  const Level& level, const VerifyOptions& options,
                                  const nn::DecoderOptions& compute);

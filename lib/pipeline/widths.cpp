@@ -8,28 +8,30 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "nn/torch_error.h"
+#include "pipeline/order.h"
 
 namespace elastify::pipeline {
 namespace {
 
-/// Where a measured rise of the loss is not above noise, a space still is not free.
+/// Least rise of the loss, nats per token. A smaller measured rise is noise, and no space is free.
 constexpr double kLeastRise = 1e-4;
-/// Of a pass, evenly over the layers, and passes whose streams are kept: a search goes on from one of the
-/// last few widths nearly always.
+/// Streams that are kept of a pass, evenly over the layers, and number of passes that are kept. A search
+/// nearly always continues from one of the last few widths.
 constexpr int64_t kKeptStreams = 8;
 constexpr size_t kKeptPasses = 4;
-/// Numbers of the full model's predictions that are kept, of four bytes each: 1 GiB.
+/// Most numbers of the full model's predictions to keep, of four bytes each: 1 GiB.
 constexpr int64_t kMostPredictions = int64_t{1} << 28;
 
-/// A space alone at one width, and what that does to the loss.
+/// The rise of the loss with only one space narrowed, to one width.
 struct Narrowed {
   size_t space;
   int64_t width;
   double rise = 0;  ///< nats per token
 };
 
-/// Half of every space, and an eighth: far down, losses rise faster than errors of the output. Of an
-/// attention of one KV group, none, where it may go at all.
+/// Half and an eighth of every space. An eighth is needed as well, because losses rise faster than output
+/// errors at small widths. Attention of one KV group has only width 0 to measure, and in the first layer not
+/// even that.
 std::vector<Narrowed> widths_to_measure(const ModelSpec& spec) {
   std::vector<Narrowed> widths;
   for (size_t s = 0; s < spec.spaces.size(); ++s) {
@@ -42,16 +44,16 @@ std::vector<Narrowed> widths_to_measure(const ModelSpec& spec) {
   return widths;
 }
 
-/// The errors in nats: at each measured width times what makes the unfitted error the measured rise, between
-/// two of them times what lies between, in proportion.
-/// \param measured  of this space, falling widths
+/// Converts errors to nats. At a measured width, the factor is the measured rise over the unfitted error.
+/// Between two measured widths the factor is interpolated linearly; outside it is constant.
+/// \param measured  widths of this space, falling
 std::vector<double> scaled(const solve::PrefixErrors& errors, const std::vector<Narrowed>& measured) {
   std::vector<double> cost = errors.fitted;
   std::vector<std::pair<int64_t, double>> factors;
   for (const Narrowed& one : measured)
     if (const double unfitted = errors.unfitted.at(static_cast<size_t>(one.width)); unfitted > 0)
       factors.emplace_back(one.width, std::max(one.rise, kLeastRise) / unfitted);
-  if (factors.empty()) return cost;  // one unit that has to stay: there is nothing to choose
+  if (factors.empty()) return cost;  // a single unit that has to stay
   for (size_t k = 0; k < cost.size(); ++k) {
     const auto width = static_cast<int64_t>(k);
     const auto& [wide, at_wide] = factors.front();
@@ -65,14 +67,6 @@ std::vector<double> scaled(const solve::PrefixErrors& errors, const std::vector<
 }
 
 }  // namespace
-
-bool measures_losses(plan::Method method) {
-  return method == plan::Method::kDp || method == plan::Method::kDpKl;
-}
-
-bool needs_moments(plan::Method method) {
-  return measures_losses(method) || method == plan::Method::kShortGpt;
-}
 
 WidthMeter::WidthMeter(const nn::Decoder& decoder, std::vector<at::Tensor> batches)
     : decoder_(decoder), batches_(std::move(batches)) {
@@ -94,7 +88,7 @@ plan::CostCurves WidthMeter::curves(const std::vector<solve::PrefixErrors>& erro
     };
     Progress progress("loss of single narrow spaces", n_tokens * spec.n_layers, "layer-tokens");
     for (const at::Tensor& ids : batches_) {
-      std::vector<at::Tensor> streams;  // of those narrowed so far
+      std::vector<at::Tensor> streams;  // of the narrowed models that have begun
       at::Tensor whole = decoder_.embed(ids);
       for (int64_t l = 0; l < spec.n_layers; ++l) {
         for (at::Tensor& stream : streams) stream = decoder_.layer(l, stream);
@@ -191,7 +185,7 @@ double WidthMeter::divergence(const Widths& widths) const {
     const std::vector<at::Tensor> narrow = hidden(widths);
     double sum = 0, n = 0;
     for (size_t i = 0; i < batches_.size(); ++i)
-      for (int64_t b = 0; b < batches_[i].size(0); ++b) {  // the logits of one sequence at a time
+      for (int64_t b = 0; b < batches_[i].size(0); ++b) {  // one sequence at a time bounds memory
         const at::Tensor p = full_prediction(i, b);
         const at::Tensor q = at::log_softmax(decoder_.logits(narrow[i][b]).to(at::kFloat), 1);
         sum += (p.exp() * (p - q)).sum(at::kDouble).item<double>();
@@ -201,47 +195,64 @@ double WidthMeter::divergence(const Widths& widths) const {
   });
 }
 
-MeasuredPlan plan_widths(const OpenModel& model, const Profile* profile, const MomentSource& moments,
-                         const Permutation& order, const ReorderSection& options, int64_t seed,
-                         const Calibration* calibration) {
-  const ModelSpec& spec = model.checkpoint.spec();
-  plan::PlanOptions planning = options.plan;
-  planning.metric = options.metric;
-  const bool searches = planning.method == plan::Method::kDpKl;
-  if (planning.method == plan::Method::kDp && !moments && calibration != nullptr &&
-      !calibration->text.data.empty())
-    log::warn("plan `dp` goes by scores: the profile has no second moments to measure losses with");
-  if (!measures_losses(planning.method) || (!moments && !searches))
-    return {plan::make_plan(spec, profile, planning), std::nullopt};
-  const std::string method(plan::name_of(planning.method));
-  if (!moments || profile == nullptr)
-    throw UsageError(fmt::format("plan `{}` goes by second moments, and there are none", method),
-                     "run `elastify profile` with --second-moments");
-  if (calibration == nullptr || calibration->text.data.empty())
-    throw UsageError(fmt::format("plan `{}` measures losses on text, and there is none", method),
-                     "--data FILE... (or self), beside --profile too");
-  const auto errors = solve::prefix_errors(model.checkpoint, moments, profile->n_tokens, order, kMomentRidge,
-                                           calibration->compute.device);
-  const nn::Decoder decoder(arranged(model.checkpoint, order), calibration->compute);
-  profile::ProfileOptions text = calibration->text;
-  text.tokens = text.removal_tokens > 0 ? text.removal_tokens : 1024;
-  if (planning.search_seq > 0) {
-    text.batch = std::max<int64_t>(text.batch * text.seq / planning.search_seq, 1);
-    text.seq = planning.search_seq;
+namespace {
+
+/// The part of the calibration text that losses are measured on.
+TextOptions search_text(TextOptions text, const plan::PlanOptions& options) {
+  if (options.search_seq > 0) {
+    text.batch = std::max<int64_t>(text.batch * text.seq / options.search_seq, 1);
+    text.seq = options.search_seq;
   }
-  text.tokens = std::max(text.tokens, text.seq);
-  const WidthMeter meter(decoder, calibration_batches(model, decoder, text, seed));
+  text.tokens = std::max(options.search_tokens, text.seq);
+  return text;
+}
+
+bool has_text(const Evidence& evidence) {
+  return evidence.calibration != nullptr && !evidence.calibration->text.data.empty();
+}
+
+/// \throws UsageError
+void require_evidence(const Evidence& evidence, plan::Method method) {
+  if (!evidence.moments || evidence.profile == nullptr)
+    throw UsageError(
+        fmt::format("plan `{}` goes by second moments, and there are none", plan::name_of(method)),
+        "run `elastify profile` with --second-moments");
+  if (!has_text(evidence))
+    throw UsageError(
+        fmt::format("plan `{}` measures losses on text, and there is none", plan::name_of(method)),
+        "--data FILE... (or self), beside --profile too");
+}
+
+}  // namespace
+
+MeasuredPlan plan_widths(const OpenModel& model, const Evidence& evidence, const Permutation& order,
+                         const plan::PlanOptions& options) {
+  const ModelSpec& spec = model.checkpoint.spec();
+  const bool searches = options.method == plan::Method::kDpKl;
+  if (!plan::facts_of(options.method).measures_losses || (!evidence.moments && !searches)) {
+    if (options.method == plan::Method::kDp && has_text(evidence))
+      log::warn("plan `dp` goes by scores: the profile has no second moments to measure losses with");
+    return {plan::make_plan(spec, evidence.profile, options), std::nullopt};
+  }
+  require_evidence(evidence, options.method);
+  const Calibration& calibration = *evidence.calibration;
+  const TextOptions text = search_text(calibration.text, options);
+  require_resident(spec, text, calibration.max_ram, fmt::format("plan `{}`", plan::name_of(options.method)));
+  const auto errors = solve::prefix_errors(model.checkpoint, evidence.moments, evidence.profile->n_tokens,
+                                           order, kMomentRidge, calibration.compute.device);
+  const nn::Decoder decoder(arranged(model.checkpoint, order), calibration.compute);
+  const WidthMeter meter(decoder, calibration_batches(model, decoder, text));
   plan::CostCurves curves = meter.curves(errors);
   plan::MeasureLoss measure;
-  // Starts and moves; those that were measured before cost nothing.
-  Progress progress("widths measured",
-                    static_cast<int64_t>(6 * planning.levels.size()) + planning.search_steps, "plans");
+  // Starting points and moves of the search. Widths that were measured before are not measured again.
+  Progress progress("widths measured", static_cast<int64_t>(6 * options.levels.size()) + options.search_steps,
+                    "plans");
   if (searches)
     measure = [&](const Widths& widths) {
       progress.advance(1);
       return meter.divergence(widths);
     };
-  ElasticPlan plan = plan::make_plan(spec, profile, planning, &curves, measure);
+  ElasticPlan plan = plan::make_plan(spec, evidence.profile, options, &curves, measure);
   return {std::move(plan), std::move(curves)};
 }
 

@@ -12,7 +12,7 @@ namespace {
 constexpr const char* kKnown =
     "known are decoder, params, bytes:TYPE (as bytes:q4_k), latency:FILE.json, latency:FILE.json:prompt";
 
-/// What one element of a tensor weighs.
+/// The weight of one element of a tensor under a budget.
 struct ElementWeights {
   int64_t matrix = 1, vector = 1;
   bool decoder_only = false;
@@ -44,11 +44,12 @@ std::string noun_of(const Budget& budget) {
   return {};
 }
 
-/// Elements that leave with a dropped space beyond those of its units: norms. Asked of the model's own count.
+/// The weight that a dropped space frees beyond that of its units: norms. The model's own parameter count
+/// gives it.
 int64_t elements_with_space(const ModelSpec& spec, size_t space) {
   const int64_t layer = spec.spaces[space].layer;
   const bool mlp = spec.spaces[space].kind == SpaceKind::kMlp;
-  // What no plan may drop is not asked for.
+  // Plans cannot drop these spaces.
   if (layer == 0 || (mlp && layer + 1 == spec.n_layers)) return 0;
   Widths before = full_widths(spec);
   if (mlp) before[spec.attention_space(layer)] = 0;

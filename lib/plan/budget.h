@@ -12,7 +12,7 @@
 
 namespace elastify::plan {
 
-/// What levels are shares of.
+/// The quantity of which levels are shares.
 struct Budget {
   enum class Kind : uint8_t {
     kDecoder,  ///< the weights in decoder layers
@@ -22,37 +22,38 @@ struct Budget {
   };
   Kind kind = Kind::kDecoder;
   DType type = DType::kF16;                 ///< kBytes
-  fs::path table = {};                      ///< kLatency: what `llama-bench -o json` wrote
+  fs::path table = {};                      ///< kLatency: a table from `llama-bench -o json`
   LatencyPhase phase = LatencyPhase::kGen;  ///< kLatency
 };
 
-/// "decoder", "params", "bytes:TYPE", "latency:FILE.json" or "latency:FILE.json:prompt" (or ":gen", which is
-/// meant if neither stands there).
+/// Parses "decoder", "params", "bytes:TYPE", "latency:FILE.json" or "latency:FILE.json:prompt" (or ":gen",
+/// the default).
 /// \throws UsageError
 Budget parse_budget(std::string_view text);
-/// What parse_budget() reads.
+/// The inverse of parse_budget().
 std::string to_text(const Budget& budget);
 
-/// What sub-models weigh under a budget: a constant and an amount per unit of each space, in whole numbers of
-/// a unit of its own (weights; for bytes, the block size of the type makes one byte).
+/// The weight of sub-models under a budget: a constant, and an amount for each unit of a space. All weights
+/// are whole numbers. Their unit is one parameter, or for a budget in bytes, one byte divided by the block
+/// size of the type.
 class Scale {
  public:
-  /// Reads the table of a latency.
-  /// \throws Error  if that is not one, or does not cover the full model
+  /// Reads the table of a latency budget.
+  /// \throws Error  if the file is not such a table, or does not cover the full model
   Scale(const ModelSpec& spec, const Budget& budget);
 
   int64_t fixed() const { return fixed_; }
   int64_t full() const { return full_; }
   int64_t per_unit(size_t space) const { return per_unit_[space]; }
-  /// What the space weighs at this width. A dropped space (0) leaves its norm out, too.
+  /// The weight of the space at this width. A dropped space (0) also loses its norm.
   int64_t of(size_t space, int64_t width) const {
     return width * per_unit_[space] + (width > 0 ? with_space_[space] : 0);
   }
   int64_t of(const Widths& widths) const;
-  /// What a level may weigh.
+  /// The weight that a level of this nominal share aims at.
   /// \throws Error  if a latency is below the measured range
   int64_t target(double nominal) const;
-  /// What `nominal` is compared with: weight, bytes or latency, as a share of the full model's.
+  /// The share that is compared with `nominal`: of the full model's weights, bytes or latency.
   double share(int64_t weight) const;
   double share(const Widths& widths) const { return share(of(widths)); }
   /// "decoder weights", for messages.

@@ -19,14 +19,14 @@ struct Option {
   double cost;
 };
 
-/// The cheapest way found so far to widths whose weights fall into one cell.
+/// The cheapest choice of widths found so far whose weight falls into one cell.
 struct Cell {
   double cost = kUnreached;
   int64_t weight = 0;
 };
 using Cells = std::vector<Cell>;
 
-/// Widths of one level, of the least total cost within a weight, each at most that of the level above.
+/// Finds the widths of one level that cost least within a weight. Each is at most that of the level above.
 class Knapsack {
  public:
   Knapsack(const Problem& problem, const CostCurves& curves, const Widths& above, int64_t capacity)
@@ -53,14 +53,14 @@ class Knapsack {
     before[0][0] = {0, 0};
     for (int64_t layer = 0; layer < n_layers; ++layer) before.push_back(add_layer(layer, before.back()));
     Widths widths = trace_back(before);
-    // Options that were thinned out, cells that stood for several weights and costs that differ by rounding
-    // alone leave something over.
+    // Weight may be left over: options are thinned out, a cell stands for several weights, and some costs
+    // differ only by rounding.
     fill_up(problem_, curves_, above_, capacity_ + problem_.scale.fixed(), widths);
     return widths;
   }
 
  private:
-  /// From the narrowest up; a dropped space (width 0) comes first where it is allowed.
+  /// The options of a space, from the narrowest up. A dropped space (width 0) comes first if it is allowed.
   std::vector<Option> options_of(size_t space) const {
     std::vector<int64_t> widths;
     const int64_t most = above_[space];
@@ -85,11 +85,11 @@ class Knapsack {
   Options attention(int64_t layer) const { return options_[problem_.spec.attention_space(layer)]; }
   Options mlp(int64_t layer) const { return options_[problem_.spec.mlp_space(layer)]; }
   static Options kept(Options options) { return options.subspan(options.front().width == 0 ? 1 : 0); }
-  /// Empty where the space may not be dropped.
+  /// Empty if the space may not be dropped.
   static Options dropped(Options options) { return options.first(options.front().width == 0 ? 1 : 0); }
 
   int64_t least_weight(int64_t layer) const {
-    // The first options go together: both 0, or an MLP with a dropped attention, or neither dropped.
+    // The first options go together: both spaces are dropped, only the attention is, or neither is.
     return attention(layer).front().weight + mlp(layer).front().weight;
   }
 
@@ -102,7 +102,7 @@ class Knapsack {
     if (cost < cell.cost || (cost == cell.cost && weight < cell.weight)) cell = {cost, weight};
   }
 
-  /// After the attention of the layer, so that one of these widths of its MLP still fits.
+  /// Adds the attention of the layer, and leaves room for the narrowest of these options of its MLP.
   Cells add_attention(int64_t layer, const Cells& before, Options across, Options down) const {
     Cells after(n_cells_);
     if (!down.empty())
@@ -110,7 +110,7 @@ class Knapsack {
     return after;
   }
 
-  /// All pairs of widths of a layer: an MLP may be dropped only together with the attention.
+  /// Adds all pairs of widths of a layer. An MLP may be dropped only together with the attention.
   Cells add_layer(int64_t layer, const Cells& before) const {
     const int64_t most = most_after_[static_cast<size_t>(layer)];
     const Options across = attention(layer), down = mlp(layer);
@@ -131,8 +131,8 @@ class Knapsack {
     }
   }
 
-  /// The option that led from some cell to this one; `cell` becomes that cell. Sums are made again as they
-  /// were made on the way, so that they compare equal.
+  /// Finds the option that led from some cell to this one; `cell` becomes that cell. Sums are formed as on
+  /// the way forward, so that they compare equal.
   const Option* find_option(const Cells& from, Options options, Cell& cell) const {
     for (const Option& option : options) {
       const int64_t weight = cell.weight - option.weight;
@@ -146,7 +146,7 @@ class Knapsack {
   }
 
   Widths trace_back(const std::vector<Cells>& before) const {
-    // Of equally good ones the heaviest.
+    // Among equally good cells, the heaviest is taken.
     Cell cell;
     for (const Cell& last : before.back())
       if (last.cost < kUnreached && last.cost <= cell.cost) cell = last;
@@ -171,9 +171,9 @@ class Knapsack {
   const Problem& problem_;
   const CostCurves& curves_;
   const Widths& above_;
-  int64_t capacity_;  ///< beyond what no space holds
+  int64_t capacity_;  ///< the level's weight without the part that belongs to no space
   std::vector<std::vector<Option>> options_;
-  std::vector<int64_t> most_after_;  ///< [layers] what may be spent so that the later layers fit
+  std::vector<int64_t> most_after_;  ///< [layers] most weight that leaves room for the later layers
   size_t n_cells_ = 0;
   double per_weight_ = 1;
 };

@@ -5,6 +5,10 @@
 namespace elastify::plan {
 namespace {
 
+using report::LayerExplanation;
+using report::PlanExplanation;
+using report::SpaceExplanation;
+
 constexpr double kAnchorShare = 0.95, kAnchorsFrom = 0.5;
 constexpr double kWide = 0.1;
 constexpr double kPerMillion = 1e6;
@@ -30,7 +34,7 @@ SpaceExplanation explain_space(const ModelSpec& spec, const ElasticPlan& plan, s
   return explained;
 }
 
-bool is_anchor(const Explanation& explained, const LayerExplanation& layer) {
+bool is_anchor(const PlanExplanation& explained, const LayerExplanation& layer) {
   bool any = false;
   for (size_t level = 0; level < explained.levels.size(); ++level) {
     if (explained.levels[level] < kAnchorsFrom) continue;
@@ -42,9 +46,9 @@ bool is_anchor(const Explanation& explained, const LayerExplanation& layer) {
 
 }  // namespace
 
-Explanation explain(const ModelSpec& spec, const ElasticPlan& plan, const Profile* profile,
-                    const CostCurves* curves) {
-  Explanation explained;
+PlanExplanation explain(const ModelSpec& spec, const ElasticPlan& plan, const Profile* profile,
+                        const CostCurves* curves) {
+  PlanExplanation explained;
   for (size_t level = 0; level + 1 < plan.levels.size(); ++level)
     explained.levels.push_back(plan.levels[level].nominal);
   explained.mean_kept.assign(explained.levels.size(), 0);

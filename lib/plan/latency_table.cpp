@@ -15,10 +15,10 @@ namespace {
 using Json = nlohmann::json;
 using Fields = JsonFields<Json>;
 
-// A file may count a few elements more than the decoder has, such as rotary factors.
+// A file may count slightly more elements than the decoder has, such as rotary factors.
 constexpr double kTolerance = 1e-3;
 constexpr const char* kHint = "write it on the device with `llama-bench -m MODEL.gguf ... -o json`";
-/// What must not differ between rows: times under different settings do not compare.
+/// Settings that must not differ between rows: times under different settings do not compare.
 constexpr const char* kSettings[] = {"n_depth",  "n_threads",  "n_gpu_layers", "n_batch", "n_ubatch",
                                      "backends", "flash_attn", "type_k",       "type_v"};
 
@@ -27,7 +27,7 @@ struct Row {
   double ns = 0;  ///< per token
 };
 
-/// \param settings  of the first row, filled by it
+/// \param settings  those of the first row, which fills them in
 std::optional<Row> read_row(const Json& json, LatencyPhase phase,
                             std::map<std::string, std::string>& settings) {
   const Fields fields(json);
@@ -39,7 +39,7 @@ std::optional<Row> read_row(const Json& json, LatencyPhase phase,
   std::map<std::string, std::string> here{{prompt ? "n_prompt" : "n_gen", fmt::format("{}", n_tokens)}};
   for (const char* key : kSettings)
     if (json.contains(key)) here[key] = json.at(key).dump();
-  // "llama 1B Q4_K - Medium": architecture and size, before the weights' type, differ by level.
+  // "llama 1B Q4_K - Medium": architecture and size differ by level, so only the weights' type is compared.
   if (const auto model = fields.string("model_type")) {
     const size_t size = model->find(' '), type = model->find(' ', size + 1);
     if (size != std::string::npos && type != std::string::npos) here["model_type"] = model->substr(type + 1);
@@ -61,7 +61,7 @@ std::optional<Row> read_row(const Json& json, LatencyPhase phase,
   return row;
 }
 
-/// A run of neighbouring points that share one value.
+/// A run of neighbouring points that share one value, their mean.
 struct Pool {
   double mean;
   size_t n;
@@ -118,7 +118,7 @@ double LatencyTable::at(int64_t n_params) const {
 int64_t LatencyTable::params_at(double ns) const {
   if (ns < points_.front().ns * (1 - kTolerance) || ns > points_.back().ns * (1 + kTolerance))
     fail("{:.4g} ms per token is outside of what was measured: {}", ns / 1e6, range());
-  // The last point that is not slower, so that of equally fast models it is the widest.
+  // The last point that is not slower: of equally fast models, the widest.
   const auto above = std::upper_bound(points_.begin(), points_.end(), ns,
                                       [](double time, const Point& point) { return time < point.ns; });
   if (above == points_.begin()) return points_.front().n_params;

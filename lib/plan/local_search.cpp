@@ -12,7 +12,7 @@ namespace {
 
 constexpr double kWorst = std::numeric_limits<double>::infinity();
 
-/// Remembers what was measured.
+/// Caches measured losses.
 class Measured {
  public:
   explicit Measured(const MeasureLoss& measure) : measure_(measure) {}
@@ -35,8 +35,8 @@ bool is_within(const Widths& narrow, const Widths& wide) {
   return true;
 }
 
-/// Which start every level takes: nested, of the least sum of losses. From the narrowest level up, the best
-/// way to each start's widths.
+/// Chooses the start that every level takes, so that levels are nested and the sum of their losses is least.
+/// Goes from the narrowest level up and keeps the best way to each start's widths.
 std::vector<size_t> choose_starts(const std::vector<std::vector<Widths>>& starts,
                                   const std::vector<std::vector<double>>& losses) {
   const size_t n_levels = starts.front().size(), n_starts = starts.size();
@@ -69,8 +69,8 @@ std::vector<size_t> choose_starts(const std::vector<std::vector<Widths>>& starts
 
 struct Move {
   size_t giver, taker;
-  int64_t giver_width, taker_width;  ///< afterwards
-  double predicted;                  ///< by the curves: rise of the cost
+  int64_t giver_width, taker_width;  ///< after the move
+  double predicted;                  ///< rise of the cost by the curves
 };
 
 class Search {
@@ -80,13 +80,13 @@ class Search {
     failures_.assign(problem.levels.size(), std::vector<int64_t>(problem.ladders.size(), 0));
     for (const int64_t target : problem.targets)
       capacity_.push_back(std::min(target + problem.half_step(), problem.scale.full()));
-    // A start may lie a little above: what it weighs is then what the level may weigh.
+    // A start may weigh slightly more than its level may. Then its weight becomes the limit.
     for (size_t level = 0; level < capacity_.size(); ++level)
       capacity_[level] = std::max(capacity_[level], problem.scale.of(result.widths[level]));
   }
 
   /// Measures up to `n_moves` moves of a level.
-  /// \returns whether any was left to measure
+  /// \returns whether there was any left to measure
   bool improve(size_t level, int64_t n_moves) {
     bool found = false;
     while (n_moves > 0) {
@@ -109,8 +109,8 @@ class Search {
     return found;
   }
 
-  /// Widens what still fits, if that measures no worse. A KV group that went for the last steps of an MLP
-  /// leaves more over than these take.
+  /// Widens what still fits, unless that measures worse. Weight may be left over because a KV group frees
+  /// more than the last steps of an MLP take.
   void spend_rest(size_t level) {
     Widths wider = result_.widths[level];
     const bool is_widest = level + 1 == result_.widths.size();
@@ -139,8 +139,8 @@ class Search {
     return moved;
   }
 
-  /// The smallest exchange between two spaces that keeps to the budget: one step of the space with the larger
-  /// steps, as many of the other as that pays for or takes.
+  /// The smallest exchange between two spaces within the budget: one step of the space with the larger steps,
+  /// and as many steps of the other as that pays for or takes.
   std::optional<Move> exchange(size_t level, size_t giver, size_t taker) const {
     const Widths& widths = result_.widths[level];
     const std::vector<int64_t>&down = problem_.ladders[giver], &up = problem_.ladders[taker];
@@ -163,7 +163,7 @@ class Search {
         cost(giver, *lower) - cost(giver, widths[giver]) + cost(taker, *upper) - cost(taker, widths[taker])};
   }
 
-  /// The most promising move that was not measured yet.
+  /// The most promising move that has not been measured yet. Moves of spaces with fewer failures come first.
   std::optional<Move> propose(size_t level) const {
     std::optional<Move> best;
     int64_t best_failures = 0;
@@ -210,7 +210,8 @@ SearchResult local_search(const Problem& problem, const CostCurves& curves,
   result.start_loss = result.loss;
 
   Search search(problem, curves, measured, result);
-  // In turns, since what a level may do depends on its neighbours; from the narrowest, where most is lost.
+  // Levels take turns, because the moves of a level depend on its neighbours. The narrowest comes first,
+  // because it loses most.
   const auto n_levels = static_cast<int64_t>(chosen.size());
   bool found = true;
   while (found && result.n_moves < n_moves) {

@@ -13,15 +13,8 @@
 namespace elastify::plan {
 namespace {
 
-/// Of levels whose layers take their steps together.
+/// A level gets a note if its true share is off by more than this.
 constexpr double kWorthANote = 0.01;
-constexpr std::pair<Method, std::string_view> kMethods[] = {
-    {Method::kUniform, "uniform"},   {Method::kAnchors, "anchors"}, {Method::kZscore, "zscore"},
-    {Method::kShortGpt, "shortgpt"}, {Method::kDp, "dp"},           {Method::kDpKl, "dp+kl"}};
-
-bool goes_by_curves(Method method) {
-  return method == Method::kDp || method == Method::kDpKl;
-}
 
 void check_options(const PlanOptions& options) {
   if (options.grid < 1) throw UsageError(fmt::format("grid: expected 1 or more, got {}", options.grid));
@@ -33,7 +26,7 @@ void check_options(const PlanOptions& options) {
     throw UsageError(fmt::format("search_steps: expected 0 or more, got {}", options.search_steps));
   if (options.search_seq != 0 && options.search_seq < 2)
     throw UsageError(fmt::format("search_seq: expected 0, or 2 or more, got {}", options.search_seq));
-  if (options.depth && !goes_by_curves(options.method))
+  if (options.depth && !facts_of(options.method).drops_layers)
     throw UsageError(fmt::format("depth: the plan `{}` drops no layers", name_of(options.method)),
                      "plan `dp` or `dp+kl`");
 }
@@ -55,7 +48,7 @@ CostCurves prepare_curves(const ModelSpec& spec, const Profile* profile, const P
                               : curves_from_scores(spec, require_scores(profile, options), options.metric));
 }
 
-/// The loss at the removal of every layer, for `anchors`.
+/// Returns the loss at the removal of every layer, which `anchors` needs.
 const std::vector<double>& require_removal_loss(const ModelSpec& spec, const Profile* profile) {
   constexpr const char* kHint = "measure one on this model with `elastify profile`, or plan `uniform`";
   if (profile == nullptr || profile->removal_loss.empty())
@@ -69,7 +62,7 @@ const std::vector<double>& require_removal_loss(const ModelSpec& spec, const Pro
   return loss;
 }
 
-/// What narrowing a layer to half its width costs.
+/// The cost of narrowing each layer to half its width.
 std::vector<double> half_costs(const ModelSpec& spec, const CostCurves& curves) {
   std::vector<double> costs(static_cast<size_t>(spec.n_layers), 0);
   for (size_t space = 0; space < curves.cost.size(); ++space) {
@@ -79,8 +72,8 @@ std::vector<double> half_costs(const ModelSpec& spec, const CostCurves& curves) 
   return costs;
 }
 
-/// The curves with every cost of attention multiplied. Costs add up where one space of many is narrowed; of
-/// many narrowed attentions each costs more than alone.
+/// Multiplies all costs of attention. A curve is about one space that is narrowed alone; if many attentions
+/// are narrowed together, each costs more.
 CostCurves with_dear_attention(const ModelSpec& spec, CostCurves curves, double factor) {
   for (size_t space = 0; space < curves.cost.size(); ++space)
     if (spec.spaces[space].kind == SpaceKind::kAttention)
@@ -88,8 +81,8 @@ CostCurves with_dear_attention(const ModelSpec& spec, CostCurves curves, double 
   return curves;
 }
 
-/// Levels that weigh what levels of single spaces may: of those that weigh more, what costs least gives
-/// steps; what is left over goes where it lowers the cost most.
+/// Brings levels to the weight that a plan with widths of its own per layer may have. A level that is too
+/// heavy gives up the steps that cost least. What is left over goes where it lowers the cost most.
 std::vector<Widths> brought_to_weight(const Problem& problem, const CostCurves& curves,
                                       std::vector<Widths> levels) {
   Widths above = full_widths(problem.spec);
@@ -122,37 +115,35 @@ std::vector<Widths> brought_to_weight(const Problem& problem, const CostCurves& 
 }
 
 /// `dp+kl` out of what `dp` found.
-std::vector<Widths> search_widths(const Problem& problem, const CostCurves& curves,
-                                  std::vector<Widths> dynamic, const MeasureLoss& measure,
-                                  const Profile* profile, const PlanOptions& options, ElasticPlan& plan) {
+SearchResult search_widths(const Problem& problem, const CostCurves& curves, std::vector<Widths> dynamic,
+                           const MeasureLoss& measure, const Profile* profile, const PlanOptions& options) {
   constexpr double kDear[] = {4, 1000};
   std::vector<std::vector<Widths>> starts{std::move(dynamic)};
   for (const double factor : kDear)
     starts.push_back(solve_dynamic(problem, with_dear_attention(problem.spec, curves, factor)));
+  std::vector<std::vector<double>> layer_losses{half_costs(problem.spec, curves)};
+  if (profile != nullptr && !profile->removal_loss.empty())
+    layer_losses.push_back(require_removal_loss(problem.spec, profile));
+  const auto add = [&](std::vector<int64_t> anchors) {
+    starts.push_back(brought_to_weight(problem, curves, solve_uniform(problem, std::move(anchors)).widths));
+  };
   try {
-    const auto add = [&](std::vector<int64_t> anchors) {
-      starts.push_back(brought_to_weight(problem, curves, solve_uniform(problem, std::move(anchors)).widths));
-    };
     add({});
-    const auto with_anchors = [&](const std::vector<double>& losses) {
-      add(choose_anchors(losses, options.anchor_share));
-    };
-    with_anchors(half_costs(problem.spec, curves));
-    if (profile != nullptr && !profile->removal_loss.empty())
-      with_anchors(require_removal_loss(problem.spec, profile));
-  } catch (const Error&) {
+    for (const std::vector<double>& losses : layer_losses) add(choose_anchors(losses, options.anchor_share));
+  } catch (const OutOfReach&) {
     // Levels that only dropped layers reach have no uniform plan.
   }
-  const int64_t n_moves = options.search_steps;
-  SearchResult found = local_search(problem, curves, starts, measure, n_moves);
+  return local_search(problem, curves, starts, measure, options.search_steps);
+}
+
+void note_search(ElasticPlan& plan, const Problem& problem, const SearchResult& found) {
   plan.curves += fmt::format("; {} moves measured, {} of them kept", found.n_moves, found.n_accepted);
   for (size_t level = 0; level < found.widths.size(); ++level)
     plan.notes.push_back(fmt::format("level {}: measured loss {:.4g}, {:.4g} before the search",
                                      problem.levels[level], found.loss[level], found.start_loss[level]));
-  return std::move(found.widths);
 }
 
-/// A width that splits a block cannot be stored in that type.
+/// Adds a note if widths split blocks of the type, because such widths cannot be stored in it.
 void note_blocks(ElasticPlan& plan, const PlanOptions& options) {
   if (options.budget.kind != Budget::Kind::kBytes) return;
   const DTypeInfo& type = info(options.budget.type);
@@ -170,7 +161,7 @@ void note_anchors(ElasticPlan& plan, double level, size_t n_anchors) {
                                    plan.anchors.size(), fmt::join(given_up, ", ")));
 }
 
-/// \param by_space  whether every space may have a width of its own
+/// \param by_space  whether every space has a width of its own
 void note_ratio(ElasticPlan& plan, size_t index, const Problem& problem, bool by_space) {
   const Level& level = plan.levels[index];
   const double step =
@@ -188,25 +179,6 @@ void note_ratio(ElasticPlan& plan, size_t index, const Problem& problem, bool by
 }
 
 }  // namespace
-
-Method method_named(std::string_view name) {
-  std::vector<std::string_view> names;
-  for (const auto& [method, known] : kMethods) {
-    if (known == name) return method;
-    names.push_back(known);
-  }
-  throw UsageError(fmt::format("unknown plan '{}'; known are {}", name, fmt::join(names, ", ")));
-}
-
-std::string_view name_of(Method method) {
-  for (const auto& [known, name] : kMethods)
-    if (known == method) return name;
-  fail("unknown plan {}", static_cast<int>(method));
-}
-
-bool goes_by_removal_loss(Method method) {
-  return method == Method::kAnchors || method == Method::kDpKl;
-}
 
 ElasticPlan make_plan(const ModelSpec& spec, const Profile* profile, const PlanOptions& options,
                       const CostCurves* curves, const MeasureLoss& measure) {
@@ -247,8 +219,11 @@ ElasticPlan make_plan(const ModelSpec& spec, const Profile* profile, const PlanO
       const CostCurves prepared = prepare_curves(spec, profile, options, curves);
       plan.curves = prepared.source;
       widths = solve_dynamic(problem, prepared);
-      if (options.method == Method::kDpKl)
-        widths = search_widths(problem, prepared, std::move(widths), measure, profile, options, plan);
+      if (options.method == Method::kDpKl) {
+        SearchResult found = search_widths(problem, prepared, std::move(widths), measure, profile, options);
+        note_search(plan, problem, found);
+        widths = std::move(found.widths);
+      }
       break;
     }
   }
@@ -263,9 +238,18 @@ ElasticPlan make_plan(const ModelSpec& spec, const Profile* profile, const PlanO
   note_blocks(plan, options);
   for (size_t i = 0; i < widths.size(); ++i) {
     if (!n_anchors.empty()) note_anchors(plan, problem.levels[i], n_anchors[i]);
-    note_ratio(plan, i, problem, goes_by_curves(options.method) || options.method == Method::kZscore);
+    note_ratio(plan, i, problem,
+               facts_of(options.method).measures_losses || options.method == Method::kZscore);
   }
   return plan;
+}
+
+double lowest_level(const ModelSpec& spec, const PlanOptions& options) {
+  PlanOptions without_levels = options;
+  without_levels.levels = {1};
+  const Problem problem(spec, without_levels);
+  constexpr double kDigits = 1e4;
+  return std::ceil(problem.scale.share(problem.narrowest()) * kDigits) / kDigits;
 }
 
 }  // namespace elastify::plan

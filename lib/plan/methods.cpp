@@ -9,9 +9,9 @@ namespace elastify::plan {
 
 int64_t least_width(const AxisSpace& space, int64_t grid, double min_width) {
   const int64_t step = space.kind == SpaceKind::kMlp ? grid : 1;
-  // A share that is a whole number of units but for rounding is that number.
+  // A share that is a whole number of units, but for rounding, counts as that number.
   const auto units =
-      static_cast<int64_t>(std::ceil(min_width * static_cast<double>(space.n_units) - 1 / kRounding));
+      static_cast<int64_t>(std::ceil(min_width * static_cast<double>(space.n_units) - 1 / kLevelRounding));
   return std::min(space.n_units, std::max<int64_t>((units + step - 1) / step, 1) * step);
 }
 
@@ -21,7 +21,7 @@ Problem::Problem(const ModelSpec& of, const PlanOptions& options)
       grid(options.grid),
       min_width(options.min_width),
       depth(options.depth),
-      levels(normalised(options.levels)) {
+      levels(normalised_levels(options.levels)) {
   levels.pop_back();
   for (const double level : levels) targets.push_back(scale.target(level));
   for (const AxisSpace& space : spec.spaces) {
@@ -74,7 +74,7 @@ void Problem::require_reachable(const Widths& least, int64_t slack) const {
   const std::string hint = min_width > 0                  ? "; a smaller min_width goes lower"
                            : neurons == grid && grid > 32 ? "; a finer grid goes lower"
                                                           : "";
-  throw Error(
+  throw OutOfReach(
       fmt::format("level {}: the narrowest widths ({}, {} MLP neurons{}) keep {:.4f} of the {}", levels[0],
                   of_groups, neurons, depth ? ", all layers dropped that may be" : "", lowest, scale.noun()),
       fmt::format("the lowest ratio that can be met is {:.4f}{}", std::ceil(lowest * 1e4) / 1e4, hint));

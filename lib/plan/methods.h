@@ -1,18 +1,22 @@
 #pragma once
 
-// What the planning methods share; make_plan() is what others call.
+// Internals of the planning methods. Other code calls make_plan().
 
-#include "plan/make_plan.h"
+#include "base/error.h"
+#include "model/levels.h"
+#include "model/plan.h"
+#include "plan/cost_curves.h"
+#include "plan/options.h"
 
 namespace elastify::plan {
 
-/// Nominal ratios have six decimals, as level_name() and find_level() see them.
-inline constexpr double kRounding = 1e6;
-/// In rising order, without duplicates, the full model included.
-/// \throws UsageError
-std::vector<double> normalised(std::vector<double> levels);
+/// A level that the narrowest widths still exceed.
+class OutOfReach : public Error {
+ public:
+  using Error::Error;
+};
 
-/// What every method solves: widths for levels below the full model.
+/// The problem that every method solves: widths for the levels below the full model.
 struct Problem {
   Problem(const ModelSpec& spec, const PlanOptions& options);
 
@@ -25,21 +29,21 @@ struct Problem {
   std::vector<int64_t> targets;               ///< [levels], in the scale's unit
   std::vector<std::vector<int64_t>> ladders;  ///< [spaces] widths to choose from, rising, the full one last
 
-  bool may_drop(size_t space) const;  ///< some plan of this problem has width 0 there
+  bool may_drop(size_t space) const;  ///< whether a plan of this problem may have width 0 there
   Widths narrowest() const;
-  /// Half of the smallest step of a single MLP, or of a KV group where no MLP can take one: what a level may
-  /// weigh beyond its target.
+  /// Half of the smallest step of a single MLP, or of a KV group if no MLP can take a step. A level may weigh
+  /// this much more than its target.
   int64_t half_step() const;
   /// \param least  the narrowest widths there are
   /// \param slack  what a level may weigh beyond its target
-  /// \throws Error  if the lowest level is out of reach
+  /// \throws OutOfReach  if the lowest level is
   void require_reachable(const Widths& least, int64_t slack) const;
 };
 
-/// The least width of the space that `min_width` and the grid allow.
+/// The smallest width of the space that `min_width` and the grid allow.
 int64_t least_width(const AxisSpace& space, int64_t grid, double min_width);
 
-/// Widths of every level, and what had to give way.
+/// Widths of every level, and how many anchors had to be given up.
 struct UniformSolution {
   std::vector<Widths> widths;     ///< [levels]
   std::vector<size_t> n_anchors;  ///< [levels] anchors that stayed full
@@ -47,21 +51,23 @@ struct UniformSolution {
 };
 /// \param anchors  layers that stay full, most important first
 UniformSolution solve_uniform(const Problem& problem, std::vector<int64_t> anchors = {});
-/// This share of the layers, of those whose removal costs most.
+/// Chooses this share of the layers: those whose removal costs most.
 /// \param removal_loss  [n_layers]
 std::vector<int64_t> choose_anchors(const std::vector<double>& removal_loss, double share);
 
-/// Of all widths on the ladders (and dropped spaces, where depth is elastic) the ones of the least total cost
-/// that weigh no more than half a smallest step beyond the target, each level within the next wider one.
-/// Exact where the weights, counted in their greatest common divisor, are at most 32768 and a space has at
-/// most 512 widths; beyond, sub-models whose weights differ by less than a 32768th of the level count as
-/// equally heavy on the way, and what is left over is filled up at the end.
+/// Finds the widths of the least total cost, among all widths on the ladders (and dropped spaces, with
+/// elastic depth). A level weighs at most half a smallest step more than its target and lies within the next
+/// wider level.
+///
+/// The result is exact if the weights, in units of their greatest common divisor, are at most 32768 and no
+/// space has more than 512 widths. Otherwise, sub-models whose weights differ by less than a 32768th of the
+/// level count as equally heavy, and fill_up() spends what is left over.
 /// \param curves  non-increasing
 /// \returns [levels]
 std::vector<Widths> solve_dynamic(const Problem& problem, const CostCurves& curves);
 
-/// Widens what still fits into `capacity` and within the level above, what lowers the cost most per weight
-/// first. Dropped spaces stay dropped.
+/// Widens what still fits into `capacity` and within the level above. The step that lowers the cost most per
+/// weight comes first. Dropped spaces stay dropped.
 void fill_up(const Problem& problem, const CostCurves& curves, const Widths& above, int64_t capacity,
              Widths& widths);
 

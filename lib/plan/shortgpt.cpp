@@ -16,7 +16,7 @@ std::vector<Widths> solve_shortgpt(const Problem& problem, const Profile& profil
       std::any_of(influence.begin(), influence.end(), [](double value) { return std::isnan(value); }))
     throw Error("the plan `shortgpt` needs a profile with the influence of every layer",
                 "measure one on this model with `elastify profile --second-moments`");
-  // In stock llama.cpp the first layer keeps its attention and the last its MLP.
+  // Stock llama.cpp needs the attention of the first layer and the MLP of the last one.
   std::vector<int64_t> layers(static_cast<size_t>(std::max<int64_t>(spec.n_layers - 2, 0)));
   std::iota(layers.begin(), layers.end(), 1);
   std::stable_sort(layers.begin(), layers.end(), [&](int64_t a, int64_t b) {
@@ -32,7 +32,7 @@ std::vector<Widths> solve_shortgpt(const Problem& problem, const Profile& profil
       Widths fewer = widths;
       fewer[spec.attention_space(*next)] = fewer[spec.mlp_space(*next)] = 0;
       const int64_t now = std::abs(problem.scale.of(widths) - target);
-      if (std::abs(problem.scale.of(fewer) - target) >= now) break;  // as long as that comes nearer
+      if (std::abs(problem.scale.of(fewer) - target) >= now) break;  // no nearer to the target
       widths = std::move(fewer);
     }
     result[level] = widths;

@@ -10,16 +10,17 @@
 namespace elastify::plan {
 namespace {
 
-/// A level's widths in three numbers: the first anchors stay full, every other layer gets `groups` and the
-/// MLP width d_ff[ff], or all it has if that is less. Componentwise smaller means nested.
+/// A level's widths in three numbers. The first anchors stay full; every other layer gets `groups` KV groups
+/// and the MLP width d_ff[ff], or all it has if that is less. A choice that is smaller in every number is
+/// nested.
 struct Choice {
   size_t n_anchors = 0;
   int64_t groups = 1;
   size_t ff = 0;
 };
 
-/// How bad a choice is, the worst first: weight off the target beyond half a step; anchors given up; KV
-/// groups off the ratio (millionths); weight off the target.
+/// How bad a choice is. In order of priority: weight off the target beyond half a step, anchors given up, KV
+/// groups off the ratio (in millionths), weight off the target.
 struct Cost {
   int64_t excess = 0, given_up = 0, imbalance = 0, miss = 0;
   auto operator<=>(const Cost&) const = default;
@@ -52,12 +53,12 @@ class Solver {
 
   /// \throws Error if the lowest level is out of reach
   void require_reachable() const {
-    // A level as it is said has four digits.
+    // Levels are stated with four digits, so this much is always allowed.
     const int64_t slack = std::max(half_step(0), problem_.scale.full() / 10000);
     problem_.require_reachable(widths({0, least_groups_, 0}), slack);
   }
 
-  /// One choice per level, nested, of the least total cost.
+  /// Returns one choice per level, nested, of the least total cost.
   std::vector<Choice> solve() const {
     const size_t n_states = (anchors_.size() + 1) * attention_[0].size() * d_ff_.size();
     std::vector<std::vector<int32_t>> best_below(problem_.targets.size());
@@ -123,15 +124,15 @@ class Solver {
         // An MLP no wider than one step stays whole.
         return anchor || spec_.layer_d_ff[layer] <= grid_ ? 0 : neuron_weight_[layer] * grid_;
       }));
-      // Of the layers that carry the budget, and of the anchors.
+      // Weights of the anchors, and of the layers that carry the budget.
       const int64_t all_units = attention_weight(0, spec_.n_kv_heads()) + mlp_weight(0, spec_.d_ff());
       anchor_weight_.push_back(attention_weight(a, 0) + mlp_weight(a, 0));
       carrier_weight_.push_back(all_units - anchor_weight_.back());
     }
   }
 
-  /// MLP widths on the grid next to a level's solution for some number of anchors and groups, the narrowest
-  /// and the full one: no other can be in the best plan.
+  /// The MLP widths that can be in the best plan: for every level, number of anchors and number of groups the
+  /// two widths on the grid next to the solution, and the narrowest and the full width.
   std::vector<int64_t> candidates() const {
     const int64_t full = spec_.d_ff();
     const int64_t n_steps = full / grid_;
@@ -171,7 +172,7 @@ class Solver {
     const double groups = std::clamp(share, 0.0, 1.0) * static_cast<double>(spec_.n_kv_heads());
     return {.excess = std::max<int64_t>(0, miss - half_step(a)),
             .given_up = static_cast<int64_t>(anchors_.size() - a),
-            .imbalance = std::llround(std::abs(static_cast<double>(choice.groups) - groups) * kRounding),
+            .imbalance = std::llround(std::abs(static_cast<double>(choice.groups) - groups) * kLevelRounding),
             .miss = miss};
   }
 
@@ -182,8 +183,8 @@ class Solver {
             state % n_ff};
   }
 
-  /// Replaces every entry by the least among those of choices nested in its own.
-  /// \returns which one that was
+  /// Replaces every entry by the least one among the choices nested in its own.
+  /// \returns the choice that each entry came from
   std::vector<int32_t> spread_minimum(std::vector<Cost>& total) const {
     const size_t n_ff = d_ff_.size(), n_below = attention_[0].size() * n_ff;
     std::vector<int32_t> from(total.size());
@@ -205,7 +206,7 @@ class Solver {
   const ModelSpec& spec_;
   std::vector<int64_t> anchors_;
   int64_t grid_, least_groups_, least_d_ff_;
-  int64_t fixed_ = 0;                                           ///< what belongs to no space: norms
+  int64_t fixed_ = 0;                                           ///< weight that belongs to no space: norms
   std::vector<int64_t> group_weight_, neuron_weight_;           ///< [layers] of one unit
   std::vector<std::vector<int64_t>> attention_, mlp_;           ///< [anchors + 1][widths], over all layers
   std::vector<int64_t> step_, anchor_weight_, carrier_weight_;  ///< [anchors + 1]
@@ -222,7 +223,7 @@ std::vector<int64_t> choose_anchors(const std::vector<double>& removal_loss, dou
   });
   const auto asked = std::llround(share * static_cast<double>(layers.size()));
   const int64_t least = share > 0 ? 1 : 0;
-  // Some layer has to carry the budget.
+  // At least one layer has to carry the budget.
   const auto most = static_cast<int64_t>(layers.size()) - 1;
   layers.resize(static_cast<size_t>(std::min<int64_t>(std::max<int64_t>(asked, least), most)));
   return layers;

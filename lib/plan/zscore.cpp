@@ -6,11 +6,11 @@
 namespace elastify::plan {
 namespace {
 
-/// Where the falling threshold widens a space to the next width of its ladder.
+/// A step of a space to the next width of its ladder, taken when the falling threshold passes `threshold`.
 struct Widening {
   double threshold;
   size_t space;
-  int64_t width, weight;  ///< afterwards; what it adds
+  int64_t width, weight;  ///< width after the step, and the weight that the step adds
 };
 
 /// (score - mean) / standard deviation over the space; 0 where all scores are equal.
@@ -34,7 +34,8 @@ std::vector<Widths> solve_zscore(const Problem& problem, const std::vector<std::
     const std::vector<double> z = standardised(scores[space]);
     const std::vector<int64_t>& ladder = problem.ladders[space];
     for (size_t i = 1; i < ladder.size(); ++i) {
-      // The unit with which the number of those above the threshold is nearest to this width.
+      // From this many units above the threshold on, their number is nearer to this width than to the one
+      // before.
       const int64_t nearest = (ladder[i - 1] + ladder[i] + 1) / 2;
       widenings.push_back({z[static_cast<size_t>(nearest - 1)], space, ladder[i],
                            problem.scale.per_unit(space) * (ladder[i] - ladder[i - 1])});
@@ -47,7 +48,7 @@ std::vector<Widths> solve_zscore(const Problem& problem, const std::vector<std::
   int64_t weight = problem.scale.of(widths);
   auto next = widenings.begin();
   for (const int64_t target : problem.targets) {
-    // As long as that comes nearer to the target.
+    // Spaces widen as long as that comes nearer to the target.
     for (; next != widenings.end() && weight + next->weight - target <= target - weight; ++next) {
       widths[next->space] = next->width;
       weight += next->weight;

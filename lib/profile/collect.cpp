@@ -21,7 +21,7 @@ double nll_of(const nn::Decoder& decoder, const at::Tensor& last_output, const a
   return decoder.token_nll(decoder.final_norm(last_output), ids).sum(at::kDouble).item<double>();
 }
 
-/// A tensor like the residual stream of a batch, for its shape and type only.
+/// A tensor with the shape and type of a batch's residual stream. Its values do not matter.
 at::Tensor like_residual(const nn::Decoder& decoder, const at::Tensor& ids) {
   return at::empty({1}, at::TensorOptions().dtype(decoder.dtype()).device(decoder.device()))
       .expand({ids.size(0), ids.size(1), decoder.spec().d_model});
@@ -31,7 +31,7 @@ int64_t residual_bytes(const nn::Decoder& decoder, const at::Tensor& ids) {
   return ids.numel() * decoder.spec().d_model * static_cast<int64_t>(c10::elementSize(decoder.dtype()));
 }
 
-/// \throws Error  if the disk has less room than the files will take
+/// \throws Error  if the disk has less free space than the files need
 void require_space(const Unfinished& unfinished, int64_t bytes) {
   std::error_code error;
   const auto space = fs::space(unfinished.path(""), error);
@@ -112,7 +112,7 @@ double collect_streamed(const nn::Decoder& decoder, const std::vector<at::Tensor
   const int64_t n_layers = spec.n_layers, n_batches = static_cast<int64_t>(batches.size());
   if (n_batches == 0) return 0;
   const int64_t slot_bytes = residual_bytes(decoder, batches[0]);
-  // The way back needs what went into every layer; without it, two layers' worth are enough.
+  // The backward pass needs the inputs of every layer. Without it, room for two layers is enough.
   const int64_t n_levels = wanted.any_gradient() ? n_layers + 1 : 2;
   if (!unfinished.has("forward-0"))
     require_space(unfinished, slot_bytes * n_batches * (n_levels + (wanted.any_gradient() ? 2 : 0)));
@@ -202,7 +202,8 @@ RemovalSums measure_removal(const nn::Decoder& decoder, const std::vector<at::Te
     const auto numbers = unfinished.load("removal", {});
     return {numbers.at("nll").at(0), numbers.at("without")};
   }
-  // Streams without layer v, v < n_layers, and of the whole model, v = n_layers; layer by layer over `group`.
+  // Stream v < n_layers is the model without layer v; stream n_layers is the whole model. All of them go
+  // through `group` layer by layer.
   Progress progress("layer removal", count_tokens(batches) * n_layers, "tokens");
   const auto measure = [&](const std::vector<at::Tensor>& group, TensorSlots& streams) {
     const auto n_batches = static_cast<int64_t>(group.size());

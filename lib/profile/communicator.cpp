@@ -14,11 +14,11 @@
 namespace elastify {
 namespace {
 
-/// How many processes a launcher says that it started; 1 where there was none.
+/// The number of processes that a launcher says it started; 1 without a launcher.
 int n_launched() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"})
     if (const char* value = std::getenv(name); value != nullptr) return std::max(1, std::atoi(value));
-  // srun sets its variables for every step, also without MPI; PMIx only where MPI is to use it.
+  // srun sets its variables for every step, also without MPI. It sets those of PMIx only if MPI uses it.
   if (const char* tasks = std::getenv("SLURM_NTASKS");
       tasks != nullptr && std::getenv("PMIX_RANK") != nullptr)
     return std::max(1, std::atoi(tasks));

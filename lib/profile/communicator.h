@@ -4,11 +4,11 @@
 
 namespace elastify {
 
-/// The processes that do one piece of work together: those that mpirun or srun started, or this one alone.
-/// Every process calls the same functions in the same order.
+/// The processes that share one piece of work: those that mpirun or srun started, or this one alone. Every
+/// process must call the same functions in the same order.
 class Communicator {
  public:
-  /// Joins the others if a launcher started this process. Call once, early.
+  /// Joins the other processes if a launcher started this one. Call it once, early.
   /// \throws Error  if there are others and this build has no MPI
   static Communicator start();
   Communicator() = default;  ///< this process alone
@@ -21,9 +21,9 @@ class Communicator {
   bool is_root() const { return rank_ == 0; }
   /// Replaces values by their sums over all processes.
   void sum(std::span<double> values) const;
-  /// Waits for all.
+  /// Waits for all processes.
   void wait() const;
-  /// Ends all processes at once: one that failed would leave the others waiting.
+  /// Ends all processes at once. Otherwise one that failed would leave the others waiting.
   [[noreturn]] void abort(int status) const;
 
  private:

@@ -15,7 +15,7 @@ namespace {
 
 using Scores = std::vector<std::vector<float>>;
 
-/// L2 norm over all weights of a unit, in every tensor that has a part of it.
+/// The L2 norm of all weights of a unit, over every tensor that has a part of it.
 Scores measure_magnitude(const Checkpoint& checkpoint) {
   const ModelSpec& spec = checkpoint.spec();
   std::vector<at::Tensor> squares;
@@ -47,7 +47,8 @@ Scores measure_magnitude(const Checkpoint& checkpoint) {
   return scores;
 }
 
-/// Uniform in [0, 1), from the engine's bits: library distributions differ between platforms.
+/// Draws uniformly from [0, 1). Only the engine's bits are used, because library distributions differ between
+/// platforms.
 Scores draw_random(const ModelSpec& spec, int64_t seed) {
   std::mt19937_64 engine(static_cast<uint64_t>(seed));
   Scores scores;

@@ -4,29 +4,30 @@
 #include <string>
 #include <vector>
 
+#include "data/text_options.h"
 #include "model/profile.h"
+#include "options/forward.h"
 
 namespace elastify::profile {
 
 struct ProfileOptions {
-  std::vector<std::string> data;  ///< text files, or "self": text sampled from the model
+  /// Calibration text; as many tokens as in the paper. A batch is also what is lost at most when the work is
+  /// stopped.
+  TextOptions text{.data = {}, .tokens = 6400};
   std::vector<Metric> metrics{Metric::kTaylor};
-  int64_t tokens = 6400;          ///< calibration tokens, as in the paper; 0: all of the data
-  int64_t seq = 256;              ///< tokens per sequence
-  int64_t batch = 4;              ///< sequences per pass; also what is lost at most when the work is stopped
   int64_t removal_tokens = 1024;  ///< tokens for the layer-removal loss; 0: not measured
   bool second_moments = false;    ///< X^T X of the inputs of o and down
   std::string imatrix;            ///< llama.cpp's importance matrix, for the metric of this name
-  int64_t seed = 0;               ///< which sequences, what is sampled, random metric
+  double save_every = 60;         ///< seconds between saves of unfinished work
 };
+void declare(options::Options& options, ProfileOptions& fields);
 
-/// What changes how the work is done, not what comes out of it.
+/// How the work is done. It changes no result.
 struct WorkOptions {
-  /// Bytes that the process may hold; 0: no limit. Where the model does not fit, it is streamed layer by
-  /// layer.
+  /// Bytes that the process may hold; 0: no limit. A model that does not fit is streamed layer by layer.
   int64_t max_ram = 0;
   enum class Existing : uint8_t {
-    kRefuse,           ///< do not touch unfinished work
+    kRefuse,           ///< leave unfinished work alone and stop
     kResume,           ///< go on with it; refuse if it was started with other options
     kResumeOrReplace,  ///< go on with it, or start over if it was started with other options
   };

@@ -40,7 +40,7 @@ std::vector<float> to_floats(const at::Tensor& values) {
   return {floats.data_ptr<float>(), floats.data_ptr<float>() + floats.numel()};
 }
 
-/// Sums a tensor shaped like a weight over everything but the units of one of its axes.
+/// Sums a tensor shaped like a weight over everything except the units of one of its axes.
 /// \returns [n_units]
 at::Tensor sum_by_unit(const at::Tensor& values, size_t axis, int64_t block) {
   int64_t before = 1, after = 1;
@@ -138,7 +138,7 @@ at::Tensor LayerStatistics::add_backward(const nn::Decoder& decoder, int64_t lay
   nn::WeightGradientSink sink;
   if (!weight_gradients.empty())
     sink = [&](Role role, const at::Tensor& gradient) { weight_gradients.at(role).add_(on_host(gradient)); };
-  const nn::LayerGradients gradients = decoder.backward(layer, std::move(trace), grad_output, sink);
+  const nn::LayerGradients gradients = decoder.backward(layer, std::move(trace), grad_output, {}, sink);
   for (size_t half = 0; half < 2; ++half) {
     if (!taylor[half].defined()) continue;
     const at::Tensor& masks = half == 0 ? gradients.attention_masks : gradients.mlp_masks;

@@ -8,12 +8,13 @@
 
 namespace elastify::profile {
 
-/// Tensors of one type by number, in memory or in a file. The file has one slot per number and is
-/// written with plain writes, so that what put() has returned from survives the end of the process.
+/// Tensors of one type, addressed by number, in memory or in a file. The file has one slot per number. It is
+/// written with plain writes, so that everything that put() has written survives the end of the process.
 class TensorSlots {
  public:
   TensorSlots() = default;  ///< in memory
-  /// \param slot_bytes  of the largest tensor. The file is made if need be, and kept at the end
+  /// The file is created if it does not exist, and kept at the end.
+  /// \param slot_bytes  bytes of the largest tensor
   TensorSlots(const fs::path& file, int64_t slot_bytes);
   ~TensorSlots();
   TensorSlots(const TensorSlots&) = delete;
@@ -21,7 +22,7 @@ class TensorSlots {
 
   /// \throws Error  naming the file and the cause
   void put(int64_t slot, const at::Tensor& x);
-  /// \param like  shape, type and device of what was put
+  /// \param like  a tensor with the shape, type and device of the one that was put
   at::Tensor get(int64_t slot, const at::Tensor& like) const;
 
  private:

@@ -11,12 +11,12 @@
 namespace elastify::profile {
 
 /// The finished parts of unfinished work: a directory of files, each of which appears complete or not at all.
-/// Work that goes on from them ends with the same bytes as work that was never stopped.
+/// Resumed work ends with the same bytes as work that was never stopped.
 class Unfinished {
  public:
-  Unfinished() = default;  ///< nothing is kept
-  /// \param key  of everything that the result depends on
-  /// \throws UsageError  if there is something that is not to be touched, or that has another key
+  Unfinished() = default;  ///< keeps nothing
+  /// \param key  stands for everything that the result depends on
+  /// \throws UsageError  if there is unfinished work that `existing` allows neither to resume nor to replace
   Unfinished(const fs::path& directory, const std::string& key, WorkOptions::Existing existing);
 
   bool is_kept() const { return !directory_.empty(); }
@@ -24,10 +24,10 @@ class Unfinished {
   fs::path path(const std::string& name) const { return directory_ / name; }
 
   using Numbers = std::map<std::string, std::vector<double>>;
-  /// Does nothing if nothing is kept.
+  /// Saves a part. Does nothing if nothing is kept.
   void save(const std::string& part, std::span<LayerStatistics* const> layers, const Numbers& numbers) const;
-  /// Fills those of the layers' tensors that the part has.
-  /// \returns its numbers
+  /// Loads a part: fills those of the layers' tensors that it has.
+  /// \returns the part's numbers
   Numbers load(const std::string& part, std::span<LayerStatistics* const> layers) const;
   /// Removes everything.
   void discard() const;

@@ -11,18 +11,19 @@
 namespace elastify::recover {
 namespace {
 
-/// One more rank of one matrix.
+/// One further rank of one matrix.
 struct Rank {
   double gain;
   int64_t n_params;
-  int64_t* ranks;  ///< of the matrix
+  int64_t* ranks;  ///< rank of the matrix, increased when this one is taken
 };
 
-/// What a level may take.
+/// The ranks that a level can take, and its budget.
 struct Offer {
   std::vector<Rank> ranks;
   int64_t budget = 0;  ///< parameters
 
+  /// Adds the ranks of a matrix, and the parameters of `rank` ranks to the budget.
   /// \param gains  of the matrix's ranks, falling
   void add(const at::Tensor& gains, int64_t n_params, int64_t rank, int64_t& ranks_of_matrix) {
     const auto gain = gains.accessor<double, 1>();
@@ -30,7 +31,7 @@ struct Offer {
     for (int64_t r = 0; r < gain.size(0); ++r) ranks.push_back({gain[r], n_params, &ranks_of_matrix});
   }
 
-  /// The best for their size, until one does not fit.
+  /// Takes ranks by gain per parameter until one does not fit.
   void take() {
     std::stable_sort(ranks.begin(), ranks.end(), [](const Rank& left, const Rank& right) {
       return left.gain * static_cast<double>(right.n_params) >
@@ -63,7 +64,7 @@ std::vector<std::vector<LayerRanks>> spread_ranks(const nn::Decoder& decoder,
   for (const at::Tensor& ids : batches) streams.push_back(decoder.embed(ids));
   for (int64_t l = 0; l < n_layers; ++l) {
     const auto layer = static_cast<size_t>(l);
-    // A level's inputs are the leading ones of the full model's: one sum serves all levels.
+    // A level's inputs are leading inputs of the full model, so one sum serves all levels.
     std::map<Site, Sample> samples;
     for (size_t b = 0; b < streams.size(); ++b) {
       const nn::LayerTrace trace = decoder.trace(l, streams[b]);

@@ -14,10 +14,10 @@ struct LayerRanks {
   int64_t attention_out = 0, down = 0;  ///< 0: no adapter there
 };
 
-/// Ranks of every level's adapters, all together no larger than adapters of options.rank on every matrix
-/// would be. Where it goes by errors: each further rank of a matrix takes something off the loss, by the
-/// matrix's own error on the full model's inputs and by what errors there cost; those that take most for
-/// their parameters come first.
+/// Chooses the ranks of every level's adapters. Together they have no more parameters than adapters of
+/// options.rank on every matrix. Each further rank of a matrix lowers the estimated loss: the estimate comes
+/// from the matrix's error on the full model's inputs and from the cost of errors there (`metrics`). Ranks
+/// with the largest gain per parameter are taken first.
 /// \param decoder  the full model, units in order of importance
 /// \param metrics  of every layer, see stream_metrics()
 /// \returns [levels][n_layers]

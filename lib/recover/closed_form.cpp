@@ -19,43 +19,37 @@
 namespace elastify::recover {
 namespace {
 
-/// In the order in which a name lists them.
-constexpr std::pair<Compensation, std::string_view> kParts[] = {{Compensation::kAdapter, "adapter"},
-                                                                {Compensation::kBaked, "baked"},
-                                                                {Compensation::kBias, "bias"},
-                                                                {Compensation::kNorm, "norm"}};
-constexpr unsigned kAllParts = 16;
-
-/// Whether the parts go together.
-bool is_one(Compensation compensation) {
-  return !has(compensation, Compensation::kAdapter) || !has(compensation, Compensation::kBaked);
-}
-
-/// Rows of y less the constant that the projection adds anyway.
+/// Rows of y minus the projection's bias, which the forward pass adds.
 at::Tensor without(const at::Tensor& y, const at::Tensor& bias) {
   return bias.defined() ? rows_of(y) - bias : rows_of(y);
 }
 
-/// One layer of one level.
+/// Fits one layer of one level.
 class LevelFit {
  public:
-  LevelFit(const nn::Decoder& decoder, int64_t layer, const Widths& widths, nn::LevelRepair& repairs,
+  /// The repairs and counts of one level.
+  struct Output {
+    nn::LevelRepair& repairs;
+    Verdict& verdict;
+  };
+  LevelFit(const nn::Decoder& decoder, int64_t layer, const Widths& widths, const Output& output,
            const ClosedFormOptions& options, at::Tensor metric)
       : decoder_(decoder),
         layer_(layer),
         widths_(widths),
-        repairs_(repairs),
+        repairs_(output.repairs),
+        verdict_(output.verdict),
         options_(options),
         metric_(std::move(metric)) {}
 
   /// Fits o or down and moves the level's stream past that half of the layer.
   /// \param rank  of an adapter; 0: none
-  /// \param before, after  the full model's stream around that half, by batch
-  /// \param stream  the level's
+  /// \param before, after  the full model's stream before and after that half, by batch
+  /// \param stream  the level's stream, by batch
   void fit(Site site, int64_t rank, const std::vector<at::Tensor>& before,
            const std::vector<at::Tensor>& after, std::vector<at::Tensor>& stream) const {
     const at::Tensor weight = decoder_.projection(layer_, site, widths_);
-    if (weight.size(1) == 0) return;  // that half is left out, and there is nothing to regress on
+    if (weight.size(1) == 0) return;  // that half is left out: no inputs to fit on
     nn::ForwardOptions level, inputs;
     level.widths = inputs.widths = &widths_;
     level.repairs = &repairs_;
@@ -70,14 +64,18 @@ class LevelFit {
       const nn::LayerTrace trace = decoder_.trace(layer_, stream[b], inputs);
       kept.push_back(decoder_.site_input(layer_, site, trace));
       if (!sample) continue;
-      // What the full model adds to its stream here, less what is wrong with the level's already.
+      // The target is the full model's contribution to its stream. With whole_stream, it also corrects the
+      // error that the level's stream already has.
       const at::Tensor& base = *options_.whole_stream ? stream[b] : before[b];
       sample->add(b, rows_of(kept.back()), without(after[b] - base, bias), token_weights(after[b], options_));
     }
-    nn::LayerRepair& repair = repairs_.layers[static_cast<size_t>(layer_)];
-    if (sample)
-      (site == Site::kAttnOut ? repair.attention_out : repair.down) =
-          sample->repair(weight, options_, rank, metric_);
+    if (sample) {
+      Sample::Result result = sample->repair(weight, options_, rank, metric_);
+      ++verdict_.n_matrices;
+      verdict_.n_shrunk += result.share < 1 && result.share > 0;
+      verdict_.n_dropped += result.share == 0;
+      repairs_.layers[static_cast<size_t>(layer_)][nn::projection_role(site)] = std::move(result.repair);
+    }
     for (size_t b = 0; b < stream.size(); ++b)
       stream[b] = decoder_.add_projection(layer_, site, stream[b], std::exchange(kept[b], {}), level);
   }
@@ -87,11 +85,12 @@ class LevelFit {
   int64_t layer_;
   const Widths& widths_;
   nn::LevelRepair& repairs_;
+  Verdict& verdict_;
   const ClosedFormOptions& options_;
-  at::Tensor metric_;  ///< of errors after the layer; undefined: the plain one
+  at::Tensor metric_;  ///< of errors after the layer; undefined: Euclidean
 };
 
-/// How adapters are fitted.
+/// Metrics and ranks for fitting adapters.
 struct Adapters {
   std::vector<at::Tensor> metrics;             ///< [n_layers], see stream_metrics()
   std::vector<std::vector<LayerRanks>> ranks;  ///< [levels][n_layers]
@@ -106,10 +105,12 @@ struct Adapters {
   }
 };
 
-/// \param repairs  of each level; takes the layers'
+/// Fits o and down of all layers of all levels.
+/// \param repairs  of each level; receives the repairs of the layers
+/// \param verdicts  of each level; receives the counts of matrices
 void fit_projections(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
                      const std::vector<Widths>& levels, const ClosedFormOptions& options,
-                     std::vector<nn::LevelRepair>& repairs) {
+                     std::vector<nn::LevelRepair>& repairs, std::vector<Verdict>& verdicts) {
   const int64_t n_layers = decoder.spec().n_layers;
   const Adapters adapters(decoder, batches, levels, options);
   int64_t n_tokens = 0;
@@ -129,7 +130,8 @@ void fit_projections(const nn::Decoder& decoder, const std::vector<at::Tensor>& 
     }
     for (size_t i = 0; i < levels.size(); ++i) {
       with_context(fmt::format("layers.{}", l), [&] {
-        const LevelFit level(decoder, l, levels[i], repairs[i], options, adapters.metrics[layer]);
+        const LevelFit level(decoder, l, levels[i], {repairs[i], verdicts[i]}, options,
+                             adapters.metrics[layer]);
         const LayerRanks& ranks = adapters.ranks[i][layer];
         level.fit(Site::kAttnOut, ranks.attention_out, full, middles, narrow[i]);
         level.fit(Site::kFfnDown, ranks.down, middles, outputs, narrow[i]);
@@ -141,8 +143,17 @@ void fit_projections(const nn::Decoder& decoder, const std::vector<at::Tensor>& 
   }
 }
 
-/// With fewer tokens than this for each input, a projection learns the text it is fitted on
-/// (docs/quality.md).
+/// A projection is fitted to the contribution of its half to the stream. With a norm after the projection,
+/// this is not a linear function of its inputs.
+void require_no_norm_behind(const ModelSpec& spec) {
+  for (const TensorSpec& tensor : spec.tensors)
+    if (tensor.role == Role::kAttnPostNorm || tensor.role == Role::kFfnPostNorm)
+      throw Error(fmt::format("{}: closed-form repairs of o and down are not supported in front of a norm",
+                              tensor.name),
+                  "compensation `norm` fits the output norm alone");
+}
+
+/// With fewer tokens per input than this, a projection overfits the text it is fitted on (docs/quality.md).
 constexpr int64_t kTokensPerInput = 32;
 
 void warn_if_text_is_short(const std::vector<at::Tensor>& batches, int64_t n_inputs) {
@@ -157,44 +168,9 @@ void warn_if_text_is_short(const std::vector<at::Tensor>& batches, int64_t n_inp
 
 }  // namespace
 
-std::string name_of(Compensation compensation) {
-  std::string name;
-  for (const auto& [part, word] : kParts)
-    if (has(compensation, part)) {
-      if (!name.empty()) name += '+';
-      name += word;
-    }
-  return name.empty() ? "none" : name;
-}
-
-std::vector<std::string> compensation_names() {
-  std::vector<std::string> names;
-  for (unsigned bits = 0; bits < kAllParts; ++bits)
-    if (const auto each = static_cast<Compensation>(bits); is_one(each)) names.push_back(name_of(each));
-  return names;
-}
-
-Compensation compensation_named(std::string_view name) {
-  unsigned bits = 0;
-  bool known = true;
-  for (std::string_view rest = name; known && name != "none";) {
-    const size_t end = std::min(rest.find('+'), rest.size());
-    const auto part = std::find_if(std::begin(kParts), std::end(kParts),
-                                   [&](const auto& each) { return each.second == rest.substr(0, end); });
-    known = part != std::end(kParts);
-    if (known) bits |= static_cast<unsigned>(part->first);
-    if (end == rest.size()) break;
-    rest.remove_prefix(end + 1);
-  }
-  const auto compensation = static_cast<Compensation>(bits);
-  if (!known || !is_one(compensation))
-    throw UsageError(
-        fmt::format("unknown compensation '{}'; known are {}", name, fmt::join(compensation_names(), ", ")));
-  return compensation;
-}
-
 std::vector<nn::LevelRepair> fit_levels(const nn::Decoder& decoder, const std::vector<at::Tensor>& batches,
-                                        const std::vector<Widths>& levels, const ClosedFormOptions& given) {
+                                        const std::vector<Widths>& levels, const ClosedFormOptions& given,
+                                        const HeldOutText& held_out, std::vector<Verdict>* verdicts) {
   const ClosedFormOptions options = resolved(given);
   std::vector<nn::LevelRepair> repairs(levels.size());
   for (nn::LevelRepair& level : repairs) level.layers.resize(static_cast<size_t>(decoder.spec().n_layers));
@@ -207,9 +183,13 @@ std::vector<nn::LevelRepair> fit_levels(const nn::Decoder& decoder, const std::v
     warn_if_text_is_short(batches, decoder.spec().d_ff());
   return nn::with_torch_errors([&] {
     const c10::NoGradGuard no_gradients;
+    if (options.compensation != Compensation::kNorm) require_no_norm_behind(decoder.spec());
+    std::vector<Verdict> judged(levels.size());
     if (options.compensation != Compensation::kNorm)
-      fit_projections(decoder, batches, levels, options, repairs);
+      fit_projections(decoder, batches, levels, options, repairs, judged);
     if (has(options.compensation, Compensation::kNorm)) fit_output_norms(decoder, batches, levels, repairs);
+    if (options.guard) guard_levels(decoder, held_out, batches, levels, repairs, judged);
+    if (verdicts != nullptr) *verdicts = std::move(judged);
     return repairs;
   });
 }

@@ -11,14 +11,14 @@
 namespace elastify::recover {
 namespace {
 
-constexpr int64_t kRows = 4096;  ///< predictions that are compared, at least
+constexpr int64_t kRows = 4096;  ///< least number of predictions to compare
 constexpr int64_t kRowsPerWeight = 8;
-constexpr int kEvaluations = 6;  ///< of the divergence per search; more gain next to nothing
+constexpr int kEvaluations = 6;  ///< of the divergence per search; more gain almost nothing
 
 /// Token ids of some sequences, [B, T] each.
 using Batches = std::vector<at::Tensor>;
 
-/// Sequences spread over the calibration text, and those of them that are held out.
+/// Sequences spread over the calibration text, divided into fitted and held-out ones.
 struct Split {
   Batches fitted, held_out;
 
@@ -38,8 +38,8 @@ struct Split {
   }
 };
 
-/// Hidden states after the full model's output norm, [n, D], layer by layer over all batches: a streamed
-/// decoder loads each layer once.
+/// Hidden states after the full model's output norm, [n, D]. It runs layer by layer over all batches, so that
+/// a streamed decoder loads each layer once.
 at::Tensor hidden(const nn::Decoder& decoder, const Batches& batches, const nn::ForwardOptions& options) {
   Batches streams;
   for (const at::Tensor& ids : batches) streams.push_back(decoder.embed(ids));
@@ -50,7 +50,7 @@ at::Tensor hidden(const nn::Decoder& decoder, const Batches& batches, const nn::
   return at::cat(streams);
 }
 
-/// Of the full model, by a level whose hidden states are multiplied by factors.
+/// Divergence from the full model of a level whose hidden states are multiplied by factors.
 class Divergence {
  public:
   /// \param hidden  the level's, [n, D]
@@ -62,9 +62,9 @@ class Divergence {
     return {*decoder_, hidden_.narrow(0, 0, n), wanted_.narrow(0, 0, n)};
   }
 
-  /// Per token, but for what the full model alone decides.
+  /// The divergence per token, up to a constant that depends only on the full model.
   /// \param factors  float64 on the CPU, [D] or [1]
-  /// \param gradient  receives that by the factors, [D]; may be null
+  /// \param gradient  receives the gradient by the factors, [D]; may be null
   double at(const at::Tensor& factors, at::Tensor* gradient = nullptr) const {
     const at::Tensor scaled = hidden_ * factors.to(hidden_.options());
     const nn::Decoder::Partition expected = decoder_->partition(scaled);
@@ -77,8 +77,9 @@ class Divergence {
     return (expected.log_sum.sum(at::kDouble) - agreed.sum(at::kDouble)).item<double>() / n;
   }
 
-  /// Where it is least near `start`, of one factor for all if `start` has one.
-  /// \param unit  what a change of each factor is measured in; about how far there is to go
+  /// Factors near `start` at which the divergence is least; a single common factor if `start` has one
+  /// element.
+  /// \param unit  scale of each factor's change, about the distance to the minimum
   at::Tensor minimum(const at::Tensor& start, const at::Tensor& unit) const {
     at::Tensor change = at::zeros_like(start);
     change.set_requires_grad(true);
@@ -98,8 +99,8 @@ class Divergence {
     return start + change.detach() * unit;
   }
 
-  /// What a factor moves by where its part of the logits moves by about one: one over the root of its
-  /// curvature, were all tokens as likely.
+  /// The change of a factor that changes its part of the logits by about one: one over the root of the
+  /// curvature, for equally likely tokens.
   at::Tensor units() const {
     const at::Tensor variance = decoder_->output_weight().to(at::kFloat).var(0);
     return (hidden_.to(at::kFloat).square().mean(0) * variance)
@@ -113,7 +114,8 @@ class Divergence {
   at::Tensor hidden_, wanted_;
 };
 
-/// One factor for all first, on few tokens, then one for each, taken as far as it helps on what is held out.
+/// First fits one common factor, on few tokens, then one factor for each weight. Takes the step between them
+/// that is best on held-out text.
 at::Tensor best_factors(const Divergence& fitted, const Divergence& held_out, int64_t n_fitted) {
   const at::Tensor none = at::ones({1}, at::TensorOptions().dtype(at::kDouble));
   const at::Tensor common = fitted.leading(std::max<int64_t>(1, n_fitted / 4)).minimum(none, 0.5 * none);
@@ -146,7 +148,10 @@ void fit_output_norms(const nn::Decoder& decoder, const std::vector<at::Tensor>&
     const Divergence fitted(decoder, hidden(decoder, text.fitted, level), wanted);
     const Divergence held_out(decoder, hidden(decoder, text.held_out, level), wanted_held_out);
     const at::Tensor weight = decoder.output_norm();
-    repairs[i].output_norm = weight * best_factors(fitted, held_out, wanted.size(0)).to(weight.options());
+    const at::Tensor factors = best_factors(fitted, held_out, wanted.size(0)).to(weight.options());
+    // The factors scale weight plus offset, but a file holds only the weight.
+    const double offset = decoder.spec().output_norm_offset;
+    repairs[i].output_norm = offset == 0 ? weight * factors : (weight + offset) * factors - offset;
     progress.advance(1);
   }
 }

@@ -17,12 +17,13 @@ namespace elastify::recover {
 namespace {
 
 constexpr std::array<double, 5> kRidges{1e-3, 1e-2, 1e-1, 1, 10};
+constexpr double kLeastShare = 0.05;  ///< of a change; a smaller one is dropped
 
 at::Tensor zeros(at::IntArrayRef shape) {
   return at::zeros(shape, at::TensorOptions().dtype(at::kDouble));
 }
 
-/// Whether weights change, or an adapter is fitted, not only a bias.
+/// Whether weights or an adapter are fitted, not only a bias.
 bool regresses(const ClosedFormOptions& options) {
   return has(options.compensation, Compensation::kAdapter) || has(options.compensation, Compensation::kBaked);
 }
@@ -31,7 +32,7 @@ at::Tensor from_lower(const at::Tensor& lower) {
   return lower.tril() + lower.tril(-1).t();
 }
 
-/// A projection's fit to what its sums say.
+/// The least-squares fit of a projection to its sums.
 class Regression {
  public:
   Regression(const at::Tensor& weight, const Sums& sums, const ClosedFormOptions& options, at::Tensor root)
@@ -41,7 +42,7 @@ class Regression {
         now_(weight.to(at::kCPU, at::kDouble).t()),
         mean_x_(sums.x / sums.n),
         mean_y_(sums.y / sums.n) {
-    // A sum is finite only if all of it is. Not every LAPACK says so of a factorisation.
+    // A sum is finite only if all its terms are. Not every LAPACK reports numbers that are not finite.
     for (const at::Tensor& each : {sums.x, sums.y, sums.xx, sums.xy})
       if (each.defined() && !std::isfinite(each.sum().item<double>()))
         throw Error("what goes through this layer is not finite",
@@ -57,7 +58,7 @@ class Regression {
 
   struct Fit {
     at::Tensor weight;  ///< [k, D]
-    at::Tensor a, b;    ///< of an adapter, whose change is a b^T: [k, r], [D, r]
+    at::Tensor a, b;    ///< adapter, which adds a b^T: [k, r], [D, r]
   };
   /// \param ridge  in units of the inputs' mean square
   Fit fit(double ridge, int64_t rank) const {
@@ -66,7 +67,7 @@ class Regression {
     const at::Tensor regular = regularised(ridge);
     at::Tensor delta = change(regular);
     if (!is_adapter) return {now_ + delta, {}, {}};
-    // The best change of that rank: the projection of the change's outputs onto their leading directions.
+    // The best change of that rank projects the change's outputs onto their leading directions.
     delta = seen(delta);
     const auto [values, vectors] = at::linalg_eigh(outputs(regular, delta));
     const int64_t n = std::min({rank, delta.size(0), delta.size(1)});
@@ -75,8 +76,8 @@ class Regression {
     return {now_ + at::mm(a, b.t()), a, b};
   }
 
-  nn::ProjectionRepair repair(const Fit& fit) const {
-    nn::ProjectionRepair result;
+  nn::TensorRepair repair(const Fit& fit) const {
+    nn::TensorRepair result;
     if (fit.a.defined()) {
       result.a = fit.a.t().contiguous().to(type_);
       result.b = fit.b.contiguous().to(type_);
@@ -88,7 +89,24 @@ class Regression {
     return result;
   }
 
-  /// Squared error per token, but for a constant, of such weights on the tokens here.
+  /// A part of the fit: its change of the weights times `share`.
+  Fit part(const Fit& fit, double share) const {
+    if (share >= 1) return fit;
+    Fit part = fit;
+    part.weight = at::lerp(now_, fit.weight, share);
+    if (fit.a.defined()) part.a = fit.a * share;
+    return part;
+  }
+
+  /// The share of the fit's change, from 0 to 1, with the least error on the tokens of these sums.
+  double best_share(const Fit& fit) const {
+    const at::Tensor change = seen(fit.weight - now_);
+    const double slope = (change * seen(at::mm(moments_, now_) - cross_)).sum().item<double>();
+    const double curvature = (change * seen(at::mm(moments_, fit.weight - now_))).sum().item<double>();
+    return curvature > 0 ? std::clamp(-slope / curvature, 0., 1.) : 0;
+  }
+
+  /// Squared error of these weights per token, up to a constant, on the tokens of these sums.
   double error_of(const at::Tensor& weight) const {
     return (seen(weight) * seen(at::mm(moments_, weight) - 2 * cross_)).sum().item<double>();
   }
@@ -103,18 +121,18 @@ class Regression {
  private:
   at::Tensor regularised(double ridge) const {
     at::Tensor regular = moments_.clone();
-    regular.diagonal().add_(ridge * (scale_ > 0 ? scale_ : 1));  // inputs that are never used change nothing
+    regular.diagonal().add_(ridge * (scale_ > 0 ? scale_ : 1));  // weights of unused inputs do not change
     return regular;
   }
-  /// (S + ridge) delta = C - S W_S: the ridge pulls the change to nothing, not the weights.
+  /// Solves (S + ridge) delta = C - S W_S. The ridge shrinks the change, not the weights.
   at::Tensor change(const at::Tensor& regular) const {
     const auto [factor, failed] = at::linalg_cholesky_ex(regular);
     if (failed.item<int64_t>() != 0) fail("the inputs' moments are singular; a larger ridge helps");
     return at::cholesky_solve(cross_ - at::mm(moments_, now_), factor);
   }
-  /// Rows [.., D] whose squares are the squares of `rows` in the metric.
+  /// Transforms rows [.., D], so that their Euclidean norm is the norm of `rows` in the metric.
   at::Tensor seen(const at::Tensor& rows) const { return root_.defined() ? at::mm(rows, root_) : rows; }
-  /// Second moments of what a change makes of the inputs, [D, D].
+  /// Second moments of a change's outputs, [D, D].
   static at::Tensor outputs(const at::Tensor& regular, const at::Tensor& delta) {
     return at::mm(delta.t(), at::mm(regular, delta));
   }
@@ -128,8 +146,8 @@ class Regression {
   double scale_ = 0;
 };
 
-/// Of the sizes there are, what `judge` finds to err least. From the middle down the slope: the error has one
-/// valley.
+/// The ridge whose fit has the least error on the sums of `judge`. The search starts in the middle and
+/// descends, since the error has a single minimum.
 double chosen_ridge(const Regression& fit, const Regression& judge, int64_t rank) {
   std::map<size_t, double> errors;
   const auto error = [&](size_t i) {
@@ -199,7 +217,7 @@ Sample::Sample(int64_t n_inputs, int64_t n_outputs, size_t n_batches, const Clos
     : fitted_(n_inputs, n_outputs, regresses(options)),
       held_out_(n_inputs, n_outputs, regresses(options)),
       n_batches_(n_batches),
-      holds_out_(options.ridge == 0) {}
+      holds_out_(options.ridge == 0 || options.guard) {}
 
 void Sample::add(size_t batch, const at::Tensor& inputs, const at::Tensor& targets,
                  const at::Tensor& weights) {
@@ -219,10 +237,24 @@ double Sample::ridge(const at::Tensor& weight, const ClosedFormOptions& options,
                       Regression(weight, held_out_.leading(n), options, root), rank);
 }
 
-nn::ProjectionRepair Sample::repair(const at::Tensor& weight, const ClosedFormOptions& options, int64_t rank,
-                                    const at::Tensor& root) const {
+double Sample::share(const at::Tensor& weight, const ClosedFormOptions& options, int64_t rank,
+                     const at::Tensor& root, double ridge) const {
+  if (!options.guard || held_out_.n == 0 || !regresses(options)) return 1;
+  const int64_t n = weight.size(1);
+  const Regression fit(weight, fitted_.leading(n), options, root);
+  const double share =
+      Regression(weight, held_out_.leading(n), options, root).best_share(fit.fit(ridge, rank));
+  return share < kLeastShare ? 0 : share;
+}
+
+Sample::Result Sample::repair(const at::Tensor& weight, const ClosedFormOptions& options, int64_t rank,
+                              const at::Tensor& root) const {
+  const double size = ridge(weight, options, rank, root);
+  Result result{.repair = {}, .share = share(weight, options, rank, root, size)};
+  if (result.share == 0 && !has(options.compensation, Compensation::kBias)) return result;
   const Regression regression(weight, all(), options, root);
-  return regression.repair(regression.fit(ridge(weight, options, rank, root), rank));
+  result.repair = regression.repair(regression.part(regression.fit(size, rank), result.share));
+  return result;
 }
 
 at::Tensor Sample::gains(const at::Tensor& weight, const ClosedFormOptions& options,

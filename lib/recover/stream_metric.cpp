@@ -12,12 +12,12 @@
 namespace elastify::recover {
 namespace {
 
-constexpr int64_t kTokens = 4096;  ///< at least; a matrix [D, D] is estimated
+constexpr int64_t kTokens = 4096;  ///< at least, to estimate a matrix [D, D]
 constexpr int64_t kTokensPerColumn = 8;
 constexpr double kDamping = 0.1;
-constexpr double kMost = 4;  ///< times the gradient in the middle, squared
+constexpr double kMost = 4;  ///< times the median of the squared gradients
 
-/// Sequences spread over the text, one by one.
+/// Single sequences, spread over the text.
 std::vector<at::Tensor> some_sequences(const std::vector<at::Tensor>& batches, int64_t n_tokens) {
   const at::Tensor ids = at::cat(batches);
   const int64_t n = std::clamp<int64_t>((n_tokens + ids.size(1) - 1) / ids.size(1), 1, ids.size(0));
@@ -26,14 +26,13 @@ std::vector<at::Tensor> some_sequences(const std::vector<at::Tensor>& batches, i
   return sequences;
 }
 
-/// Gradients [tokens, D] by errors that count as token_weights() says: where a token's count less the larger
-/// its stream is, times that size.
+/// Gradients [tokens, D] for errors that are weighed by token_weights(): divided by the root of the weight.
 at::Tensor scaled(const at::Tensor& gradient, const at::Tensor& stream, const ClosedFormOptions& options) {
   return rows_of(gradient).to(at::kFloat) * token_weights(stream, options).rsqrt();
 }
 
-/// E[g g^T]. All later tokens look at the first one, and its gradient may be larger than any other's by
-/// orders of magnitude: none counts more than kMost times as much as the one in the middle.
+/// E[g g^T] with capped gradients. All later tokens attend to the first one, so its gradient may be larger
+/// than any other's by orders of magnitude. No squared gradient counts more than kMost times the median.
 at::Tensor moments_of(const at::Tensor& gradients) {
   const at::Tensor size = gradients.square().sum(1, true);
   const at::Tensor most = kMost * size.median();
@@ -42,7 +41,7 @@ at::Tensor moments_of(const at::Tensor& gradients) {
 }
 
 at::Tensor root_of(at::Tensor moments) {
-  // Where no gradient gets through, all directions count alike, and nothing much.
+  // If all gradients are zero, all directions have the same, very small weight.
   const double size = std::max(moments.diagonal().mean().item<double>(), 1e-30);
   moments = moments + kDamping * size * at::eye(moments.size(0), moments.options());
   const auto [root, failed] = at::linalg_cholesky_ex(moments);
@@ -63,7 +62,8 @@ std::vector<at::Tensor> stream_metrics(const nn::Decoder& decoder, const std::ve
       some_sequences(batches, std::max(kTokens, kTokensPerColumn * d_model));
   int64_t n_tokens = 0;
   for (const at::Tensor& ids : sequences) n_tokens += ids.numel();
-  // Layer by layer over all sequences, there and back: a streamed decoder loads each layer twice.
+  // Forward and backward run layer by layer over all sequences, so that a streamed decoder loads each layer
+  // twice.
   Progress progress("gradients", 2 * n_layers * n_tokens, "layer-tokens");
   std::vector<std::vector<at::Tensor>> streams(static_cast<size_t>(n_layers) + 1);  // before each layer
   for (const at::Tensor& ids : sequences) streams[0].push_back(decoder.embed(ids));

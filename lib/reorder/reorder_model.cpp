@@ -29,7 +29,7 @@ DType stored_dtype(const Checkpoint& source, const ReorderOptions& options) {
   throw UsageError(fmt::format("dtype: models cannot be stored as '{}'", options.dtype), kHint);
 }
 
-/// A tensor that no permutation touches is still a view of the file: brings its pages in.
+/// A tensor that no permutation touches is still a view of the file. Reading one byte of each page loads it.
 void read_in(std::span<const std::byte> bytes) {
   constexpr size_t kPage = 4096;
   std::byte all{0};
@@ -44,7 +44,7 @@ void write_weights(const Checkpoint& source, const Permutation& permutation, DTy
   for (const TensorSpec& tensor : spec.tensors) tensors.push_back({tensor.name, dtype, tensor.shape});
   ShardedSafetensorsWriter writer(directory, tensors, {{"format", "pt"}}, shard_bytes);
   Progress progress("reorder", static_cast<int64_t>(spec.tensors.size()), "tensors");
-  // One tensor is read and permuted while the one before is hashed and written.
+  // While one tensor is hashed and written, the next one is read and permuted.
   const auto prepared = [&](size_t i) {
     return with_context(spec.tensors[i].name, [&] {
       HostTensor tensor = permute(source.load(i, dtype), spec.tensors[i], permutation);
@@ -78,7 +78,7 @@ void write_config(const Checkpoint& source, DType dtype, const fs::path& directo
   std::string text = read_text(source.path() / kConfig);
   if (!stores_all_as(source, dtype)) {
     const Json stated = Json::parse(hf_config_json(source.spec(), dtype)).at("torch_dtype");
-    Json config = Json::parse(text);  // opening the checkpoint has shown that it is valid
+    Json config = Json::parse(text);  // opening the checkpoint has shown that it is valid JSON
     for (const char* key : {"torch_dtype", "dtype"}) {
       if (config.contains(key)) config[key] = stated;
     }
@@ -96,8 +96,8 @@ bool copy_companions(const fs::path& from, const fs::path& to) {
   return found.has_tokenizer;
 }
 
-/// A vocabulary-only GGUF file, from which an export takes what config.json and the tokenizer's files cannot
-/// say.
+/// Writes a vocabulary-only GGUF file. An export takes from it the keys that config.json and the tokenizer's
+/// files cannot hold.
 void keep_gguf_keys(const fs::path& source, const fs::path& target) {
   const GgufFile file = GgufFile::open(source);
   GgufMetadata kept;
@@ -134,7 +134,7 @@ void reorder_model(const Checkpoint& source, const Vocabulary* vocabulary, const
   if (!fs::is_directory(directory) || !fs::is_empty(directory))
     fail("{}: expected an empty directory", directory.string());
   try {
-    // What is small comes first: if it cannot be written, that shows before hours of work.
+    // Small files come first: if one cannot be written, that shows before hours of work.
     write_config(source, dtype, directory);
     write_tokenizer(source, vocabulary, directory);
     save_permutation(permutation, spec, directory / kPermutation);
@@ -147,7 +147,7 @@ void reorder_model(const Checkpoint& source, const Vocabulary* vocabulary, const
 }
 
 bool is_reordered(const fs::path& directory) {
-  // An artifact holds the last two as well.
+  // plan.json and permutation.h5 alone are not enough: an artifact has them as well.
   return fs::exists(directory / kConfig) && fs::exists(directory / kPermutation) &&
          fs::exists(directory / kPlan);
 }

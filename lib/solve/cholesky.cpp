@@ -20,7 +20,7 @@ void check(const Projection& projection, bool solves) {
   const int64_t n = w.size(1);
   if (h.size(0) != n || h.size(1) != n)
     fail("expected second moments of {} inputs, got [{}, {}]", n, h.size(0), h.size(1));
-  // A sum is finite only if all of it is.
+  // A sum is finite only if all its terms are.
   for (const auto& [name, x] : {std::pair("weights", w), std::pair("second moments", h)})
     if (!std::isfinite(x.sum().item<double>())) fail("expected finite {}", name);
   if (projection.block < 1 || n % projection.block != 0)

@@ -2,12 +2,12 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "solve/prefix_fit.h"
+#include "solve/projection.h"
 
 namespace elastify::solve {
 
-/// \param solves  also that no input's mean square is zero
-/// \throws Error  if shapes, types or the block do not fit together, or if not all is finite
+/// \param solves  also checks that no input's mean square is zero
+/// \throws Error  if shapes, types or the block do not fit together, or a value is not finite
 void check(const Projection& projection, bool solves = true);
 
 /// The lower triangle L of h = L L^T.

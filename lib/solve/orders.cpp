@@ -15,46 +15,47 @@
 // with A the covariance of the inputs not taken yet, less what the taken ones explain, and Y = A W^T, taking
 // p does
 //     A -> A - A_p A_p^T / A_pp,    Y^T -> Y^T - Y_p A_p^T / A_pp    and gains |Y_p|^2 / A_pp.
-// Both need the norms of the columns of B or Y^T only, so their Gram matrix stands in for them. Below, `a` is
-// K or A, and `gram` is B^T B or Y Y^T:
+// Both need only the norms of the columns of B or Y^T, so the Gram matrix of these stands in for them. Below,
+// `a` is K or A, and `gram` is B^T B or Y Y^T:
 //     gram -> gram - c g^T - g c^T + gram_pp c c^T  =  gram - v u^T - u v^T
 // with c = a_p / a_pp, g = gram_p, v = a_p / sqrt(a_pp), u = (g - gram_pp c / 2) / sqrt(a_pp).
 
 namespace elastify::solve {
 namespace {
 
-constexpr int64_t kHistory = 128;  ///< steps at most until both matrices are brought up to date
-/// The Gram matrix is made anew out of `a` when it has shrunk by this: it holds squares, so its rounding
-/// errors would swamp what is left of it where those of `a` do not yet. Measured by the mean squares that
-/// inputs had.
+constexpr int64_t kHistory = 128;  ///< most steps before both matrices are brought up to date
+/// The Gram matrix is computed anew from `a` when it has shrunk by this factor. It holds squares, so its own
+/// rounding errors swamp it earlier than those of `a` would. Its size is taken relative to the original mean
+/// squares of the inputs.
 constexpr double kShrunk = 1e-4;
 constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 struct Elimination {
   at::Tensor a, gram;  ///< [n, n]
-  bool largest;        ///< which score goes first
-  /// gram out of `a` over the inputs that are left; empty if gram does not shrink.
+  bool largest;        ///< whether the largest score goes first, or the smallest
+  /// Computes gram from `a` over the inputs that are left; empty if gram does not shrink.
   /// \param inputs  int64 [m]
   std::function<at::Tensor(const at::Tensor& a, const at::Tensor& inputs)> make_gram;
 };
 
-/// Single inputs, in the order in which they go. A step needs one row of either matrix; rows are worked out
-/// of the matrices as they were up to kHistory steps ago and the vectors v, u since, so that the matrices are
-/// read and written by matrix products only. Nothing waits for the device within such a block.
+/// Returns single inputs in the order in which they go. A step needs one row of each matrix. It is computed
+/// from the matrices as they were up to kHistory steps ago and the vectors v, u of the steps since, so that
+/// the matrices are read and written only by matrix products. Nothing waits for the device within such a
+/// block.
 std::vector<int64_t> eliminate_inputs(Elimination e) {
   const auto options = e.a.options();
   const double sign = e.largest ? -1 : 1;
   const int64_t n = e.a.size(0);
   // Differences below this are rounding errors.
   at::Tensor least = e.a.diagonal() * (8 * kEpsilon);
-  at::Tensor inputs = at::arange(n, options.dtype(at::kLong));  // of the rows of both matrices
-  at::Tensor gone = at::zeros({n}, options);                    // infinite for rows of inputs that went
+  at::Tensor inputs = at::arange(n, options.dtype(at::kLong));  // the inputs behind the rows of both matrices
+  at::Tensor gone = at::zeros({n}, options);                    // infinite for rows of inputs that have gone
   at::Tensor history = at::empty({kHistory, 2, n}, options);    // v, u of each step
   std::vector<at::Tensor> order;
   double magnitude = e.make_gram ? (e.gram.diagonal() / least).max().item<double>() : 0;
   for (int64_t n_left = n; n_left > 0;) {
-    // Fewer near the end, where each step takes away more of both matrices.
+    // Blocks get shorter near the end, where each step takes away more of both matrices.
     const int64_t n_rows = e.a.size(0), n_steps = std::min(kHistory, std::max<int64_t>(n_left / 8, 1));
     at::Tensor a_diagonal = at::maximum(e.a.diagonal(), least), gram_diagonal = e.gram.diagonal().clone();
     for (int64_t step = 0; step < n_steps; ++step) {
@@ -119,8 +120,8 @@ at::Tensor diagonal_blocks(const at::Tensor& square, int64_t block) {
   return square.view({n_units, block, n_units, block}).diagonal(0, 0, 2).permute({2, 0, 1}).contiguous();
 }
 
-/// Factors of blocks that are positive definite but for rounding errors.
-/// \param diagonal  [n_units, block], what their diagonals were before anything was subtracted
+/// Cholesky factors of blocks that are positive definite but for rounding errors.
+/// \param diagonal  [n_units, block], the diagonals of the blocks before anything was subtracted
 at::Tensor factors(const at::Tensor& blocks, const at::Tensor& diagonal) {
   for (double shift = 0; shift < 1; shift = std::max(8 * kEpsilon, shift * 64)) {
     const auto [factor, info] = at::linalg_cholesky_ex(blocks + at::diag_embed(diagonal * shift));
@@ -129,7 +130,8 @@ at::Tensor factors(const at::Tensor& blocks, const at::Tensor& diagonal) {
   fail("second moments are not positive definite");
 }
 
-/// Units of several inputs: few of them, and each brings matrices of its own to multiply by.
+/// Returns units of several inputs in the order in which they go. There are few units, and each step is a
+/// product with matrices of its own, so steps are not collected.
 std::vector<int64_t> eliminate_units(Elimination e, int64_t block) {
   const auto indices = e.a.options().dtype(at::kLong);
   at::Tensor inputs = at::arange(e.a.size(0), indices);
@@ -175,7 +177,7 @@ std::vector<int64_t> obs_order(const Projection& projection) {
   const c10::NoGradGuard no_grad;
   check(projection);
   const at::Tensor& w = projection.weight;
-  // Symmetric, so it does not matter which way round it lies in memory.
+  // The inverse is symmetric, so if it is not contiguous, its transpose serves as well.
   at::Tensor inverse = at::cholesky_inverse(lower_factor(projection.moments));
   if (!inverse.is_contiguous()) inverse = inverse.t().contiguous();
   std::vector<int64_t> order = eliminate({std::move(inverse), at::mm(w.t(), w), false, {}}, projection.block);

@@ -10,22 +10,22 @@
 // With S the leading inputs, R the rest and H = L L^T in order:
 //     Z = L^-1 H W^T = L^T W^T,    errors()[k] = sum of |Z_i|^2 over i in R,
 //     W_k - W_S = W_R H_RS H_SS^-1 = W_R L_RS L_SS^-1,
-// so what the refit adds, times L_SS, is a product of two parts that lie there already.
+// so the change by the refit, times L_SS, is a product of two parts that exist already.
 
 namespace elastify::solve {
 namespace {
 
 constexpr int64_t kPanel = 512;      ///< rows of a triangular matrix per product
-constexpr int64_t kSmallGram = 256;  ///< up to here all eigenvectors are cheap
+constexpr int64_t kSmallGram = 256;  ///< up to this size, all eigenvectors are cheap
 constexpr int64_t kPowerIterations = 12;
 
-/// f(first, n_rows) for panels of rows.
+/// Calls f(first, n_rows) for every panel of rows.
 template <typename F>
 void for_panels(int64_t n, F&& f) {
   for (int64_t first = 0; first < n; first += kPanel) f(first, std::min(kPanel, n - first));
 }
 
-/// x[i] + x[i + 1] + ... for i at every block's first input, and 0 at the end.
+/// Returns x[i] + x[i + 1] + ... for the first input i of every block, and 0 at the end.
 /// \param x  [n]
 std::vector<double> sums_from(const at::Tensor& x, int64_t block) {
   const at::Tensor per_unit = x.view({-1, block}).sum(1).flip(0).cumsum(0).flip(0).cpu().contiguous();
@@ -34,7 +34,7 @@ std::vector<double> sums_from(const at::Tensor& x, int64_t block) {
   return sums;
 }
 
-/// Orthonormal columns that span the leading left singular vectors.
+/// Returns orthonormal columns that span the leading left singular vectors.
 /// \param x  [m, n]
 /// \returns [m, rank]
 at::Tensor leading_vectors(const at::Tensor& x, int64_t rank) {
@@ -45,7 +45,7 @@ at::Tensor leading_vectors(const at::Tensor& x, int64_t rank) {
     return vectors.narrow(1, vectors.size(1) - rank, rank).flip(1);
   };
   if (m <= std::max(kSmallGram, 3 * n_columns)) return leading(at::mm(x, x.t()));
-  // Subspace iteration from a fixed start.
+  // Large matrices: subspace iteration from a fixed start.
   const at::Generator generator = at::detail::createCPUGenerator(1);
   at::Tensor q = at::randn({n, std::min(n_columns, n)}, generator, at::TensorOptions().dtype(at::kDouble));
   q = q.to(x.device());
@@ -96,7 +96,7 @@ std::vector<double> PrefixFit::errors() const {
 std::vector<double> PrefixFit::errors_unfitted() const {
   const c10::NoGradGuard no_grad;
   const int64_t n = weight_.size(1);
-  // The error of leaving out R is the sum of H_ij W_i . W_j over i, j in R; i brings in the terms with j >=
+  // The error of leaving out R is the sum of H_ij W_i . W_j over i, j in R. Input i adds the terms with j >=
   // i.
   at::Tensor terms = at::empty({n}, weight_.options());
   for_panels(n, [&](int64_t first, int64_t rows) {
@@ -143,7 +143,7 @@ PrefixFit::LowRank PrefixFit::low_rank(int64_t k, int64_t rank) const {
   const at::Tensor vectors = leading_vectors(x, rank);
   const at::Tensor y = at::mm(vectors.t(), x);
   const double left_over = at::addmm(x, vectors, y, 1, -1).square().sum().item<double>();
-  const at::Tensor root = y.square().sum(1).pow(0.25);  // of the singular values
+  const at::Tensor root = y.square().sum(1).pow(0.25);  // square roots of the singular values
   const at::Tensor inverse = at::where(root > 0, root.reciprocal(), 0.0);
   return {at::linalg_solve_triangular(leading_factor(k), y * inverse.unsqueeze(1), false, false),
           vectors * root, errors()[static_cast<size_t>(k)] + left_over};

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "base/progress.h"
-#include "nn/decoder.h"
+#include "nn/device.h"
 #include "nn/host_tensor.h"
 #include "nn/torch_error.h"
 #include "solve/prefix_fit.h"
@@ -13,17 +13,23 @@ namespace elastify::solve {
 
 namespace {
 
-/// \param sums  [n, n], of which only the lower triangle counts
+/// \param sums  [n, n]; only the lower triangle is read
 at::Tensor symmetric(std::vector<double> sums, int64_t n, c10::Device device) {
   at::Tensor whole = at::from_blob(sums.data(), {n, n}, at::kDouble).to(device, false, true).tril_();
   return whole.add_(whole.tril(-1).t());
 }
 
+/// Second moments, the number of tokens in their sums, and the ridge that is added to them.
+struct Moments {
+  const MomentSource& source;
+  int64_t n_tokens;
+  double ridge;
+};
+
 /// Calls visit(s, projection) for every space that has units.
 template <typename Visit>
-void for_each_projection(const Checkpoint& checkpoint, const MomentSource& moments, int64_t n_tokens,
-                         double ridge, const std::string& device, const std::string& label,
-                         const Visit& visit) {
+void for_each_projection(const Checkpoint& checkpoint, const Moments& moments, const std::string& device,
+                         const std::string& label, const Visit& visit) {
   const c10::NoGradGuard no_gradients;
   const c10::Device solver = nn::device_named(device);
   const ModelSpec& spec = checkpoint.spec();
@@ -38,7 +44,8 @@ void for_each_projection(const Checkpoint& checkpoint, const MomentSource& momen
         projection.weight = nn::as_tensor(checkpoint.load(index, DType::kF32)).to(solver, at::kDouble);
         const int64_t n = projection.weight.size(1);
         projection.moments =
-            regularised(symmetric(moments(s), n, solver).div_(static_cast<double>(n_tokens)), ridge);
+            regularised(symmetric(moments.source(s), n, solver).div_(static_cast<double>(moments.n_tokens)),
+                        moments.ridge);
         projection.block = n / space.n_units;
         visit(s, projection);
       });
@@ -68,9 +75,9 @@ Permutation rank_by_moments(const Checkpoint& checkpoint, const MomentSource& mo
                             Metric metric, double ridge, const std::string& device) {
   Permutation permutation = identity_permutation(checkpoint.spec());
   permutation.metric = name_of(metric);
-  // Nothing is solved for `gram`, and a ridge would make much of inputs that are hardly ever used.
+  // `gram` solves nothing. A ridge would only overrate inputs that are hardly ever used.
   for_each_projection(
-      checkpoint, moments, n_tokens, metric == Metric::kGram ? 0 : ridge, device,
+      checkpoint, {moments, n_tokens, metric == Metric::kGram ? 0 : ridge}, device,
       fmt::format("order by {}", name_of(metric)),
       [&](size_t s, const Projection& projection) { permutation.orders[s] = order_by(metric, projection); });
   return permutation;
@@ -80,7 +87,7 @@ std::vector<PrefixErrors> prefix_errors(const Checkpoint& checkpoint, const Mome
                                         int64_t n_tokens, const Permutation& permutation, double ridge,
                                         const std::string& device) {
   std::vector<PrefixErrors> errors(checkpoint.spec().spaces.size());
-  for_each_projection(checkpoint, moments, n_tokens, ridge, device, "errors of widths",
+  for_each_projection(checkpoint, {moments, n_tokens, ridge}, device, "errors of widths",
                       [&](size_t s, const Projection& projection) {
                         const PrefixFit fit(projection, permutation.orders[s]);
                         errors[s] = {fit.errors_unfitted(), fit.errors()};

@@ -8,9 +8,9 @@
 
 namespace elastify {
 
-TEST_CASE("child process: its output, its exit status and its time are told") {
+TEST_CASE("child process: output, exit status and time are reported") {
   const ChildOutcome outcome = run_child({"sh", "-c", "echo out; echo err >&2; cat; exit 3"}, 60);
-  CHECK(outcome.out == "out\n");  // and nothing on its standard input
+  CHECK(outcome.out == "out\n");  // and nothing was on its standard input
   CHECK(outcome.err == "err\n");
   CHECK(outcome.status == 3);
   CHECK_FALSE(outcome.succeeded());
@@ -27,13 +27,13 @@ TEST_CASE("child process: a crash is an outcome") {
   CHECK(outcome.how() == "was ended by signal 6 (Aborted)");
 }
 
-TEST_CASE("child process: at its time limit it is killed with what it started") {
+TEST_CASE("child process: the time limit kills the program and everything that it started") {
   const ChildOutcome outcome = run_child({"sh", "-c", "sleep 600 & echo $!; wait"}, 0.2);
   CHECK(outcome.timed_out);
   CHECK_FALSE(outcome.succeeded());
   CHECK(outcome.how().starts_with("took longer than"));
   const int grandchild = std::stoi(outcome.out);
-  // Whoever adopts it may not have taken note of its end yet.
+  // The process that adopts it may not have reaped it yet.
   const std::string gone = fmt::format(
       "for i in $(seq 100); do s=$(ps -o stat= -p {}); case $s in ''|Z*) exit 0;; esac; sleep 0.05; "
       "done; exit 1",
@@ -41,7 +41,7 @@ TEST_CASE("child process: at its time limit it is killed with what it started") 
   CHECK(run_child({"sh", "-c", gone}, 60).succeeded());
 }
 
-TEST_CASE("child process: what cannot be started is an error") {
+TEST_CASE("child process: a program that cannot be started is an error") {
   CHECK(test::message_of([] { run_child({"/nowhere/llama-bench"}, 1); }) ==
         "/nowhere/llama-bench: cannot start: No such file or directory");
 }

@@ -33,7 +33,7 @@ TEST_CASE("file: a mapped file has the bytes of the file") {
   CHECK(MappedFile::open(directory / "empty")->bytes().empty());
 }
 
-TEST_CASE("file: what is not a readable regular file is refused, without waiting") {
+TEST_CASE("file: anything but a readable regular file is refused, without waiting") {
   const TemporaryDirectory directory;
   const fs::path pipe = directory / "pipe", absent = directory / "absent";
   REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
@@ -53,7 +53,7 @@ TEST_CASE("file: a text that is larger than allowed is refused") {
         path.string() + ": 5 bytes, more than the 4 that a file of this kind may have");
 }
 
-TEST_CASE("file: an atomic file appears at commit, in directories made for it") {
+TEST_CASE("file: an atomic file appears at commit, and directories are made for it") {
   const TemporaryDirectory directory;
   const fs::path path = directory / "a/b/file";
   {
@@ -111,7 +111,7 @@ TEST_CASE("file: an atomic directory appears at commit or not at all") {
   CHECK(n_entries(directory.path()) == 1);
 }
 
-TEST_CASE("file: an atomic directory replaces another only if it is told to") {
+TEST_CASE("file: an atomic directory replaces another only if asked to") {
   const TemporaryDirectory directory;
   const fs::path path = directory / "out";
   fs::create_directory(path);

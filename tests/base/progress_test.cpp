@@ -13,7 +13,7 @@ TEST_CASE("progress: rates of slow work keep two digits") {
   CHECK(rate_text(0) == "0");
 }
 
-TEST_CASE("progress: times are minutes and seconds, with hours where there are any") {
+TEST_CASE("progress: times are minutes and seconds, with hours if there are any") {
   CHECK(clock_text(65) == "1:05");
   CHECK(clock_text(7210) == "2:00:10");
 }

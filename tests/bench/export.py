@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Times `elastify export` of one file against stock llama.cpp's quantiser, and measures its memory.
 
-    tests/bench/export.py FOLDER        default: /dev/shm/elastify-bench; files in memory, so that no disk decides
+    tests/bench/export.py FOLDER        default: /dev/shm/elastify-bench; files in memory, so that no disk slows it down
 
 Makes a random model of 1 GB (make_llama_shaped.py) in FOLDER, which it removes at the end. Both sides use two
-threads and read two bytes a weight; elastify also hashes what it writes. Needs build/ and tests/interop/setup.sh.
+threads and read two bytes per weight; elastify also hashes its output. Needs build/ and tests/interop/setup.sh.
 """
 import os
 import pathlib

@@ -4,8 +4,8 @@
     tests/bench/export_7b.py FOLDER        with 35 GB free
 
 Makes a random checkpoint of 13.5 GB (make_llama_shaped.py) in FOLDER/7b-shaped, and removes all of it at the end.
-What is written is flushed to the disk before the clock stops, on both sides. The adapters are random, of rank 32, for
-all eight levels.
+On both sides the output is flushed to the disk before the clock stops. The adapters are random, of rank 32, for all
+eight levels.
 """
 import json
 import os
@@ -23,7 +23,7 @@ elastify = root / "build/elastify"
 
 
 def timed(name, *command):
-    """Seconds, and the peak memory in MiB."""
+    """Runs a command and prints its seconds and peak memory in MiB. Returns the seconds."""
     start = time.monotonic()
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
@@ -40,7 +40,7 @@ def size_of(directory):
 
 
 def write_adapters(reordered, rank):
-    """As `reorder --compensate adapter` writes them."""
+    """Writes adapters in the files that `reorder --compensate adapter` writes."""
     plan = json.loads((reordered / "plan.json").read_text())
     config = json.loads((reordered / "config.json").read_text())
     d, head_dim = config["hidden_size"], config["hidden_size"] // config["num_attention_heads"]

@@ -35,7 +35,7 @@ for layer in range(a.layers):
         p + "mlp.down_proj.weight": [a.d, a.ff],
     }
 
-# Numbers of about 1/sqrt(d): sign, an exponent near that, a random mantissa. Repeated from a random place on.
+# Numbers of about 1/sqrt(d): a random sign and mantissa, and one exponent near that size.
 random.seed(0)
 exponent = 127 - max(1, (a.d.bit_length() - 1) // 2 + 1)
 block = array.array("H", (random.getrandbits(1) << 15 | exponent << 7 | random.getrandbits(7) for _ in range(1 << 20)))

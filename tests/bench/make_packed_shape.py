@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Writes a packed file of Llama-2-7B's shape (32 layers, 4096 x 11008, q4_0) with nine levels and no weights: the data is
-a hole, so that the file takes a few hundred kB of disk. For build/switch_levels, which reads no weights to switch.
+"""Writes a packed file of Llama-2-7B's shape (32 layers, 4096 x 11008, q4_0) with nine levels and no weights. The data
+is a hole, so the file takes only a few hundred kB of disk. For build/switch_levels, which switches without reading
+weights.
 
     tests/bench/make_packed_shape.py FILE.gguf
 """
@@ -34,7 +35,7 @@ def padded(size):
 
 
 def tensors(heads, neurons):
-    """(name, ne, type) in file order."""
+    """Returns (name, ne, type) of every tensor, in file order."""
     rows = heads * HEAD
     table = [("token_embd.weight", (WIDTH, VOCAB), Q4_0)]
     for layer in range(LAYERS):

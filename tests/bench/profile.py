@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Speed and memory of profiling, as ratios out of one run. Prints the tables of docs/performance.md.
+"""Measures speed and memory of profiling, as ratios within one run. Prints the tables of docs/performance.md.
 
     tests/bench/profile.py [--streamed-7b SCRATCH_FOLDER]
 
-Wants a quiet machine: what else runs shows.
+Needs a quiet machine: other programs distort the figures.
 """
 import argparse
 import json
@@ -32,7 +32,7 @@ def run(*args):
 
 
 def flops_per_token(spec, seq):
-    """Of a forward pass: two per weight, and attention's scores and mixes over (seq + 1) / 2 keys on average."""
+    """Of a forward pass: two per weight, plus attention's scores and mixes over (seq + 1) / 2 keys on average."""
     weights = spec["n_decoder_params"] + spec["n_vocab"] * spec["d_model"]
     return 2 * weights + 4 * spec["n_layers"] * spec["n_heads"] * spec["head_dim"] * (seq + 1) / 2
 
@@ -68,7 +68,7 @@ if arguments.streamed_7b:
     result = run("profile", folder, "--data", text, "--tokens", 512, "--seq", 512, "--batch", 1, "--removal-tokens", 0,
                  "--max-ram", "4GiB", "-o", arguments.streamed_7b / "7b.h5", "--force")
     spec = run("inspect", folder)
-    # There, there again and back.
+    # Forward, forward once more, and backward.
     gflops = 3 * result["tokens_per_second"] * flops_per_token(spec, 512) / 1e9
     print(f"\n7B shape, bf16, 13.5 GB, streamed: {result['tokens']} tokens in {result['seconds']:.0f} s, {gflops:.0f} GFLOP/s, "
           f"peak memory {result['peak_rss_bytes'] / 2**30:.2f} GiB of 4 allowed")

@@ -1,6 +1,6 @@
 // Time and memory of the covariance algebra.
 //     elastify_solve_bench [n D [block]]...      default: 1536 576
-// Wants a quiet machine. "of gemm" is against a float64 matrix product measured in the same run.
+// Needs a quiet machine. "of gemm" is relative to a float64 matrix product measured in the same run.
 
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -28,12 +28,12 @@ double resident_gib(const char* key) {
   return 0;
 }
 
-/// Makes the peak begin anew; does nothing where the system does not let it.
+/// Resets the peak of resident memory. Does nothing if the system does not allow that.
 void reset_peak() {
   std::ofstream("/proc/self/clear_refs") << "5";
 }
 
-/// \param flops  what the work would be if done in the least number of operations by matrix products
+/// \param flops  the least number of operations that the work takes if it is done by matrix products
 template <typename F>
 auto timed(const char* what, double flops, F&& f) {
   reset_peak();
@@ -57,7 +57,7 @@ void measure(int64_t n, int64_t d, int64_t block) {
   solve::Projection p;
   p.block = block;
   {
-    // Correlated inputs of unequal sizes. Moments as of 4 n tokens would have them, without the tokens.
+    // Correlated inputs of unequal sizes. The moments look like those of 4 n tokens, but no tokens are drawn.
     const int64_t rank = std::max<int64_t>(n / 8, 1);
     const at::Tensor mix = at::randn({n, rank}, options) / std::sqrt(static_cast<double>(rank));
     const at::Tensor scale = at::exp(0.5 * at::randn({n}, options));
@@ -76,7 +76,7 @@ void measure(int64_t n, int64_t d, int64_t block) {
     for (int i = 0; i < 4; ++i) c = at::mm(a, a);
     return c;
   });
-  // Inverse, Gram matrix, updates of both by products of which half is redundant.
+  // Inverse, Gram matrix, and updates of both by products of which half is redundant.
   const auto order =
       timed("obs_order", nn * nn * nn * 3 + 2 * nn * nn * dd, [&] { return solve::obs_order(p); });
   timed("gram_order", nn * nn * dd, [&] { return solve::gram_order(p); });

@@ -1,4 +1,4 @@
-// The program as its users call it: exit status, streams, what is on disk afterwards.
+// Tests the program as its users call it: exit status, output, and files on disk.
 
 #include <doctest/doctest.h>
 
@@ -28,7 +28,7 @@ std::vector<std::string> names_in(const fs::path& directory) {
   return names;
 }
 
-/// A tiny model on disk, in a directory of its own.
+/// A tiny model in a temporary directory.
 struct TinyModel {
   test::TemporaryDirectory directory;
   fs::path path = directory.path() / "model";
@@ -62,7 +62,7 @@ TEST_SUITE("cli") {
         {"reorder /nowhere --levels 0.5,2 -o /tmp/never", "2"},
         {"reorder /nowhere --data self --compensate adaptr -o /tmp/never", "unknown compensation 'adaptr'"},
         {"plan /nowhere --plan best -o /tmp/never", "best"},
-        {"plan /nowhere --tokens 0 -o /tmp/never", "--tokens"},
+        {"plan /nowhere --search-tokens 0 -o /tmp/never", "--search-tokens"},
         {"plan /nowhere --budget money -o /tmp/never", "money"},
         {"plan /nowhere --min-width 2 -o /tmp/never", "--min-width"},
         {"plan /nowhere --plot widths.png -o /tmp/never", "plots are SVG files"},
@@ -144,7 +144,7 @@ TEST_SUITE("cli") {
     const auto weights = [&](const std::string& flags) {
       const fs::path output = model.directory.path() / "out";
       const Outcome done =
-          elastify(fmt::format("reorder {} --data self --tokens 512 --seq 16 --levels 0.6 "
+          elastify(fmt::format("reorder {} --preset none --data self --tokens 512 --seq 16 --levels 0.6 "
                                "--grid 8 --compensate baked {} --force -o {}",
                                model.path.string(), flags, output.string()));
       CAPTURE(done.err);
@@ -159,7 +159,7 @@ TEST_SUITE("cli") {
   TEST_CASE("cli: reorder measures what whole layers are dropped by") {
     const TinyModel model;
     const Outcome done =
-        elastify(fmt::format("reorder {} --data self --tokens 128 --seq 16 --metric magnitude "
+        elastify(fmt::format("reorder {} --preset none --data self --tokens 128 --seq 16 --metric magnitude "
                              "--plan shortgpt --levels 0.5 -o {}/out",
                              model.path.string(), model.directory.path().string()));
     CAPTURE(done.err);
@@ -179,7 +179,7 @@ TEST_SUITE("cli") {
     const Outcome no_text = elastify(searched);
     CHECK(no_text.status == 2);
     CHECK(no_text.err.find("--data FILE... (or self)") != std::string::npos);
-    const Outcome planned = elastify(searched + " --data self --tokens 64 --seq 16 --json");
+    const Outcome planned = elastify(searched + " --data self --search-tokens 64 --seq 16 --json");
     CAPTURE(planned.err);
     REQUIRE(planned.status == 0);
     const auto plan = nlohmann::json::parse(planned.out);
@@ -196,7 +196,7 @@ TEST_SUITE("cli") {
                 .status == 2);
     CHECK(elastify(fmt::format("verify {}/out --against {}", base, model.path.string())).status == 0);
 
-    // The units of the reordered model stand elsewhere.
+    // The reordered model has its units in another order.
     const Outcome mixed = elastify(
         fmt::format("reorder {0}/out --profile {0}/p.h5 --metric gram --levels 0.6 --grid 8 -o {0}/y", base));
     CHECK(mixed.status == 2);
@@ -267,7 +267,7 @@ TEST_SUITE("cli") {
   TEST_CASE("cli: sweep prints a table or one object, writes its files, and refuses a bad grid by its line") {
     const TinyModel model;
     const fs::path base = model.directory.path();
-    write_text(base / "sweep.yaml", fmt::format("model: {0}/model\noutput: {0}/out\n"
+    write_text(base / "sweep.yaml", fmt::format("model: {0}/model\noutput: {0}/out\npreset: none\n"
                                                 "profile: {{data: self, tokens: 64, seq: 16}}\n"
                                                 "eval: {{data: self, tokens: 64, seq: 16}}\n"
                                                 "reorder: {{levels: [0.6], grid: 8}}\n"
@@ -287,7 +287,7 @@ TEST_SUITE("cli") {
     CHECK(again.err.find("point 1/2") == std::string::npos);
     CHECK(read_text(base / "out/sweep.csv") == csv);
 
-    // Flags of every command stand over the file, too.
+    // Common flags also override the file.
     const Outcome seeded = elastify(fmt::format("sweep {}/sweep.yaml --seed 3 --threads 1", base.string()));
     CHECK(seeded.status == 0);
     const auto resolved = nlohmann::json::parse(read_text(base / "out/config.json"));
@@ -322,7 +322,7 @@ TEST_SUITE("cli") {
   TEST_CASE("cli: a disk that is full leaves nothing behind and names the file") {
     const TinyModel model;
     const std::string base = model.directory.path().string();
-    // A file-size limit makes write() fail as a full disk does.
+    // With a file-size limit, write() fails as on a full disk.
     const Outcome full = elastify(fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8 -o {}/out",
                                               model.path.string(), base),
                                   "trap '' XFSZ; ulimit -f 16;");

@@ -1,4 +1,4 @@
-// Commands on a level's file that leaves out attention and a whole layer.
+// Tests commands on a level's file that lacks attention and a whole layer.
 
 #include <doctest/doctest.h>
 

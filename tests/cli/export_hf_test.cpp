@@ -1,4 +1,4 @@
-// Hugging Face directories through the program: export, verify, inspect; what is refused.
+// Tests the program on Hugging Face directories: export, verify, inspect, and refused input.
 
 #include <nlohmann/json.hpp>
 
@@ -13,8 +13,8 @@ using test::run_elastify;
 
 TEST_SUITE("cli") {
   TEST_CASE("cli: export --hf writes directories that verify and inspect read") {
-    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform, true, false,
-                                     false);
+    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform,
+                                     {true, false, false});
     const test::TemporaryDirectory work;
     const std::string out = made.reordered().string(), art = (work / "art").string();
     const Outcome exported = run_elastify(fmt::format("export {} --hf --levels 0.6 -o {} --json", out, art));
@@ -45,8 +45,8 @@ TEST_SUITE("cli") {
   }
 
   TEST_CASE("cli: what a Hugging Face directory cannot hold is refused before anything is written") {
-    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kAnchors, false, false,
-                                     false);
+    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kAnchors,
+                                     {false, false, false});
     const test::TemporaryDirectory work;
     const std::string common =
         fmt::format("export {} --hf -o {}/x ", made.reordered().string(), work.path().string());

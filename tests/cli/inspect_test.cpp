@@ -1,4 +1,4 @@
-// `elastify inspect profile.h5`: what is printed and drawn, from the file alone.
+// Tests the text and the plot of `elastify inspect profile.h5`.
 
 #include <doctest/doctest.h>
 
@@ -15,8 +15,8 @@ namespace {
 
 using test::run_elastify;
 
-/// Two layers with 2 KV groups and 64 neurons; the units of layer 0 are alike, of layer 1 a quarter holds
-/// all.
+/// Two layers with 2 KV groups and 64 neurons. In layer 0, all units are equally important; in layer 1, a
+/// quarter of them has all the importance.
 Profile make_profile(const ModelSpec& spec) {
   Profile profile;
   profile.spec_hash = spec_hash(spec);

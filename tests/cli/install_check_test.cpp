@@ -1,5 +1,4 @@
-// `elastify install-check` with runtimes of the test's own: shell scripts that stand for llama-bench and
-// node.
+// Tests `elastify install-check` with fake runtimes: shell scripts in place of llama-bench and node.
 
 #include <nlohmann/json.hpp>
 
@@ -15,7 +14,7 @@ using test::Outcome;
 using test::run_elastify;
 using Json = nlohmann::json;
 
-/// As fast as its file is small, to the byte.
+/// A fake llama-bench whose speed is inversely proportional to the size of the file.
 constexpr const char* kBench = R"sh(#!/bin/sh
 while [ $# -gt 0 ]; do
   case $1 in -m) model=$2;; -p) n_prompt=$2;; -n) n_gen=$2;; -t) threads=$2;; esac
@@ -36,7 +35,7 @@ void write_program(const fs::path& path, const std::string& text) {
 
 struct Subject {
   test::TemporaryDirectory work;
-  test::RepairedFixture made{test::make_tiny_spec("llama"), plan::Method::kUniform, true, true, false};
+  test::RepairedFixture made{test::make_tiny_spec("llama"), plan::Method::kUniform, {true, true, false}};
   fs::path bench = work / "runtime/llama-bench";
   Subject() { write_program(bench, kBench); }
 
@@ -53,7 +52,7 @@ struct Subject {
   }
 };
 
-/// File and adapter -> what it says of loading.
+/// The reported `loads` by file name, with "+" for a row with an adapter.
 std::map<std::string, std::string> rows_of(const std::string& text) {
   std::map<std::string, std::string> rows;
   const Json report = Json::parse(text);
@@ -94,7 +93,7 @@ TEST_SUITE("cli") {
     const Outcome file = subject.check("--json " + (subject.work / "plain/level-060.gguf").string());
     REQUIRE_MESSAGE(file.status == 0, file.err);
     CHECK((rows_of(file.out) == std::map<std::string, std::string>{{"level-060.gguf", "true"}}));
-    fs::resize_file(subject.work / "plain/level-060.gguf", 1000);  // that we cannot read it is no answer
+    fs::resize_file(subject.work / "plain/level-060.gguf", 1000);  // now only the runtime can tell
     const Outcome cut = subject.check("--json " + (subject.work / "plain/level-060.gguf").string());
     REQUIRE_MESSAGE(cut.status == 0, cut.err);
     CHECK((rows_of(cut.out) == std::map<std::string, std::string>{{"level-060.gguf", "true"}}));

@@ -1,4 +1,4 @@
-// `elastify profile` as its users run it: within a memory limit, killed and gone on with, in several
+// Tests `elastify profile` as its users run it: with a memory limit, killed and resumed, in several
 // processes.
 
 #include <doctest/doctest.h>
@@ -43,13 +43,13 @@ struct Subject {
   }
 };
 
-/// A limit that the model does not fit in whole, but layer by layer.
+/// A memory limit into which the model fits only if it is streamed layer by layer.
 std::string tight_limit(const Subject& subject) {
   profile::ProfileOptions options;
   options.metrics = {Metric::kTaylor, Metric::kTaylorElement};
   options.second_moments = true;
-  options.seq = 64;
-  options.batch = 1;
+  options.text.seq = 64;
+  options.text.batch = 1;
   const profile::MemoryNeed need = profile::memory_need(subject.spec, options);
   return fmt::format("--max-ram {}", (need.resident + need.streamed) / 2);
 }
@@ -59,7 +59,7 @@ const char* kEverything =
     "--removal-tokens 512 --threads 1";
 
 /// Starts the program and kills it after a while.
-/// \returns whether it had ended by itself, with status 0
+/// \returns whether it had finished before, with status 0
 bool run_for(const std::string& arguments, std::chrono::milliseconds time) {
   const pid_t child = fork();
   if (child == 0) {
@@ -179,7 +179,7 @@ TEST_SUITE("cli") {
         CHECK(q.xtx[i] == doctest::Approx(p.xtx[i]).epsilon(1e-5).scale(std::abs(p.xtx[0])));
       CHECK_FALSE(fs::exists(subject.directory / "two.h5.partial"));
     }
-    // One batch for two processes: one of them has nothing to do.
+    // There is one batch for two processes, so one of them has nothing to do.
     for (const std::string& mode : {std::string(), tight_limit(subject)}) {
       CAPTURE(mode);
       const test::Outcome idle = test::run_elastify(

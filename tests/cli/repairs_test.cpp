@@ -1,4 +1,4 @@
-// Repairs through the program: reorder, verify, export, eval.
+// Tests the program with repairs: reorder, verify, export, eval.
 
 #include <doctest/doctest.h>
 
@@ -24,7 +24,8 @@ struct Subject {
 
   std::string path(const std::string& name) const { return (directory / name).string(); }
   Outcome reorder(const std::string& options, const std::string& out) const {
-    return run_elastify(fmt::format("reorder {} --levels 0.6 {} -o '{}' --json", common, options, path(out)));
+    return run_elastify(
+        fmt::format("reorder {} --preset none --levels 0.6 {} -o '{}' --json", common, options, path(out)));
   }
   nlohmann::json eval(const std::string& what, const std::string& options = "") const {
     const Outcome done = run_elastify(

@@ -1,4 +1,4 @@
-// Packed artifacts through the program: export, slice, verify, inspect.
+// Tests the program on packed artifacts: export, slice, verify, inspect.
 
 #include <nlohmann/json.hpp>
 
@@ -17,8 +17,8 @@ using test::run_elastify;
 
 TEST_SUITE("cli") {
   TEST_CASE("cli: a level sliced out of a packed file is the one exported, its adapter beside it or merged") {
-    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kAnchors, true, true,
-                                     false);
+    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kAnchors,
+                                     {true, true, false});
     const test::TemporaryDirectory work;
     const std::string at = work.path().string(), model = at + "/packed/model.gguf";
     REQUIRE(
@@ -66,8 +66,8 @@ TEST_SUITE("cli") {
   }
 
   TEST_CASE("cli: slice never writes over what it reads, and writes nothing where a part is damaged") {
-    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform, true, false,
-                                     false);
+    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform,
+                                     {true, false, false});
     const test::TemporaryDirectory work;
     const std::string at = work.path().string();
     REQUIRE(
@@ -108,7 +108,7 @@ TEST_SUITE("cli") {
       CHECK(report.at("files").size() == (layout.starts_with("--type") ? 6 : 3));
       for (const char* list : {"files", "packed", "common"})
         for (const auto& file : report.value(list, nlohmann::json::array())) {
-          if (layout == "--packed" && std::string(list) == "files") continue;  // what slicing gives
+          if (layout == "--packed" && std::string(list) == "files") continue;  // as sliced
           const fs::path path = output / file.at("name").get<std::string>();
           CAPTURE(path.string());
           REQUIRE(fs::exists(path));

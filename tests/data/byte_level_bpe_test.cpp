@@ -64,7 +64,7 @@ TEST_CASE("byte-level BPE: bytes that are not UTF-8 are encoded as bytes") {
   }
 }
 
-TEST_CASE("byte-level BPE: a long word takes no longer than its length warrants") {
+TEST_CASE("byte-level BPE: a word of 200,000 bytes is encoded in a moment") {
   const auto tokenizer = make_tokenizer(load_vocabulary(tokenizer_fixture("gpt-2")));
   std::string word;
   for (int i = 0; i < 200000; ++i) word += "theseawas"[i % 9];
@@ -73,7 +73,7 @@ TEST_CASE("byte-level BPE: a long word takes no longer than its length warrants"
   CHECK(tokenizer->decode(ids) == word);
 }
 
-TEST_CASE("byte-level BPE: control tokens are no text, either way") {
+TEST_CASE("byte-level BPE: control tokens are not found in text, and decode to nothing") {
   const auto tokenizer = make_tokenizer(load_vocabulary(tokenizer_fixture("gpt-2")));
   const Ids ids = tokenizer->encode("<|endoftext|>");
   CHECK(ids.size() > 1);
@@ -83,7 +83,7 @@ TEST_CASE("byte-level BPE: control tokens are no text, either way") {
         "token id 480 is not in the vocabulary of 480 tokens");
 }
 
-TEST_CASE("byte-level BPE: of user-defined tokens the longest is found") {
+TEST_CASE("byte-level BPE: the longest matching user-defined token is found") {
   Vocabulary vocabulary = load_vocabulary(tokenizer_fixture("gpt-2"));
   for (const char* token : {"<m>", "<m><m>", "m>"}) {
     vocabulary.tokens.emplace_back(token);
@@ -108,7 +108,7 @@ TEST_CASE("byte-level BPE: a byte without a token is left out") {
   CHECK(tokenizer->encode("xyz").empty());
 }
 
-TEST_CASE("byte-level BPE: the best merge is done first, the leftmost of equals before") {
+TEST_CASE("byte-level BPE: the best merge is applied first, and the leftmost of equal ones") {
   Vocabulary vocabulary;
   vocabulary.kind = TokenizerKind::kByteLevelBpe;
   vocabulary.pre = "gpt-2";
@@ -131,7 +131,7 @@ TEST_CASE("byte-level BPE: every byte survives GPT-2's notation") {
   CHECK(from_byte_notation("\xE2\x96\x81") == "\xE2\x96\x81");
 }
 
-TEST_CASE("pre-tokenizer: words are cut as each model does") {
+TEST_CASE("pre-tokenizer: text is cut into words as each model does it") {
   CHECK(split("gpt-2", "I'm 123  x!\n\n") == Words{"I", "'m", " 123", " ", " x", "!", "\n\n"});
   CHECK(split("smollm", "I'm 123  x!") == Words{"I", "'m", " ", "1", "2", "3", " ", " x", "!"});
   CHECK(split("llama-bpe", "I'M 1234  x!\n\n y") ==
@@ -141,7 +141,7 @@ TEST_CASE("pre-tokenizer: words are cut as each model does") {
   CHECK(split("gpt-2", "").empty());
 }
 
-TEST_CASE("pre-tokenizer: an unknown name is refused with the known ones") {
+TEST_CASE("pre-tokenizer: an unknown name is refused, and the known ones are listed") {
   Vocabulary vocabulary = load_vocabulary(tokenizer_fixture("gpt-2"));
   vocabulary.pre = "tekken";
   const std::string message = message_of([&] { make_tokenizer(vocabulary); });

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "base/error.h"
@@ -48,7 +49,7 @@ TEST_CASE("corpus: a text file is one document, cut at lines that hold only <|en
   CHECK(load(directory, "a.txt", "one\n<|endoftext|>") == Documents{"one"});
 }
 
-TEST_CASE("corpus: line ends of Windows and a byte order mark are no text") {
+TEST_CASE("corpus: Windows line ends and a byte order mark are removed") {
   const TemporaryDirectory directory;
   CHECK(load(directory, "a.txt", "\xEF\xBB\xBFone\r\ntwo\r\n<|endoftext|>\r\nthree\r") ==
         Documents{"one\ntwo", "three\r"});
@@ -75,7 +76,49 @@ TEST_CASE("corpus: several files follow each other in the order given") {
   CHECK(load_documents({directory / "a.jsonl", directory / "b.txt"}) == Documents{"first", "second"});
 }
 
-TEST_CASE("corpus: what is no text is named with file and line") {
+TEST_CASE("corpus: whole documents are held out, every tenth of each file, and none is lost") {
+  const TemporaryDirectory directory;
+  std::string many, few;
+  for (int i = 0; i < 40; ++i) many += fmt::format("{{\"text\": \"many {}\"}}\n", i);
+  for (int i = 0; i < 3; ++i) few += fmt::format("{{\"text\": \"few {}\"}}\n", i);
+  write_text(directory / "many.jsonl", many);
+  write_text(directory / "few.jsonl", few);
+  const std::vector<fs::path> files{directory / "many.jsonl", directory / "few.jsonl"};
+  PartedDocuments parts = part_documents(files);
+  REQUIRE(parts.held_out.size() == 2);
+  CHECK(parts.held_out[0] == Documents{"many 9", "many 19", "many 29", "many 39"});
+  CHECK(parts.held_out[1] == Documents{"few 2"});
+  Documents all = parts.kept;
+  for (const Documents& held_out : parts.held_out) all.insert(all.end(), held_out.begin(), held_out.end());
+  Documents expected = load_documents(files);
+  std::sort(all.begin(), all.end());
+  std::sort(expected.begin(), expected.end());
+  CHECK(all == expected);
+}
+
+TEST_CASE("corpus: a document that is most of its file is cut, so that a piece can be held out") {
+  const TemporaryDirectory directory;
+  for (const char* end : {"\n", " "}) {
+    std::string text;
+    for (int i = 0; i < 400; ++i) text += fmt::format("word{}{}", i, end);
+    write_text(directory / "one.txt", text);
+    const PartedDocuments parts = part_documents({directory / "one.txt"});
+    REQUIRE(parts.held_out.size() == 1);
+    REQUIRE(!parts.held_out[0].empty());
+    const double share =
+        static_cast<double>(n_bytes_of(parts.held_out[0])) / static_cast<double>(text.size());
+    CHECK(share > 0.05);
+    CHECK(share < 0.2);
+    CHECK(n_bytes_of(parts.held_out[0]) + n_bytes_of(parts.kept) > text.size() - 20);
+    for (const std::string& piece : parts.kept) CHECK(piece.starts_with("word"));
+  }
+  write_text(directory / "short.txt", "a short text");
+  const PartedDocuments whole = part_documents({directory / "short.txt"});
+  CHECK(whole.kept == Documents{"a short text"});
+  CHECK(whole.held_out == std::vector<Documents>{{}});
+}
+
+TEST_CASE("corpus: data that is not text is refused with file and line") {
   struct Case {
     const char* file;
     std::string text;
@@ -109,7 +152,7 @@ TEST_CASE("corpus: what is no text is named with file and line") {
         }).starts_with((directory / "gone.txt").string()));
 }
 
-TEST_CASE("batches: sequences are the joined text, cut") {
+TEST_CASE("batches: sequences are consecutive pieces of the joined text") {
   const auto tokenizer = byte_level();
   const Documents documents = {"The sea was calm.", "The cat waited for the boats."};
   Ids joined = tokenizer->encode(documents[0]);
@@ -125,7 +168,7 @@ TEST_CASE("batches: sequences are the joined text, cut") {
           Ids(joined.begin() + static_cast<long>(i * 4), joined.begin() + static_cast<long>(i * 4 + 4)));
 }
 
-TEST_CASE("batches: with a vocabulary that adds bos, one is before each document") {
+TEST_CASE("batches: if the vocabulary adds bos, it stands before each document") {
   const auto tokenizer = sentencepiece();
   const TokenBatches batches = make_batches(*tokenizer, {"a", "b"}, 2, 0, std::nullopt);
   CHECK(batches.sequences[0][0] == 1);
@@ -137,7 +180,7 @@ TEST_CASE("batches: with a vocabulary that adds bos, one is before each document
 TEST_CASE("batches: n_bytes counts the text of the predicted tokens exactly") {
   const Documents documents = fixture_texts();
   for (const auto& tokenizer : {byte_level(), sentencepiece()}) {
-    // All text in one sequence. Its first token, which nothing predicts, is bos, or else has some text.
+    // All text is in one sequence. Nothing predicts its first token, which is bos or some text.
     int64_t n_tokens = 0;
     for (const Ids& ids : tokenizer->encode_all(documents)) n_tokens += static_cast<int64_t>(ids.size());
     const bool adds_bos = tokenizer->vocabulary().add_bos;

@@ -1,9 +1,9 @@
-"""Makes block_fixtures.bin: encoded values and what gguf-py, an implementation in numpy, makes of them.
+"""Makes block_fixtures.bin: values and their encodings according to gguf-py, an implementation in numpy.
 
     pip install gguf==0.19.0 && python3 make_block_fixtures.py
 
 Records, one after the other: 16 bytes of text ("decode q4_0"), u32 n_bytes, u32 n_values, the encoded bytes,
-n_values float32. "decode": bytes are given, floats expected; "encode": the other way round.
+n_values float32. "decode" gives the bytes and expects the floats; "encode" gives the floats and expects the bytes.
 """
 
 import struct
@@ -13,7 +13,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Type
 from gguf.quants import dequantize, quantize
 
-# Where the f16 scales of a block are.
+# Offsets of the f16 scales in a block.
 SCALES = {
     Type.Q4_0: [0], Type.Q4_1: [0, 2], Type.Q5_0: [0], Type.Q5_1: [0, 2], Type.Q8_0: [0],
     Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208],
@@ -31,7 +31,7 @@ def random_blocks(rng, type_):
 
 
 def hard_values(rng):
-    """Ties, small numbers, zeros, the edge of f16, and values whose q8_0 quotient is close to a half."""
+    """Ties, small numbers, zeros, the edge of f16, and values whose quotient in q8_0 is close to a half."""
     ties = np.arange(32, dtype=np.float32) - 15.5
     ties[0] = 127
     ties16 = (np.arange(32, dtype=np.float32) * 2 + 1) * np.float32(2.0**-12) + 1

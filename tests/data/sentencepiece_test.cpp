@@ -23,7 +23,7 @@ std::string fixture_model() {
   return read_text(tokenizer_fixture("sentencepiece/tokenizer.model"));
 }
 
-/// ELASTIFY_SPM for as long as the object lives.
+/// Sets ELASTIFY_SPM for as long as the object lives.
 class HelperOverride {
  public:
   explicit HelperOverride(const std::string& path) {
@@ -86,7 +86,7 @@ TEST_CASE("sentencepiece: without a space prefix, none is encoded") {
   CHECK(tokenizer->decode(tokenizer->encode(" the sea")) == " the sea");
 }
 
-TEST_CASE("sentencepiece: a text that is cut at line ends has the ids of the whole") {
+TEST_CASE("sentencepiece: encoding the lines of a text gives the ids of the whole text") {
   const std::string model = fixture_model();
   REQUIRE(parse_sentencepiece_model(model).lines_are_independent());
   std::string text = "\n\n  first";
@@ -118,7 +118,7 @@ TEST_CASE("sentencepiece: lines of a model that trims or rewrites text are not i
                   .lines_are_independent());
 }
 
-TEST_CASE("sentencepiece: zero bytes and bytes that are not UTF-8 do no harm") {
+TEST_CASE("sentencepiece: zero bytes and bytes that are not UTF-8 are harmless") {
   const auto tokenizer = make_tokenizer(load_vocabulary(tokenizer_fixture("sentencepiece")));
   const std::string zero("a\0b\0", 4);
   CHECK(tokenizer->decode(tokenizer->encode(zero)) == zero);
@@ -210,7 +210,7 @@ TEST_CASE("sentencepiece: no process is left behind") {
   CHECK(errno == ESRCH);
 }
 
-TEST_CASE("sentencepiece: a helper that cannot do its work is named, with what it said last") {
+TEST_CASE("sentencepiece: the error about a failing helper names it and quotes its last line") {
   const TemporaryDirectory directory;
   const fs::path script = directory / "helper";
   const auto message = [&] { return message_of([] { SentencePieceClient(fixture_model(), true); }); };
@@ -221,14 +221,15 @@ TEST_CASE("sentencepiece: a helper that cannot do its work is named, with what i
   CHECK(message() == script.string() + ": ended with exit status 3 while loading the model: the last words");
   write_script(script, "exec cat");
   CHECK(message().find(": sent a broken reply while loading the model") != std::string::npos);
-  // It takes the request, too: one that ended first would be found dead.
+  // The script takes the request, too. If it ended first, the client would report a dead helper.
   write_script(script, "printf '\\001\\000\\000\\000\\000\\000\\000\\000\\000'; exec cat >/dev/null");
   CHECK(message().find(": sent a broken reply while loading the model") != std::string::npos);
 }
 
 TEST_CASE("sentencepiece: published .bin and .model files of one tokenizer give the same ids") {
   if (!has_shared_data()) return;
-  // Without doubled and outer spaces, which the stories models' .model files remove and .bin files cannot.
+  // Only texts without doubled or outer spaces: the stories models' .model files remove these, .bin files
+  // cannot.
   std::vector<std::string> texts;
   std::ifstream file(shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt");
   for (std::string line; std::getline(file, line) && texts.size() < 1000;) {

@@ -41,7 +41,7 @@ TEST_CASE("task: the three forms of items are read") {
   CHECK(items[2].gold == 0);
 }
 
-TEST_CASE("task: what is no item is named with file and line") {
+TEST_CASE("task: an invalid item is refused with file and line") {
   struct Case {
     const char* text;
     const char* message;  ///< after the file's name

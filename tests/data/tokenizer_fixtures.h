@@ -52,7 +52,7 @@ inline void check_same(const Vocabulary& a, const Vocabulary& b) {
   CHECK(a.chat_template == b.chat_template);
 }
 
-/// llama2.c's tokenizer.bin of a sentencepiece vocabulary, as its exporter writes it.
+/// llama2.c's tokenizer.bin for a sentencepiece vocabulary, as its exporter writes it.
 inline std::string llama2c_bytes(const Vocabulary& vocabulary) {
   std::string body;
   int32_t longest = 0;
@@ -72,7 +72,7 @@ inline std::string llama2c_bytes(const Vocabulary& vocabulary) {
   return bytes + body;
 }
 
-/// Test strings of llama.cpp with the ids that belong to them.
+/// Test strings of llama.cpp and their ids.
 struct TestVectors {
   std::vector<std::string> texts;
   std::vector<Ids> ids;
@@ -90,7 +90,7 @@ inline TestVectors read_test_vectors(const fs::path& gguf) {
     vectors.ids.emplace_back();
     for (int32_t id; numbers >> id;) vectors.ids.back().push_back(id);
   }
-  vectors.ids.resize(vectors.texts.size());  // a last empty line is no vector
+  vectors.ids.resize(vectors.texts.size());  // a last empty line is not a vector
   return vectors;
 }
 

@@ -80,7 +80,7 @@ TEST_CASE("vocabulary: GGUF keys survive writing and reading") {
   }
 }
 
-TEST_CASE("vocabulary: its digest is of everything in it") {
+TEST_CASE("vocabulary: the digest depends on everything in it") {
   const Vocabulary vocabulary = load_vocabulary(tokenizer_fixture("gpt-2"));
   const auto changed = [&](auto&& change) {
     Vocabulary other = vocabulary;
@@ -128,7 +128,7 @@ TEST_CASE("vocabulary: GGUF keys have the types that llama.cpp insists on") {
   CHECK_FALSE(byte_level.contains("tokenizer.ggml.scores"));
 }
 
-TEST_CASE("vocabulary: what a GGUF leaves out is what llama.cpp takes") {
+TEST_CASE("vocabulary: GGUF keys that are missing get llama.cpp's defaults") {
   GgufMetadata metadata;
   write_gguf_keys(load_vocabulary(tokenizer_fixture("sentencepiece")), metadata);
   for (const char* key : {"pre", "token_type", "bos_token_id", "eos_token_id", "unknown_token_id",
@@ -137,7 +137,7 @@ TEST_CASE("vocabulary: what a GGUF leaves out is what llama.cpp takes") {
   check_same(read_gguf_keys(metadata), load_vocabulary(tokenizer_fixture("sentencepiece")));
 }
 
-TEST_CASE("vocabulary: GGUF keys that make no sense are named") {
+TEST_CASE("vocabulary: invalid GGUF keys are refused by name") {
   struct Case {
     const char* name;
     void (*damage)(GgufMetadata&);
@@ -224,7 +224,7 @@ TEST_CASE("vocabulary: a sentencepiece model's own file is kept as it is") {
         read_text(tokenizer_fixture("sentencepiece/tokenizer.model")));
 }
 
-TEST_CASE("vocabulary: tokens added to a sentencepiece model are read from beside it") {
+TEST_CASE("vocabulary: tokens added to a sentencepiece model are read from the files beside it") {
   const TemporaryDirectory directory;
   fs::copy(tokenizer_fixture("sentencepiece/tokenizer.model"), directory / "tokenizer.model");
   SUBCASE("from tokenizer_config.json") {
@@ -245,7 +245,7 @@ TEST_CASE("vocabulary: tokens added to a sentencepiece model are read from besid
   CHECK(vocabulary.add_bos);
 }
 
-TEST_CASE("vocabulary: chat_template.jinja comes before tokenizer_config.json") {
+TEST_CASE("vocabulary: chat_template.jinja takes precedence over tokenizer_config.json") {
   const TemporaryDirectory directory;
   put(directory, "tokenizer.json", small_tokenizer_json().dump());
   put(directory, "tokenizer_config.json",
@@ -287,7 +287,7 @@ TEST_CASE(
   CHECK(vocabulary.add_bos);
 }
 
-TEST_CASE("vocabulary: tokenizer.json files that make no sense are named with the place") {
+TEST_CASE("vocabulary: invalid tokenizer.json files are refused with the place of the fault") {
   struct Case {
     const char* name;
     std::string text;
@@ -352,7 +352,7 @@ TEST_CASE("vocabulary: tokenizer.json files that make no sense are named with th
         std::string::npos);
 }
 
-TEST_CASE("vocabulary: sentencepiece files that make no sense are named with the byte") {
+TEST_CASE("vocabulary: invalid sentencepiece files are refused with the byte of the fault") {
   const std::string good = read_text(tokenizer_fixture("sentencepiece/tokenizer.model"));
   const std::string piece = "\x0a\x01x";  // piece { piece: "x" }
   struct Case {
@@ -411,7 +411,7 @@ TEST_CASE("vocabulary: llama2.c's tokenizer.bin gives the pieces of the model it
   CHECK(load_vocabulary(directory / "model.bin").sentencepiece_model.empty());
 }
 
-TEST_CASE("vocabulary: llama2.c files that make no sense are named with the byte") {
+TEST_CASE("vocabulary: invalid llama2.c files are refused with the byte of the fault") {
   const std::string good = llama2c_bytes(load_vocabulary(tokenizer_fixture("sentencepiece")));
   struct Case {
     const char* name;
@@ -441,7 +441,7 @@ TEST_CASE("vocabulary: llama2.c files that make no sense are named with the byte
   }
 }
 
-TEST_CASE("vocabulary: is found in a directory, beside a file, or where it is named") {
+TEST_CASE("vocabulary: it is found in a directory, beside a file, or at a given path") {
   const TemporaryDirectory directory;
   const fs::path model = directory / "model.bin";
   put(directory, "model.bin", "not looked into");
@@ -494,7 +494,7 @@ TEST_CASE("vocabulary: padding adds unused tokens up to the rows of the embeddin
         "the vocabulary has 576 tokens, the model only 575");
 }
 
-TEST_CASE("vocabulary: a token's text is what it stands for") {
+TEST_CASE("vocabulary: token_text() gives the bytes of text that a token stands for") {
   Vocabulary spm;
   spm.tokens = {"<unk>", "<s>", "<0x0A>", "\xE2\x96\x81the", "<mark>", "[PAD]"};
   spm.types = {TokenType::kUnknown, TokenType::kControl,     TokenType::kByte,

@@ -1,4 +1,4 @@
-// Figures that were measured on these models elsewhere.
+// Figures of these models that were measured elsewhere.
 
 #include <cmath>
 #include <sstream>
@@ -12,7 +12,7 @@ using namespace elastify;
 
 namespace {
 
-/// Whole paragraphs, joined as long as they and a bos fit into `limit` tokens.
+/// Cuts a text into windows of whole paragraphs, as many as fit into `limit` tokens together with a bos.
 std::vector<std::string> windows_of(const Tokenizer& tokenizer, const std::string& text, size_t limit) {
   std::vector<std::string> windows;
   std::istringstream lines(text);

@@ -10,7 +10,7 @@ using namespace elastify::test;
 
 namespace {
 
-/// One token per byte; with a begin-of-sequence token 1, or without.
+/// One token per byte, with or without a begin-of-sequence token (1).
 class ByteTokenizer : public Tokenizer {
  public:
   explicit ByteTokenizer(bool add_bos) {
@@ -40,7 +40,7 @@ struct Score {
   bool greedy = true;
 };
 
-/// One choice on its own, in the plainest way.
+/// Scores one choice on its own, in the plainest way.
 Score score(const nn::Decoder& decoder, const Tokenizer& tokenizer, const std::string& context,
             const std::string& continuation, const Widths* widths) {
   std::vector<int32_t> tokens = tokenizer.encode(context + (context.empty() ? "" : " ") + continuation);
@@ -76,7 +76,7 @@ std::string random_text(std::mt19937_64& random, size_t longest) {
 
 }  // namespace
 
-TEST_CASE("multiple choice: the choice is that of scoring every choice on its own") {
+TEST_CASE("multiple choice: results equal those of scoring every choice on its own") {
   const ModelSpec spec = make_tiny_spec("llama");
   const nn::Decoder decoder(tiny_checkpoint(spec), {});
   const Widths narrow = half_widths(spec);
@@ -129,7 +129,7 @@ TEST_CASE("multiple choice: a single choice is right when it is the greedy conti
   CHECK(result.accuracy_norm == result.accuracy);
 }
 
-TEST_CASE("multiple choice: items that make no sense are refused in words") {
+TEST_CASE("multiple choice: invalid items are refused with a message") {
   const nn::Decoder decoder(tiny_checkpoint(make_tiny_spec("llama")), {});
   const ByteTokenizer tokenizer(true);
   CHECK(message_of([&] { eval::multiple_choice(decoder, tokenizer, {}, nullptr); }) == "task: no items");

@@ -41,7 +41,7 @@ TEST_CASE(
         "eval.batch: expected 1 or more, got 0");
 }
 
-TEST_CASE("compare: a model differs from itself by nothing, and from another seed's by much") {
+TEST_CASE("compare: a model does not differ from itself, but much from one with another seed") {
   const ModelSpec spec = make_tiny_spec("llama");
   const nn::Decoder a(tiny_checkpoint(spec, 1), {}), b(tiny_checkpoint(spec, 2), {});
   CHECK(eval::logit_difference(a, a, 32, 1) == 0);

@@ -1,6 +1,6 @@
 #include <doctest/doctest.h>
 
-#include "export/export_model.h"
+#include "export/architecture.h"
 #include "support/errors.h"
 #include "support/tiny_model.h"
 
@@ -10,7 +10,7 @@ namespace {
 using exporter::gguf_architecture;
 using test::make_tiny_spec;
 
-/// All layers narrower alike.
+/// The same widths in all layers.
 Widths uniform(const ModelSpec& spec, int64_t groups, int64_t d_ff) {
   Widths widths = full_widths(spec);
   for (size_t i = 0; i < widths.size(); ++i)
@@ -49,7 +49,7 @@ TEST_CASE(
   const ModelSpec spec = make_tiny_spec("qwen2");
   CHECK(gguf_architecture(spec, full_widths(spec)) == "qwen2");
   CHECK(gguf_architecture(spec, uniform(spec, 2, 32)) == "qwen2");
-  CHECK(gguf_architecture(spec, uniform(spec, 1, 64)) == "deci");  // its loader wants a square q
+  CHECK(gguf_architecture(spec, uniform(spec, 1, 64)) == "deci");  // qwen2's loader needs a square q
   CHECK(gguf_architecture(spec, with_narrow_layer(spec, SpaceKind::kMlp)) == "deci");
   const ModelSpec wide = make_tiny_spec("qwen2", {.head_dim = 16});
   CHECK(gguf_architecture(wide, full_widths(wide)) == "deci");
@@ -80,6 +80,12 @@ TEST_CASE("architecture: what no stock graph computes is refused with the reason
   const ModelSpec scaled = make_tiny_spec("qwen3", {.tied = true, .llama3_rope = true});
   CHECK(refusal(scaled, full_widths(scaled)) ==
         "no architecture of stock llama.cpp has both norms on q and k and rope factors");
+  ModelSpec peculiar = make_tiny_spec("llama");
+  peculiar.layers[1].sliding_window = 8;
+  peculiar.layers[0].activation = Activation::kGeluTanh;
+  CHECK(refusal(peculiar, full_widths(peculiar)) ==
+        "no architecture of stock llama.cpp that levels are written as has gelu in the mlp, sliding windows "
+        "that differ by layer");
   const ModelSpec deep = make_tiny_spec("llama", {.n_layers = 513});
   CHECK(refusal(deep, full_widths(deep)) == "stock llama.cpp runs at most 512 layers, got 513");
 }
@@ -124,9 +130,9 @@ TEST_CASE("architecture: zeros that deci's loader or graph get wrong are refused
            "layers.2.mlp: width is 0 beside 2 kv groups, expected 1 to 64: stock runtimes leave out the "
            "attention of a layer without an mlp, too"}})
     CHECK(refusal(spec, trap.widths) == trap.message);
-  // Heads that are no multiple of the KV heads cannot be said: a sub-model keeps whole groups of some size.
+  // Query heads are always a multiple of the KV heads, because a sub-model keeps whole groups.
   ModelSpec uneven = spec;
-  uneven.heads_per_group = 0;
+  for (LayerSpec& layer : uneven.layers) layer.heads_per_group = 0;
   CHECK(refusal(uneven, full_widths(spec)) ==
         "model dimensions make no sense: query heads per kv head is 0, expected 1 to 65536");
 }

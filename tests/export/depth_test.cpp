@@ -1,4 +1,4 @@
-// Levels that leave out attention or whole layers, as files.
+// Tests the files of levels that leave out attention or whole layers.
 
 #include <doctest/doctest.h>
 
@@ -71,7 +71,7 @@ TEST_CASE("depth: a level's file states zeros and holds no tensor of what is lef
       const GgufFile file = GgufFile::open(directory / "artifact/level-030.gguf");
       const GgufMetadata& keys = file.metadata();
       CHECK(keys.require_string("general.architecture") == "deci");
-      const int64_t heads = spec.heads_per_group;
+      const int64_t heads = spec.layer(0).heads_per_group;
       CHECK(*keys.integers("deci.attention.head_count") == std::vector<int64_t>{heads, 0, 0, 0});
       CHECK(*keys.integers("deci.attention.head_count_kv") == std::vector<int64_t>{1, 0, 0, 0});
       CHECK(*keys.integers("deci.feed_forward_length") == std::vector<int64_t>{32, 32, 0, 128});

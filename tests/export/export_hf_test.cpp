@@ -44,18 +44,20 @@ struct Has {
   bool o_bias = false, down_bias = false, weights = false, adapters = false;
 };
 
+/// Repairs of o and down with constant values; biases only in layer 1.
 LevelRepairs repairs_of(const ModelSpec& spec, const Level& level, Has has) {
-  LevelRepairs repairs{.nominal = level.nominal, .compensation = "made up", .layers = {}};
-  repairs.layers.resize(static_cast<size_t>(spec.n_layers));
-  for (const RepairPlace& place : repair_places(repairs, spec, level.widths)) {
-    const Shape matrix = shape_at(*place.tensor, level.widths);
-    const bool is_down = place.tensor->role == Role::kDown;
-    if ((is_down ? has.down_bias : has.o_bias) && place.tensor->layer == 1)
-      place.repair->bias = filled({matrix[0]}, 0.25F);
-    if (has.weights) place.repair->weight = filled(matrix, is_down ? 2.0F : 3.0F);
+  LevelRepairs repairs = empty_repairs(spec, level.nominal, Compensation::kBakedBias);
+  for (const TensorSpec* tensor : repairable_tensors(spec, level.widths)) {
+    const bool is_down = tensor->role == Role::kDown;
+    if (!is_down && tensor->role != Role::kAttnOut) continue;
+    TensorRepair& repair = repairs.at(*tensor);
+    const Shape matrix = shape_at(*tensor, level.widths);
+    if ((is_down ? has.down_bias : has.o_bias) && tensor->layer == 1)
+      repair.bias = filled({matrix[0]}, 0.25F);
+    if (has.weights) repair.weight = filled(matrix, is_down ? 2.0F : 3.0F);
     if (has.adapters) {
-      place.repair->a = filled({2, matrix[1]}, 0.5F);
-      place.repair->b = filled({matrix[0], 2}, 0.125F);
+      repair.a = filled({2, matrix[1]}, 0.5F);
+      repair.b = filled({matrix[0], 2}, 0.125F);
     }
   }
   return repairs;
@@ -79,7 +81,7 @@ struct Model {
   Json config(const std::string& name) const { return Json::parse(read_text(at(name) / "config.json")); }
 };
 
-/// Every tensor of the level is the leading part of the source's, in `type`.
+/// Checks that every tensor of the level is the leading part of the source's, in `type`.
 void check_prefixes(const Checkpoint& source, const Level& level, const fs::path& directory, DType type) {
   const Checkpoint sub = Checkpoint::open(directory);
   CHECK(sub.spec().tensors.size() == source.spec().tensors.size());
@@ -213,8 +215,52 @@ TEST_SUITE("export") {
       CHECK(value(role, 1) == 0.0F);
     CHECK(value(Role::kAttnOut, 0) == 3.0F);
     CHECK(value(Role::kDown, 1) == 2.0F);
-    CHECK(exporter::held_in_directory(model.at("out/level-050")) == "baked+bias");
-    CHECK(exporter::held_in_directory(model.at("out/full")).empty());
+    const exporter::HeldRepairs held = exporter::held_in_directory(model.at("out/level-050"));
+    CHECK(name_of(held.parts) == "baked+bias");
+    CHECK(held.own_tensors.empty());
+    CHECK(exporter::held_in_directory(model.at("out/full")).parts == Compensation::kNone);
+  }
+
+  TEST_CASE(
+      "export_hf: weights, biases and norms of every role are the level's own, and named where unusual") {
+    const ModelSpec spec = test::make_tiny_spec("llama");
+    const Model model(spec);
+    const ElasticPlan plan = plan_of(spec, 1, 24);
+    LevelRepairs repairs = empty_repairs(spec, kHalf, parts_named("baked+bias+norm"));
+    std::vector<std::string> named;
+    for (const TensorSpec* tensor : repairable_tensors(spec, plan.levels[0].widths)) {
+      if (tensor->layer != 1) continue;
+      const Shape shape = shape_at(*tensor, plan.levels[0].widths);
+      const auto value = static_cast<float>(tensor->role);
+      repairs.at(*tensor).weight = filled(shape, value);
+      if (is_layer_matrix(tensor->role)) repairs.at(*tensor).bias = filled({shape[0]}, value / 2);
+    }
+    model.to("out", plan, {}, {repairs});
+    const Checkpoint sub = Checkpoint::open(model.at("out/level-050"));
+    const Checkpoint source = Checkpoint::open(model.path);
+    size_t n_own = 0;
+    for (size_t i = 0; i < sub.spec().tensors.size(); ++i) {
+      const TensorSpec& tensor = sub.spec().tensors[i];
+      CAPTURE(tensor.name);
+      const std::optional<Role> matrix = matrix_of(tensor.role);
+      const TensorRepair* repair = repairs.find(tensor.layer, matrix.value_or(tensor.role));
+      if (repair == nullptr && matrix) {
+        CHECK(test::same_bytes(sub.load(i), filled(tensor.shape, 0)));
+      } else if (repair == nullptr) {
+        const auto at = static_cast<size_t>(spec.find(tensor.name));
+        CHECK(test::same_bytes(sub.load(i), slice(source.load(at), spec.tensors[at], plan.levels[0].widths)));
+      } else {
+        CHECK(test::same_bytes(sub.load(i), matrix ? *repair->bias : *repair->weight));
+        const bool usual =
+            matrix.value_or(tensor.role) == Role::kAttnOut || matrix.value_or(tensor.role) == Role::kDown;
+        if (!usual) named.push_back(tensor.name);
+        ++n_own;
+      }
+    }
+    CHECK(n_own == 16);
+    const exporter::HeldRepairs held = exporter::held_in_directory(model.at("out/level-050"));
+    CHECK(held.own_tensors == named);
+    CHECK(name_of(held.parts) == "baked+bias+norm");
   }
 
   TEST_CASE("export_hf: biases are refused where the family has no key for them") {
@@ -225,7 +271,7 @@ TEST_SUITE("export") {
       const ElasticPlan plan = plan_of(spec, 1, 24);
       const LevelRepairs repairs = repairs_of(spec, plan.levels[0], {.o_bias = true, .down_bias = true});
       const std::string refused = test::message_of([&] { model.to("out", plan, {}, {repairs}); });
-      CHECK(refused.find("level-050: compensation 'made up': config.json of ") == 0);
+      CHECK(refused.find("level-050: compensation 'baked+bias': config.json of ") == 0);
       CHECK(refused.find("cannot say: ") != std::string::npos);
       CHECK(fs::is_empty(model.at("out")));
     }
@@ -245,9 +291,13 @@ TEST_SUITE("export") {
     const ModelSpec narrow = Checkpoint::open(model.at("out/level-050")).spec();
     const LevelRepairs read =
         load_adapters(model.at("out/lora-050"), narrow, make_level(narrow, kHalf, full_widths(narrow)));
-    for (size_t layer = 0; layer < read.layers.size(); ++layer) {
-      CHECK(test::same_bytes(*read.layers[layer].down.a, *repairs.layers[layer].down.a));
-      CHECK(test::same_bytes(*read.layers[layer].attention_out.b, *repairs.layers[layer].attention_out.b));
+    for (int64_t layer = 0; layer < spec.n_layers; ++layer) {
+      const auto same = [&](Role role) {
+        const TensorRepair *before = repairs.find(layer, role), *after = read.find(layer, role);
+        return test::same_bytes(*before->a, *after->a) && test::same_bytes(*before->b, *after->b);
+      };
+      CHECK(same(Role::kDown));
+      CHECK(same(Role::kAttnOut));
     }
   }
 

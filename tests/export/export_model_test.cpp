@@ -46,7 +46,8 @@ Vocabulary tiny_vocabulary(int64_t n_tokens) {
   return vocabulary;
 }
 
-/// Read back, a level is the slice of the full file, and the full file is the source in the exported type.
+/// Checks that a level, read back, is the slice of the full file, and that the full file is the source in the
+/// exported type.
 void check_levels(const Checkpoint& source, const ElasticPlan& plan, const fs::path& artifact, DType type,
                   const std::vector<exporter::ArtifactFile>& files) {
   const Checkpoint full = Checkpoint::open(artifact / "full.gguf");
@@ -59,10 +60,11 @@ void check_levels(const Checkpoint& source, const ElasticPlan& plan, const fs::p
     CHECK(sub.spec().layer_d_ff == expected.layer_d_ff);
     CHECK(sub.spec().layer_kv_heads == expected.layer_kv_heads);
     CHECK(sub.spec().head_dim == expected.head_dim);
-    CHECK(sub.spec().heads_per_group == expected.heads_per_group);
-    CHECK(sub.spec().rope_theta == expected.rope_theta);
+    CHECK(sub.spec().layer(0).heads_per_group == expected.layer(0).heads_per_group);
+    CHECK(sub.spec().layer(0).rope_theta == expected.layer(0).rope_theta);
     CHECK(sub.spec().norm_eps == expected.norm_eps);
-    CHECK(rope_frequency_divisors(sub.spec()) == rope_frequency_divisors(expected));
+    CHECK(rope_frequency_divisors(sub.spec().layer(0), expected.head_dim) ==
+          rope_frequency_divisors(expected.layer(0), expected.head_dim));
     REQUIRE(sub.spec().tensors.size() == source.spec().tensors.size());
     for (size_t i = 0; i < source.spec().tensors.size(); ++i) {
       const TensorSpec& tensor = source.spec().tensors[i];
@@ -216,7 +218,7 @@ TEST_CASE("export: metadata has the types that stock llama.cpp insists on") {
   CHECK(keys.require_integer("deci.context_length") == 64);
   const HostTensor factors = file.tensor("rope_freqs.weight");
   CHECK(factors.dtype == DType::kF32);
-  CHECK(test::values_of(factors) == rope_frequency_divisors(spec));
+  CHECK(test::values_of(factors) == rope_frequency_divisors(spec.layer(0), spec.head_dim));
 
   CHECK(keys.require_string("elastify.version") == kVersion);
   CHECK(std::get<float>(*keys.find("elastify.level")) == 0.5F);
@@ -248,8 +250,8 @@ TEST_CASE("export: metadata has the types that stock llama.cpp insists on") {
 
 TEST_CASE("export: linear rope scaling is said in keys, a sliding window bounds the context") {
   ModelSpec spec = test::make_tiny_spec("mistral", {.sliding_window = 8});
-  spec.rope.kind = RopeScaling::Kind::kLinear;
-  spec.rope.factor = 4;
+  for (LayerSpec& layer : spec.layers)
+    layer.rope = {.kind = RopeScaling::Kind::kLinear, .factor = 4, .factors = {}};
   complete_spec(spec);
   const Model model(spec);
   const fs::path target = model.make("artifact");
@@ -406,8 +408,8 @@ TEST_CASE("export: every file gets an importance matrix with its own tensor name
       CHECK(listed.at("sha256") == sha256_file(target / names[i]));
       const Imatrix read = load_imatrix(target / names[i]);
       CHECK(read.permutation_digest == digest(permutation));
-      // Every matrix of the layers in the model's file has an entry with as many columns, and nothing else
-      // has.
+      // Every matrix of the layers in the model's file has an entry with as many columns. There are no other
+      // entries.
       const GgufFile file = GgufFile::open(target / files[i].name);
       size_t n = 0;
       for (const TensorInfo& tensor : file.tensors()) {

@@ -4,15 +4,21 @@
     python3 -m venv venv && venv/bin/pip install torch transformers peft
     build/elastify export OUT --hf --type f32 -o ART
     venv/bin/python tests/interop/hf_parity.py OUT ART [--text heldout.txt --elastify build/elastify]
+    venv/bin/python tests/interop/hf_parity.py OUT ART --peft-adapters 4 [...]
 
-OUT is the reordered directory that ART was exported from. Every level is loaded by AutoModelForCausalLM, its adapter by
-PeftModel, and its logits are compared with those of OUT's full model with the inputs of o_proj and down_proj that the level leaves
-out set to zero and the level's repairs applied by hand, all in float64: that is what a level means. With a text, the tokenizer is loaded as well and
-the mean negative log-likelihood is compared with `elastify eval ART --level L`. Exit status 1 if anything differs.
+OUT is the reordered directory that ART was exported from. Every level is loaded by AutoModelForCausalLM, its adapter by PeftModel. Its logits
+are compared with those of OUT's full model at the level's widths, with the level's repairs applied by hand: inputs of o_proj and down_proj that
+the level leaves out are zero, and adapters, weights, biases and norms of the level act on the parts that it keeps. All of it is in float64.
+With a text, the tokenizer is loaded as well, and the mean negative log-likelihood is compared with `elastify eval ART --level L`.
+
+With --peft-adapters RANK, PEFT itself puts adapters of random numbers on all seven matrices of every level of ART. They take the place of the
+repairs in a copy of OUT, which is exported again and compared in the same way. Exit status 1 if anything differs.
 """
 
 import argparse
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +28,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+ATTENTION = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+MLP = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+NORMS = ["input_layernorm", "post_attention_layernorm"]
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -43,43 +52,67 @@ def mean_nll(model, rows):
     return torch.nn.functional.cross_entropy(logits, rows[:, 1:].reshape(-1)).item()
 
 
+def by_pattern(patterns, place, default):
+    """The value of PEFT's rank_pattern or alpha_pattern: the first key that is the end of the module's name."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", place)), default)
+
+
 class Masked:
-    """The full model at a level's widths, with the level's repairs, as hooks on o_proj and down_proj."""
+    """The full model at a level's widths, with the level's repairs: hooks on the matrices, other weights in the norms."""
 
     def __init__(self, model, plan, repairs):
-        self.hooks = []
+        self.hooks, self.norms = [], []
         config = model.config
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         group = config.num_attention_heads // config.num_key_value_heads * head_dim
-        own, lora, scale = {}, {}, {}
+        self.own, self.lora, self.config = {}, {}, {}
         if (repairs / "weights.safetensors").exists():
-            own = load_double(repairs / "weights.safetensors")
+            self.own = load_double(repairs / "weights.safetensors")
         if (repairs / "adapter_model.safetensors").exists():
-            lora = load_double(repairs / "adapter_model.safetensors")
-            scale = json.loads((repairs / "adapter_config.json").read_text())
-        for index, layer in enumerate(model.model.layers):
-            for name, module, kept in (
-                    ("self_attn.o_proj", layer.self_attn.o_proj, plan["kv_groups"][index] * group),
-                    ("mlp.down_proj", layer.mlp.down_proj, plan["d_ff"][index])):
+            self.lora = load_double(repairs / "adapter_model.safetensors")
+            self.config = json.loads((repairs / "adapter_config.json").read_text())
+        for index in range(config.num_hidden_layers):
+            groups, d_ff = plan["kv_groups"][index], plan["d_ff"][index]
+            widths = dict(zip(ATTENTION, (groups * group, groups * head_dim, groups * head_dim, groups * group)))
+            for name in ATTENTION + MLP:
                 place = f"model.layers.{index}.{name}"
-                a = lora.get(f"base_model.model.{place}.lora_A.weight")
-                b = lora.get(f"base_model.model.{place}.lora_B.weight")
-                factor = 0.0
-                if a is not None:
-                    rank = scale["rank_pattern"].get(place, scale["r"])
-                    assert rank == a.shape[0]
-                    factor = scale["alpha_pattern"].get(place, scale["lora_alpha"]) / rank
-                parts = (kept, own.get(f"{place}.weight"), own.get(f"{place}.bias"), a, b, factor)
-                self.hooks.append(module.register_forward_hook(self.hook(*parts)))
+                module = model.get_submodule(place)
+                narrow = widths.get(name, d_ff)
+                n_in, n_out = (narrow, None) if name in ("self_attn.o_proj", "mlp.down_proj") else (None, narrow)
+                self.hooks.append(module.register_forward_hook(self.hook(n_in, n_out, *self.parts(place))))
+            for name in NORMS:
+                self.replace_norm(model, f"model.layers.{index}.{name}")
+        self.replace_norm(model, "model.norm")
+
+    def parts(self, place):
+        a = self.lora.get(f"base_model.model.{place}.lora_A.weight")
+        b = self.lora.get(f"base_model.model.{place}.lora_B.weight")
+        factor = 0.0
+        if a is not None:
+            rank = by_pattern(self.config["rank_pattern"], place, self.config["r"])
+            assert rank == a.shape[0]
+            factor = by_pattern(self.config["alpha_pattern"], place, self.config["lora_alpha"]) / rank
+        return self.own.get(f"{place}.weight"), self.own.get(f"{place}.bias"), a, b, factor
+
+    def replace_norm(self, model, place):
+        if (own := self.own.get(f"{place}.weight")) is not None:
+            parameter = model.get_parameter(f"{place}.weight")
+            self.norms.append((parameter, parameter.clone()))
+            parameter.copy_(own)
 
     @staticmethod
-    def hook(kept, weight, bias, a, b, factor):
+    def hook(n_in, n_out, weight, bias, a, b, factor):
         def run(module, inputs, _):
-            x = inputs[0][..., :kept]
-            y = x @ (module.weight[:, :kept] if weight is None else weight).T
-            for addend in (module.bias, bias):
-                y = y if addend is None else y + addend
-            return y if a is None else y + factor * (x @ a.T) @ b.T
+            x = inputs[0][..., :n_in]
+            whole = x @ module.weight[:, :n_in].T
+            kept = whole[..., :n_out] if weight is None else x @ weight.T
+            if module.bias is not None:
+                kept = kept + module.bias[:n_out]
+            if bias is not None:
+                kept = kept + bias
+            if a is not None:
+                kept = kept + factor * (x @ a.T) @ b.T
+            return torch.cat([kept, whole[..., kept.shape[-1]:]], dim=-1)  # nothing reads the rest
         return run
 
     def __enter__(self):
@@ -88,6 +121,35 @@ class Masked:
     def __exit__(self, *_):
         for hook in self.hooks:
             hook.remove()
+        for parameter, before in self.norms:
+            parameter.copy_(before)
+
+
+def with_peft_adapters(args, work):
+    """A copy of OUT with adapters that PEFT made, and its export.
+
+    Ranks and alphas differ by module and layer, by patterns of the kinds that PEFT takes.
+    """
+    from peft import LoraConfig, get_peft_model
+    out, art, rank = work / "out", work / "art", args.peft_adapters
+    shutil.copytree(args.out, out)
+    shutil.rmtree(out / "repairs", ignore_errors=True)
+    manifest = json.loads((args.art / "manifest.json").read_text())
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM",
+                        target_modules=[name.split(".")[1] for name in ATTENTION + MLP],
+                        rank_pattern={r"layers\.0\.self_attn\..*": rank + 1, "up_proj": rank + 3},
+                        alpha_pattern={"k_proj": rank, r"0\.mlp\.(gate|up)_proj": 3 * rank})
+    for entry in manifest["files"]:
+        if entry["level"] >= 1:
+            continue
+        model = get_peft_model(load(args.art / entry["name"]), config)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        model.save_pretrained(out / "repairs" / entry["name"])
+    subprocess.run([args.elastify, "export", out, "--hf", "--type", "f32", "-o", art, "--quiet"], check=True,
+                   stdout=subprocess.DEVNULL)
+    return out, art
 
 
 def main():
@@ -96,11 +158,15 @@ def main():
     parser.add_argument("art", type=Path)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--elastify", default="build/elastify")
+    parser.add_argument("--peft-adapters", type=int, metavar="RANK")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="of logits, over their standard deviation")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
 
+    if args.peft_adapters:
+        made = tempfile.TemporaryDirectory()
+        args.out, args.art = with_peft_adapters(args, Path(made.name))
     manifest = json.loads((args.art / "manifest.json").read_text())
     plan = json.loads((args.out / "plan.json").read_text())
     levels = {level["nominal"]: level for level in plan["levels"]}

@@ -1,10 +1,10 @@
-// Importance matrices of an artifact in stock llama.cpp. tests/interop/setup.sh makes the tool.
+// Tests importance matrices of an artifact in stock llama.cpp. tests/interop/setup.sh builds the tool.
 
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "model/imatrix.h"
-#include "pipeline/steps.h"
+#include "pipeline/reorder_model.h"
 #include "support/elastic_fixture.h"
 #include "support/imatrices.h"
 #include "support/llama_oracle.h"
@@ -45,8 +45,9 @@ TEST_SUITE("interop") {
       save_imatrix(test::uneven_imatrix(spec), measured);
       exporter::ExportOptions options;
       options.types = {DType::kF32};
+      options.imatrix = measured.string();
       const auto files = pipeline::write_artifact(made.reordered(), options, nlohmann::ordered_json::object(),
-                                                  artifact, false, measured);
+                                                  artifact, false);
       REQUIRE(files.size() > 1);
       for (const auto& file : files) {
         CAPTURE(file.name);
@@ -80,8 +81,9 @@ TEST_SUITE("interop") {
     save_imatrix(test::uneven_imatrix(spec), measured);
     exporter::ExportOptions options;
     options.types = {DType::kF32};
-    for (const auto& file : pipeline::write_artifact(
-             made.reordered(), options, nlohmann::ordered_json::object(), artifact, false, measured)) {
+    options.imatrix = measured.string();
+    for (const auto& file : pipeline::write_artifact(made.reordered(), options,
+                                                     nlohmann::ordered_json::object(), artifact, false)) {
       CAPTURE(file.name);
       const fs::path out = made.path() / "quantised.gguf";
       const Quantized with = quantize((artifact / file.imatrix->name).string(), artifact / file.name, out);

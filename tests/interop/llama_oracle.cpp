@@ -13,8 +13,8 @@
 //
 // All positions go through one batch with a float32 KV cache and without flash attention. With
 // float32 weights the arithmetic is then float32 throughout; with other weights ggml also rounds
-// the activations that meet them (to F16, BF16 or 8 bits), which is part of what stock llama.cpp
-// computes but not of what the weights say.
+// the activations that meet them (to F16, BF16 or 8 bits). This rounding belongs to stock llama.cpp, not to
+// the weights.
 // stdout: with --nll "predicted N" and "nll SUM", else "n_tokens T", "n_vocab V" and, with --generate,
 // "generated ID ID ...", one per line. stderr: llama.cpp's log. Exit codes: below, or a signal when llama.cpp
 // aborts on an assertion.
@@ -48,7 +48,7 @@ enum ExitCode {
   kBadOutput = 8,   // OUT.f32 cannot be written
 };
 
-constexpr int kThreads = 1;  // several would wait for each other on a busy machine
+constexpr int kThreads = 1;  // more threads would wait for each other on a busy machine
 
 struct Arguments {
   std::string model, lora, ids, out;
@@ -117,8 +117,8 @@ std::vector<llama_token> read_ids(const std::string& path) {
   return ids;
 }
 
-// The CPU backends are plug-ins that lie beside libllama, wherever that is; llama.cpp only looks
-// beside the executable.
+// The CPU backends are plug-ins in the directory of libllama, but llama.cpp looks for them only beside the
+// executable.
 void load_backends() {
   Dl_info info{};
   if (dladdr(reinterpret_cast<void*>(&llama_backend_init), &info) == 0) {

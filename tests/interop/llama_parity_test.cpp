@@ -1,5 +1,5 @@
-// Exported files in stock llama.cpp against our own run of the same weights. tests/interop/setup.sh makes the
-// oracle.
+// Compares exported files in stock llama.cpp with our own run of the same weights. tests/interop/setup.sh
+// builds the oracle.
 
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
@@ -10,7 +10,8 @@
 #include "base/error.h"
 #include "model/permutation.h"
 #include "nn/decoder.h"
-#include "pipeline/steps.h"
+#include "pipeline/measure_profile.h"
+#include "pipeline/reorder_model.h"
 #include "support/elastic_fixture.h"
 #include "support/llama_oracle.h"
 #include "support/shared_data.h"
@@ -29,7 +30,7 @@ at::Tensor our_logits(const nn::Decoder& decoder, const std::vector<int32_t>& id
   return decoder.logits(decoder.hidden(input, options)).squeeze(0);
 }
 
-/// Every level file of an artifact against the views of the reordered model.
+/// Compares every level file of an artifact with views of the reordered model.
 void check_artifact(const fs::path& reordered, const fs::path& artifact, const std::vector<int32_t>& ids) {
   const pipeline::OpenModel model = pipeline::open_model(reordered, {});
   const nn::Decoder decoder(model.checkpoint, {});
@@ -53,7 +54,7 @@ TEST_SUITE("interop") {
     for (const auto& variant : test::tiny_variants()) {
       for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors}) {
         CAPTURE(variant.name);
-        // No stock graph has q/k norms together with biases, or with an output matrix of its own and
+        // No stock graph has q/k norms together with biases, or together with an untied output matrix and
         // per-layer widths.
         if (variant.spec.qk_norm &&
             (variant.spec.qkv_bias || (!variant.spec.tied && method == plan::Method::kAnchors))) {
@@ -61,8 +62,9 @@ TEST_SUITE("interop") {
           continue;
         }
         const test::ElasticFixture made(variant.spec, DType::kF32, method);
-        // Stock graphs attend fully: compare inside the window.
-        const int64_t n = variant.spec.sliding_window > 0 ? variant.spec.sliding_window : 24;
+        // Stock graphs have full attention, so compare only inside the window.
+        const int64_t window = variant.spec.layer(0).sliding_window;
+        const int64_t n = window > 0 ? window : 24;
         check_artifact(made.reordered(), made.artifact(), some_ids(n, variant.spec.n_vocab));
         const auto manifest = nlohmann::json::parse(read_text(made.artifact() / "manifest.json"));
         for (const auto& file : manifest.at("files"))
@@ -89,7 +91,7 @@ TEST_SUITE("interop") {
       const ModelSpec spec = test::make_tiny_spec(family, options);
       const test::ElasticFixture made(spec, test::shallow_plan(spec));
       check_artifact(made.reordered(), made.artifact(), some_ids(24, spec.n_vocab));
-      // Opened as a model of its own, a file gives the same.
+      // The file gives the same logits when we open it as a model.
       const nn::Decoder level(Checkpoint::open(made.artifact() / "level-030.gguf"), {});
       CHECK(difference(our_logits(level, some_ids(24, spec.n_vocab), nullptr),
                        stock_logits(made.artifact() / "level-030.gguf", some_ids(24, spec.n_vocab),
@@ -108,10 +110,10 @@ TEST_SUITE("interop") {
     const auto ids =
         make_tokenizer(*source.vocabulary)
             ->encode("Mr. Speaker, the state of our Union is strong, and its people are working.");
-    // An order that leaves something to compare: the logits of a level in disarray differ by processor.
+    // A good order keeps the logits meaningful. Those of a level in random order differ between processors.
     profile::ProfileOptions profiling;
-    profiling.data = {"self"};
-    profiling.tokens = 512;
+    profiling.text.data = {"self"};
+    profiling.text.tokens = 512;
     profiling.removal_tokens = 0;
     profiling.metrics = {Metric::kTaylor};
     Profile profile = pipeline::measure_profile(source, {}, profiling).profile;
@@ -119,11 +121,11 @@ TEST_SUITE("interop") {
       profile.removal_loss.push_back(std::abs(14.5 - static_cast<double>(layer)));
     for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors}) {
       const test::TemporaryDirectory directory;
-      pipeline::ReorderSection options;
-      options.metric = Metric::kTaylor;
-      options.plan.method = method;
-      options.plan.levels = {0.4, 0.7, 1.0};
-      pipeline::write_reordered(source, &profile, nullptr, options, 0, directory.path() / "reordered", false);
+      pipeline::RunConfig config;
+      config.reorder.metric = Metric::kTaylor;
+      config.reorder.plan.method = method;
+      config.reorder.plan.levels = {0.4, 0.7, 1.0};
+      pipeline::write_reordered(source, {&profile}, config, directory.path() / "reordered", false);
       exporter::ExportOptions export_options;
       export_options.types = {DType::kF32};
       pipeline::write_artifact(directory.path() / "reordered", export_options,
@@ -143,15 +145,15 @@ TEST_SUITE("interop") {
     const auto ids = make_tokenizer(*source.vocabulary)
                          ->encode("Once upon a time there was a little girl named Lily. She liked to play.");
     profile::ProfileOptions profiling;
-    profiling.data = {
+    profiling.text.data = {
         (test::shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt").string()};
-    profiling.tokens = 2048;
+    profiling.text.tokens = 2048;
     const Profile profile = pipeline::measure_profile(source, {}, profiling).profile;
     for (const auto method : {plan::Method::kUniform, plan::Method::kAnchors}) {
       const test::TemporaryDirectory directory;
-      pipeline::ReorderSection options;
-      options.plan.method = method;
-      pipeline::write_reordered(source, &profile, nullptr, options, 0, directory.path() / "reordered", false);
+      pipeline::RunConfig config;
+      config.reorder.plan.method = method;
+      pipeline::write_reordered(source, {&profile}, config, directory.path() / "reordered", false);
       exporter::ExportOptions export_options;
       export_options.types = {DType::kF32};
       pipeline::write_artifact(directory.path() / "reordered", export_options,

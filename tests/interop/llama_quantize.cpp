@@ -1,6 +1,5 @@
-// What llama-quantize does with an importance matrix, through the prebuilt libraries that node-llama-cpp
-// ships: llama.cpp's own reader of the file, and its own quantiser. Shares no code with elastify. Built by
-// setup.sh.
+// Does what llama-quantize does with an importance matrix, with llama.cpp's own reader and quantiser from the
+// prebuilt libraries that node-llama-cpp ships. Shares no code with elastify. Built by setup.sh.
 //
 //   llama_quantize IMATRIX.gguf|none MODEL.gguf OUT.gguf [FTYPE]
 //

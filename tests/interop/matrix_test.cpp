@@ -1,5 +1,5 @@
-// Every kind of file that export writes, in stock llama.cpp (logits), node-llama-cpp and @fugood/llama.node
-// (load and generate): width x family x type x repair.
+// Tests every kind of file that export writes, width x family x type x repair, in stock llama.cpp (logits),
+// node-llama-cpp and @fugood/llama.node (load and generate).
 
 #include <nlohmann/json.hpp>
 
@@ -15,7 +15,8 @@ namespace {
 
 using namespace interop;
 
-/// Shapes that every type takes at every width; qwen2 keeps its own architecture with a square q.
+/// A spec whose rows are whole blocks of every type at every width. With a square q, qwen2 keeps its own
+/// architecture.
 ModelSpec spec_of(const std::string& family) {
   return test::make_tiny_spec(family, {.d_model = family == "qwen2" ? 512 : 256,
                                        .head_dim = 64,
@@ -26,7 +27,7 @@ ModelSpec spec_of(const std::string& family) {
                                        .tied = family == "qwen3"});
 }
 
-/// 0.4: all layers narrow alike; 0.7: the second only; and the full model.
+/// Level 0.4 narrows all layers equally, 0.7 only the second one; and the full model.
 ElasticPlan plan_of(const ModelSpec& spec) {
   Widths uniform = full_widths(spec), uneven = uniform;
   for (int64_t layer = 0; layer < spec.n_layers; ++layer) {
@@ -44,7 +45,7 @@ ElasticPlan plan_of(const ModelSpec& spec) {
   return plan;
 }
 
-/// node-llama-cpp aborts on models without one.
+/// Writes a vocabulary, because node-llama-cpp aborts on models without one.
 void write_vocabulary(int64_t n_tokens, const fs::path& path) {
   Vocabulary vocabulary;
   vocabulary.kind = TokenizerKind::kSentencePiece;
@@ -72,20 +73,17 @@ void write_vocabulary(int64_t n_tokens, const fs::path& path) {
 struct Repair {
   const char* name;
   bool adapter, bias;
+  bool everywhere = false;  ///< on all seven matrices, not only on o and down
 };
-constexpr Repair kRepairs[] = {{"none", false, false}, {"adapter", true, false}, {"bias", false, true}};
-
-/// Root mean square of the difference over the standard deviation.
-double rms(const at::Tensor& expected, const at::Tensor& found) {
-  return (expected - found).square().mean().sqrt().item<double>() / expected.std().item<double>();
-}
+constexpr Repair kRepairs[] = {
+    {"none", false, false}, {"adapter", true, false}, {"bias", false, true}, {"adapters", true, false, true}};
 
 bool has_llama_node() {
   return fs::exists(fs::path(ELASTIFY_SOURCE_DIR) / "tests/interop/node_modules/@fugood/llama.node");
 }
 
-/// Loads all of `jobs` in one process.
-/// \param prompt  empty: token ids
+/// Checks that all `jobs` load, in one process.
+/// \param prompt  empty: use token ids
 void check_loads(const nlohmann::json& jobs, const std::string& runtime, const std::string& prompt = "") {
   CAPTURE(runtime);
   const test::TemporaryDirectory work;
@@ -106,7 +104,7 @@ void check_loads(const nlohmann::json& jobs, const std::string& runtime, const s
   CHECK(status == 0);
 }
 
-/// The program's own way into the same runtimes.
+/// Checks the same runtimes through `elastify install-check`.
 void check_install(const fs::path& artifact) {
   const std::string packages = std::string(ELASTIFY_SOURCE_DIR) + "/tests/interop";
   const test::Outcome checked = test::run_elastify(
@@ -140,14 +138,17 @@ void check_family(const std::string& family) {
     fs::remove_all(made.reordered() / "repairs");
     for (const Level& level : plan.levels)
       if (level.nominal < 1 && (repair.adapter || repair.bias))
-        save_repairs(test::noisy_repairs(spec, level, repair.adapter, repair.bias, false), spec, level,
-                     repairs_directory(made.reordered(), level.nominal));
+        save_repairs(
+            test::noisy_repairs(
+                spec, level,
+                {.adapters = repair.adapter, .biases = repair.bias, .everywhere = repair.everywhere}),
+            spec, level, repairs_directory(made.reordered(), level.nominal));
     exporter::ExportOptions options;
     options.types = exporter::weight_types_named("f32,f16,q8_0,q4_0,q4_k");
     const fs::path artifact = made.path() / repair.name;
     for (const auto& file : pipeline::write_artifact(made.reordered(), options,
                                                      nlohmann::ordered_json::object(), artifact, false)) {
-      if (file.nominal >= 1 && repair.name != std::string("none")) continue;  // the same again
+      if (file.nominal >= 1 && repair.name != std::string("none")) continue;  // same file as without repairs
       CAPTURE(file.type);
       CAPTURE(file.name);
       const fs::path folder = artifact / file.type;
@@ -159,7 +160,8 @@ void check_family(const std::string& family) {
                       {"n_vocab", spec.n_vocab}});
       const at::Tensor expected = test::repaired_logits(folder, file.nominal, input);
       const at::Tensor found = stock_logits(folder / file.name, ids, spec.n_vocab, lora);
-      // ggml rounds what meets f16 (an adapter, too) to f16, and what meets blocks to 8 bits.
+      // ggml rounds the inputs of f16 matrices (adapters included) to f16, and those of quantised matrices to
+      // 8 bits.
       const double bound = file.type == "f32" && lora.empty() ? 1e-4 : file.type == "f32" ? 1e-2 : 0.05;
       CAPTURE(rms(expected, found));
       CHECK(rms(expected, found) < bound);

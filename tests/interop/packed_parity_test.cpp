@@ -1,4 +1,4 @@
-// Packed files, what is sliced out of them and splits with common embeddings in stock llama.cpp, against the
+// Compares packed files, files sliced from them and splits with common embeddings in stock llama.cpp with the
 // plain files of the same export.
 
 #include <nlohmann/json.hpp>
@@ -54,10 +54,14 @@ TEST_SUITE("interop") {
 
   TEST_CASE("interop: with adapters, biases and norms, too; a merged adapter gives the adapter's logits") {
     if (!has_oracle()) return;
-    for (const char* family : {"llama", "qwen2"}) {
+    const test::NoisyParts outputs{.adapters = true, .biases = true, .norm = true},
+        everywhere{.adapters = true, .norm = true, .everywhere = true};
+    for (const auto& [family, parts] :
+         {std::pair{"llama", outputs}, {"qwen2", outputs}, {"llama", everywhere}, {"qwen3", everywhere}}) {
       CAPTURE(family);
-      const ModelSpec spec = test::make_tiny_spec(family);
-      const test::RepairedFixture made(spec, plan::Method::kAnchors, true, true, false, true);
+      CAPTURE(parts.everywhere);
+      const ModelSpec spec = test::make_tiny_spec(family, {.tied = std::string(family) == "qwen3"});
+      const test::RepairedFixture made(spec, plan::Method::kAnchors, parts);
       const test::TemporaryDirectory work;
       const fs::path packed =
           exported(made.reordered(), work / "packed",

@@ -1,4 +1,4 @@
-// Perplexity by `elastify eval` against stock llama.cpp's on the same windows of tokens.
+// Compares the perplexity of `elastify eval` with stock llama.cpp's on the same windows of tokens.
 
 #include <cmath>
 #include <cstdlib>
@@ -6,7 +6,7 @@
 #include <sstream>
 
 #include "nn/decoder.h"
-#include "pipeline/steps.h"
+#include "pipeline/reorder_model.h"
 #include "support/llama_oracle.h"
 #include "support/program.h"
 #include "support/shared_data.h"
@@ -50,11 +50,11 @@ TEST_SUITE("interop") {
     const fs::path shared = test::shared_data();
     const std::string text = (shared / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt").string();
     const test::TemporaryDirectory work;
-    const test::Outcome reordered =
-        test::run_elastify(fmt::format("reorder {0}/models/stories3M/stories3M-q80.bin --tokenizer "
-                                       "{0}/models/stories3M/tok4096.model --data {1} "
-                                       "--tokens 2048 --plan uniform --levels 0.8 -o {2}/reordered",
-                                       shared.string(), text, work.path().string()));
+    const test::Outcome reordered = test::run_elastify(
+        fmt::format("reorder {0}/models/stories3M/stories3M-q80.bin --preset none --tokenizer "
+                    "{0}/models/stories3M/tok4096.model --data {1} "
+                    "--tokens 2048 --plan uniform --levels 0.8 -o {2}/reordered",
+                    shared.string(), text, work.path().string()));
     REQUIRE_MESSAGE(reordered.status == 0, reordered.err);
     const test::Outcome exported = test::run_elastify(
         fmt::format("export {0}/reordered --type f32,q8_0,q5_1,q4_0 -o {0}/artifact", work.path().string()));
@@ -63,7 +63,7 @@ TEST_SUITE("interop") {
     const pipeline::OpenModel model = pipeline::open_model(artifact / "f32", {}, 1.0);
     const nn::Decoder decoder(model.checkpoint, {});
     const TokenBatches batches =
-        pipeline::load_batches(model, decoder, {text}, kWindow, kTokens, std::nullopt);
+        pipeline::load_batches(model, decoder, {.data = {text}, .tokens = kTokens, .seq = kWindow}, false);
     for (const Case& each :
          std::initializer_list<Case>{{"f32", 1e-3}, {"q8_0", 5e-3}, {"q5_1", 5e-3}, {"q4_0", 5e-3}})
       for (const char* level : {"1", "0.8"}) {

@@ -1,5 +1,5 @@
-// Our encoders against ggml's own, out of the library that node-llama-cpp ships, and quantised artifacts in
-// stock llama.cpp.
+// Compares our encoders with ggml's, from the library that node-llama-cpp ships, and tests quantised
+// artifacts in stock llama.cpp.
 
 #include <dlfcn.h>
 
@@ -13,7 +13,7 @@
 
 #include "io/dtype.h"
 #include "nn/decoder.h"
-#include "pipeline/steps.h"
+#include "pipeline/reorder_model.h"
 #include "pipeline/verify.h"
 #include "support/elastic_fixture.h"
 #include "support/llama_oracle.h"
@@ -193,8 +193,8 @@ TEST_SUITE("interop") {
         const auto input = at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong).unsqueeze(0);
         const auto expected = decoder.logits(decoder.hidden(input, {})).squeeze(0);
         const auto found = stock_logits(file, ids, spec.n_vocab);
-        // Stock llama.cpp also rounds the activations that meet quantised weights to 8 bits, which is about
-        // 0.03 here for every type; wrong weights are off by 1 and more.
+        // Stock llama.cpp also rounds the inputs of quantised matrices to 8 bits. This changes logits by
+        // about 0.03 for every type; wrong weights change them by 1 and more.
         const double rms =
             (expected - found).square().mean().sqrt().item<double>() / expected.std().item<double>();
         CAPTURE(rms);

@@ -1,7 +1,8 @@
-// What stock llama.cpp refuses or gets wrong, as rules over every file that export writes. The rules are
-// written down here a second time, after its loaders and not after our writers:
+// Checks every file that export writes against the rules of stock llama.cpp: what its loaders refuse, and
+// what its graphs compute wrongly. The rules are stated independently of our writers, from llama.cpp's
+// sources:
 //   src/llama-model.cpp load_hparams(), src/models/*.cpp, src/llama-adapter.cpp, ggml/src/gguf.cpp.
-// What a level may not be at all is refused earlier: tests/export/architecture_test.cpp.
+// Levels that no file can hold are refused earlier: tests/export/architecture_test.cpp.
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
@@ -55,7 +56,7 @@ Model check_keys(const GgufMetadata& keys) {
   REQUIRE(holds<std::string>(keys, "tokenizer.ggml.model"));
   if (keys.require_string("tokenizer.ggml.model") == "no_vocab")
     CHECK(holds<uint32_t>(keys, a + ".vocab_size"));
-  for (const auto& [key, value] : keys.entries())  // a key of another architecture is passed by silently
+  for (const auto& [key, value] : keys.entries())  // keys of another architecture are silently ignored
     for (const char* other : {"llama.", "deci.", "qwen2.", "qwen3.", "openelm."})
       CHECK_FALSE_MESSAGE((key.starts_with(other) && other != a + "."), key);
   if (keys.contains("general.alignment")) {
@@ -80,14 +81,14 @@ Model check_keys(const GgufMetadata& keys) {
 
 void check_widths(const Model& model) {
   const bool by_layer = model.architecture == "deci" || model.architecture == "openelm";
-  CHECK(model.heads.front() > 0);  // the size of a head is read off layer 0
-  CHECK(model.d_ff.back() > 0);    // rows of the output are selected in the last one's mlp
+  CHECK(model.heads.front() > 0);  // the size of a head is read from layer 0
+  CHECK(model.d_ff.back() > 0);    // the last layer's MLP selects rows of the output
   for (size_t i = 0; i < model.heads.size(); ++i) {
     CAPTURE(i);
     CHECK((model.heads[i] == 0) == (model.kv_heads[i] == 0));
     if (model.heads[i] > 0) {
       CHECK(model.heads[i] % model.kv_heads[i] == 0);
-      CHECK(model.d_ff[i] > 0);  // without neurons its attention would be thrown away
+      CHECK(model.d_ff[i] > 0);  // without neurons, its attention would be ignored
     } else {
       CHECK(model.architecture == "deci");
     }
@@ -99,7 +100,8 @@ void check_widths(const Model& model) {
   if (model.architecture == "qwen2") CHECK(model.heads[0] * model.head_dim == model.d_model);
 }
 
-/// Name -> shape of every tensor that the architecture's loader takes; second: whether it may be missing.
+/// The shape of every tensor that the architecture's loader accepts, by name; second: whether it may be
+/// missing.
 std::map<std::string, std::pair<Shape, bool>> loadable(const Model& model, int64_t n_vocab, bool part) {
   std::map<std::string, std::pair<Shape, bool>> all;
   const int64_t d = model.d_model, hd = model.head_dim;
@@ -139,7 +141,7 @@ std::map<std::string, std::pair<Shape, bool>> loadable(const Model& model, int64
   return all;
 }
 
-/// \param part  the first part of a split: what lies in common.gguf is not looked for
+/// \param part  whether the file is the first part of a split, without the tensors of common.gguf
 void check_tensors(const GgufFile& file, const Model& model, int64_t n_vocab, bool part) {
   const auto known = loadable(model, n_vocab, part);
   const std::byte* expected = nullptr;
@@ -164,7 +166,7 @@ void check_adapter(const GgufFile& adapter, const GgufFile& base) {
   CHECK(keys.require_string("adapter.type") == "lora");
   CHECK(keys.require_string("general.architecture") ==
         base.metadata().require_string("general.architecture"));
-  CHECK(holds<float>(keys, "adapter.lora.alpha"));  // a u32 ends the process
+  CHECK(holds<float>(keys, "adapter.lora.alpha"));  // llama.cpp aborts on a u32
   CHECK(adapter.tensors().size() % 2 == 0);
   for (const TensorInfo& tensor : adapter.tensors()) {
     CAPTURE(tensor.name);
@@ -173,15 +175,15 @@ void check_adapter(const GgufFile& adapter, const GgufFile& base) {
     REQUIRE((half == ".lora_a" || half == ".lora_b"));
     REQUIRE(adapter.contains(name + (half == ".lora_a" ? ".lora_b" : ".lora_a")));
     REQUIRE(base.contains(name));
-    CHECK(name.find("norm") == std::string::npos);        // passed by silently
-    CHECK(name.find("token_embd") == std::string::npos);  // aborts where the output is tied
+    CHECK(name.find("norm") == std::string::npos);        // silently ignored
+    CHECK(name.find("token_embd") == std::string::npos);  // aborts if the output is tied
     const Shape shape = base.tensor(name).shape;
     CHECK(tensor.shape[half == ".lora_a" ? 1 : 0] == shape[half == ".lora_a" ? 1 : 0]);
     CHECK(adapter.tensor(name + ".lora_a").shape[0] == adapter.tensor(name + ".lora_b").shape[1]);
   }
 }
 
-/// \returns how many models there were
+/// \returns the number of models
 size_t check_artifact(const fs::path& artifact, const ModelSpec& spec) {
   size_t n_models = 0;
   const auto manifest = nlohmann::json::parse(read_text(artifact / "manifest.json"));
@@ -253,7 +255,7 @@ TEST_SUITE("interop") {
         CAPTURE(family);
         const bool normed = std::string(family) == "qwen3";
         const ModelSpec spec = test::make_tiny_spec(family, {.tied = normed});
-        const test::RepairedFixture made(spec, method, true, !normed, false);
+        const test::RepairedFixture made(spec, method, {true, !normed, false});
         made.export_as(DType::kF16, DType::kF16);
         CHECK(check_artifact(made.artifact(), spec) == 3);
         CHECK(fs::exists(made.artifact() / "lora-060.gguf"));

@@ -44,7 +44,7 @@ std::vector<Fixture> fixtures() {
   return result;
 }
 
-// The number that the bits of a half stand for, by IEEE 754's definition.
+// The value of a half, by IEEE 754's definition.
 double value_of_half(uint16_t bits) {
   const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
   const double magnitude =
@@ -109,7 +109,7 @@ TEST_CASE("dtype: every half converts to the number it stands for, and back to i
   }
 }
 
-TEST_CASE("dtype: floats between two halves go to the nearer one, and from the middle to the even one") {
+TEST_CASE("dtype: floats between two halves round to the nearer one, and ties to even") {
   for (uint16_t half = 0; half < 0x7bff; ++half) {
     const float low = f16_to_f32(half), high = f16_to_f32(static_cast<uint16_t>(half + 1));
     const float middle = (low + high) / 2;
@@ -159,7 +159,7 @@ TEST_CASE("dtype: q8_0 refuses values that it cannot hold") {
   CHECK(message_of(encode) == "q8_0: the largest value is 10000000, above what an f16 scale can hold");
 }
 
-TEST_CASE("dtype: q8_0 takes values too small for its scale as zeros") {
+TEST_CASE("dtype: q8_0 encodes values too small for its scale as zeros") {
   const std::vector<float> values(32, std::numeric_limits<float>::denorm_min());
   std::vector<std::byte> encoded(34);
   encode_row(DType::kQ8_0, values.data(), encoded.data(), 32);

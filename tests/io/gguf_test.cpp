@@ -64,7 +64,7 @@ class GgufBytes {
   Bytes bytes_;
 };
 
-// What opening a file of these bytes says, without the file's name.
+// The message of the error that opening a file with these bytes gives, without the file's name.
 std::string refusal(const TemporaryDirectory& directory, const std::string& bytes) {
   const fs::path path = directory / "model.gguf";
   write_bytes(path, bytes);
@@ -134,7 +134,7 @@ void read_all(const fs::path& path) {
 
 }  // namespace
 
-TEST_CASE("gguf: what is written is read back, with the exact type of every value") {
+TEST_CASE("gguf: keys and tensors are read back as written, with the exact type of every value") {
   const TemporaryDirectory directory;
   const fs::path path = directory / "model.gguf";
   const std::string digest = write_model(path, all_types(), kTensors);
@@ -346,7 +346,7 @@ TEST_CASE("gguf: corrupt files are refused, saying where, what was expected and 
   }
 }
 
-TEST_CASE("gguf: no beginning of a file is taken for the whole") {
+TEST_CASE("gguf: a truncated file is not taken for a whole one") {
   const TemporaryDirectory directory;
   write_model(directory / "valid.gguf", all_types(), kTensors);
   const std::string valid = read_bytes(directory / "valid.gguf");
@@ -456,7 +456,7 @@ TEST_CASE("gguf: the writer refuses more or fewer bytes than were declared, and 
   CHECK(fs::is_empty(directory.path()));
 }
 
-TEST_CASE("gguf: a file that goes nowhere has the size and SHA-256 of the one that is written") {
+TEST_CASE("gguf: with Target::kNowhere, size and SHA-256 are those of the file that would be written") {
   const TemporaryDirectory directory;
   const std::vector<std::byte> bytes(12, std::byte{7});
   const auto written = [&](const std::string& name, GgufWriter::Target target) {
@@ -474,7 +474,7 @@ TEST_CASE("gguf: a file that goes nowhere has the size and SHA-256 of the one th
   CHECK(!fs::exists(directory / "nowhere"));
 }
 
-TEST_CASE("gguf: keys that are replaced give the file that they would have given at once") {
+TEST_CASE("gguf: replacing keys gives the same file as writing them in the first place") {
   const TemporaryDirectory directory;
   const std::vector<std::byte> bytes(12, std::byte{7});
   const auto keys = [](const std::string& value) {

@@ -47,7 +47,7 @@ void read_all(const fs::path& path) {
 
 }  // namespace
 
-TEST_CASE("hdf5: what is written is read back") {
+TEST_CASE("hdf5: datasets and attributes are read back as written") {
   const TemporaryDirectory directory;
   const fs::path path = directory / "sub/profile.h5";
   write_profile(path);

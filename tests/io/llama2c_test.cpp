@@ -25,7 +25,7 @@ using Dims = std::array<int32_t, 7>;
 constexpr Dims kDims = {8, 12, 2, 2, 1, 6, 5};  // heads of 4, one KV head
 constexpr int32_t kUntied = -6;
 
-// Element `i` of every tensor is the number of elements before it plus i, to tell places apart.
+// Element `i` of every tensor is i plus the number of elements before the tensor, to tell places apart.
 std::string version0(Dims dims, bool untied = false) {
   Bytes bytes;
   if (untied) dims[5] = kUntied;
@@ -36,7 +36,7 @@ std::string version0(Dims dims, bool untied = false) {
   return bytes;
 }
 
-// As export.py has it: the norms, then each matrix as int8 followed by its scales.
+// The layout that export.py writes: the norms, then each matrix as int8 followed by its scales.
 std::string version2(const Dims& dims, int32_t group, uint8_t shared, int32_t version = 2) {
   Bytes bytes;
   bytes.u32(0x616b3432).i32(version);
@@ -237,7 +237,7 @@ TEST_CASE(
 
 TEST_CASE("llama2c: mutated files are read or refused") {
   for (const std::string& valid : {version0(kDims), version2(kDims, 8, 0)}) {
-    // The header is a hundredth of the file; half of the mutations are made where they matter.
+    // The header is a hundredth of the file. Half of the mutations are made there, where they matter.
     const std::string header = valid.substr(0, 48), rest = valid.substr(48);
     const MutationCount anywhere = read_mutations(valid, 1000, read_all);
     CHECK(anywhere.accepted > 100);

@@ -1,5 +1,5 @@
-// Encoders of quantised blocks against their definition. tests/interop/quantize_test.cpp holds them against
-// ggml.
+// Tests the encoders of quantised blocks against their definition. tests/interop/quantize_test.cpp compares
+// them with ggml.
 
 #include <doctest/doctest.h>
 
@@ -35,7 +35,7 @@ std::vector<float> noise(size_t n, uint32_t seed, float scale = 0.05F) {
   return values;
 }
 
-/// Noise, outliers, constants, zeros of both signs, ties for the largest, numbers next to what f16 can hold.
+/// Noise, outliers, constants, zeros of both signs, ties for the largest, numbers next to the limits of f16.
 std::vector<float> awkward() {
   std::vector<float> values = noise(256 * 16, 3);
   for (size_t i = 0; i < 256; ++i) {
@@ -138,7 +138,7 @@ void encode_with(Isa isa, DType type, const float* x, std::byte* y, int64_t n, c
 
 }  // namespace
 
-TEST_CASE("quantize: blocks of 32 are what their definition gives, bit for bit") {
+TEST_CASE("quantize: blocks of 32 match their definition, bit for bit") {
   for (const DType type : {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1}) {
     CAPTURE(info(type).name);
     CHECK((encoded(type, awkward()) == by_definition(type, awkward())));
@@ -191,7 +191,7 @@ TEST_CASE(
   double square = 0;
   for (const float value : values) square += double{value} * value;
   double before = 1;
-  // Of the square of the values: an upper bound of each type on normal noise.
+  // Each type's upper bound of the squared error on normal noise, relative to the square of the values.
   for (const auto& [type, bound] :
        {std::pair(DType::kQ4_0, 1.1e-2), std::pair(DType::kQ4_K, 6e-3), std::pair(DType::kQ5_0, 2.6e-3),
         std::pair(DType::kQ5_K, 1.5e-3), std::pair(DType::kQ6_K, 4.5e-4), std::pair(DType::kQ8_0, 4.5e-5)}) {
@@ -203,7 +203,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("quantize: K-quants lose nothing of values that they can represent") {
+TEST_CASE("quantize: K-quants encode values that they can represent without loss") {
   // Scales and minima of the runs are multiples of d and m, the largest of them 63 (127 in q6_K).
   std::vector<float> four(256), six(256);
   for (size_t i = 0; i < 256; ++i) {
@@ -239,8 +239,7 @@ TEST_CASE("quantize: K-quants spend their precision on the columns that count") 
   }
 }
 
-TEST_CASE(
-    "quantize: columns without importance do not matter, and a block without any becomes something finite") {
+TEST_CASE("quantize: K-quants stay finite if half of the columns, or all of them, have no importance") {
   auto values = noise(256, 10);
   std::vector<float> importance(256, 1.0F);
   for (size_t i = 0; i < 256; i += 2) importance[i] = 0;
@@ -252,7 +251,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("quantize: what a type cannot hold is refused") {
+TEST_CASE("quantize: values that a type cannot hold are refused") {
   for (const DType type : kQuantised) {
     const std::string name = type == DType::kQ4_K   ? "q4_K"
                              : type == DType::kQ5_K ? "q5_K"
@@ -282,8 +281,7 @@ TEST_CASE("quantize: what a type cannot hold is refused") {
         "100 elements are not a multiple of the 256 in a block of q4_k");
 }
 
-TEST_CASE(
-    "quantize: rows converted in parts, and with an importance per column, are those of the whole tensor") {
+TEST_CASE("quantize: rows converted in parts equal those of the whole tensor, also with importance") {
   for (const int64_t columns : {256, 8192 + 512}) {
     HostTensor tensor = HostTensor::allocate(DType::kF32, {40, columns});
     const auto values = noise(static_cast<size_t>(40 * columns), 12);

@@ -16,7 +16,7 @@ using namespace elastify::test;
 
 namespace {
 
-// A file of this header and so many bytes of data, whose n-th byte is n.
+// A file with this header and `n_data` bytes of data, whose n-th byte is n.
 std::string file_of(std::string_view header, size_t n_data) {
   Bytes bytes;
   bytes.u64(header.size()).text(header);
@@ -63,7 +63,7 @@ void read_all(const fs::path& path) {
 
 }  // namespace
 
-TEST_CASE("safetensors: what is written is read back") {
+TEST_CASE("safetensors: tensors and metadata are read back as written") {
   const TemporaryDirectory directory;
   const fs::path path = directory / "model.safetensors";
   const std::map<std::string, std::string> metadata = {{"format", "pt"}, {"step", "12"}};
@@ -97,7 +97,7 @@ TEST_CASE("safetensors: the same tensors give the same bytes, and the data begin
   CHECK((8 + header) % 64 == 0);
 }
 
-TEST_CASE("safetensors: tensors are listed in the order of their data, wherever the header has them") {
+TEST_CASE("safetensors: tensors are listed in the order of their data, not in that of the header") {
   const TemporaryDirectory directory;
   const fs::path path = directory / "model.safetensors";
   write_bytes(path, file_of(R"({"b":{"dtype":"F32","shape":[2],"data_offsets":[2,10]},)"
@@ -109,7 +109,7 @@ TEST_CASE("safetensors: tensors are listed in the order of their data, wherever 
   CHECK(file.tensors()[1].name == "b");
 }
 
-TEST_CASE("safetensors: data that the file has unaligned is given aligned") {
+TEST_CASE("safetensors: data that is unaligned in the file is returned aligned") {
   const TemporaryDirectory directory;
   const fs::path path = directory / "model.safetensors";
   write_bytes(path, file_of(R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8));
@@ -118,7 +118,7 @@ TEST_CASE("safetensors: data that the file has unaligned is given aligned") {
   for (size_t i = 0; i < 8; ++i) CHECK(tensor.bytes[i] == static_cast<std::byte>(i));
 }
 
-TEST_CASE("safetensors: tensors of other types are left out, and say so when asked for") {
+TEST_CASE("safetensors: tensors of other types are left out, and asking for one says why") {
   const TemporaryDirectory directory;
   const fs::path path = directory / "model.safetensors";
   write_bytes(path, file_of(R"({"position_ids":{"dtype":"I64","shape":[1,2],"data_offsets":[0,16]},)"
@@ -256,7 +256,7 @@ TEST_CASE("safetensors: deeply nested JSON is refused without exhausting the sta
         "tensor w: expected an object, got an array");
 }
 
-TEST_CASE("safetensors: no beginning of a file is taken for the whole") {
+TEST_CASE("safetensors: a truncated file is not taken for a whole one") {
   const TemporaryDirectory directory;
   write_model(directory / "valid");
   const std::string valid = read_bytes(directory / "valid");

@@ -84,7 +84,7 @@ TEST_CASE("tensor: converting in parallel gives the bytes of converting row by r
   }
 }
 
-TEST_CASE("tensor: what cannot be converted is refused, also from within parallel work") {
+TEST_CASE("tensor: values that cannot be converted are refused, also inside parallel work") {
   const HostTensor tensor = tensor_of(wave(64), {2, 32});
   CHECK(message_of([&] { convert(tensor, DType::kQ6_K); }) ==
         "32 elements are not a multiple of the 256 in a block of q6_k");

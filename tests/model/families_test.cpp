@@ -13,7 +13,7 @@ using elastify::test::TinyVariant;
 
 namespace {
 
-/// What every axis of every tensor must be: written down once more, role by role.
+/// The expected kind of every axis of every tensor, by role, stated independently of the code.
 enum class Axis { kFixed, kQueryGroups, kKvGroups, kNeurons };
 
 const std::map<Role, std::vector<Axis>> kAxes{
@@ -52,7 +52,7 @@ void check_axis(const ModelSpec& spec, const TensorSpec& tensor, size_t i) {
   CHECK(space.layer == tensor.layer);
   CHECK(space.kind == (expected == Axis::kNeurons ? SpaceKind::kMlp : SpaceKind::kAttention));
   CHECK(use.block * space.n_units == tensor.shape[i]);
-  const std::map<Axis, int64_t> blocks{{Axis::kQueryGroups, spec.heads_per_group * spec.head_dim},
+  const std::map<Axis, int64_t> blocks{{Axis::kQueryGroups, spec.layer(0).heads_per_group * spec.head_dim},
                                        {Axis::kKvGroups, spec.head_dim},
                                        {Axis::kNeurons, 1}};
   CHECK(use.block == blocks.at(expected));

@@ -19,7 +19,7 @@ using namespace elastify::test;
 
 namespace {
 
-/// The sum of squares of a column: another number for every tensor and column.
+/// The sum of squares of a column. It differs for every tensor and column.
 float sum_of_column(size_t tensor, size_t column) {
   return 100.0F * static_cast<float>(tensor) + static_cast<float>(column) + 0.25F;
 }
@@ -324,7 +324,7 @@ TEST_CASE(
         for (const int64_t neuron : permutation.orders[2 * layer + 1])
           expected.push_back(sum_of_column(i, static_cast<size_t>(neuron)));
       } else if (tensor.role == Role::kAttnOut) {
-        const int64_t group = spec.heads_per_group * spec.head_dim;
+        const int64_t group = spec.layer(0).heads_per_group * spec.head_dim;
         for (const int64_t unit : permutation.orders[2 * layer])
           for (int64_t j = 0; j < group; ++j)
             expected.push_back(sum_of_column(i, static_cast<size_t>(unit * group + j)));
@@ -334,7 +334,7 @@ TEST_CASE(
       CHECK(moved.entries.at(tensor.gguf_name).sum_squares == expected);
       if (tensor.role == Role::kDown && layer == 1) expected.resize(24);
       if (tensor.role == Role::kAttnOut && layer == 0)
-        expected.resize(static_cast<size_t>(spec.heads_per_group * spec.head_dim));
+        expected.resize(static_cast<size_t>(spec.layer(0).heads_per_group * spec.head_dim));
       CHECK(narrow.entries.at(tensor.gguf_name).sum_squares == expected);
     }
     check(narrow, elastify::narrowed(spec, widths));

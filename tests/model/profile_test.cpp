@@ -46,7 +46,7 @@ Profile make_profile(const ModelSpec& spec) {
 TEST_CASE("profile: metrics have names, unknown ones are refused with the known") {
   for (const Metric metric : all_metrics()) CHECK(metric_named(name_of(metric)) == metric);
   CHECK_THROWS_WITH_AS(metric_named("fischer"),
-                       "unknown metric \"fischer\"; known are taylor, taylor-element, fisher, wanda, wifv, "
+                       "unknown metric 'fischer'; known are taylor, taylor-element, fisher, wanda, wifv, "
                        "activation, magnitude, random, imatrix, obs, forward, gram, hybrid",
                        UsageError);
 }
@@ -80,7 +80,7 @@ TEST_CASE("profile: input means and second moments come back, moments one space 
       const auto l = static_cast<size_t>(layer);
       const int64_t n = site == Site::kFfnDown ? spec.layer_d_ff[l]
                         : site == Site::kAttnOut
-                            ? spec.layer_kv_heads[l] * spec.heads_per_group * spec.head_dim
+                            ? spec.layer_kv_heads[l] * spec.layers[l].heads_per_group * spec.head_dim
                             : spec.d_model;
       profile.inputs.push_back({std::vector<double>(static_cast<size_t>(n), 0.5 + static_cast<double>(layer)),
                                 std::vector<double>(static_cast<size_t>(n), 2)});

@@ -19,7 +19,7 @@ using namespace elastify::test;
 
 namespace {
 
-/// A GGUF file in the making: metadata and tensors, to be changed before it is written.
+/// Metadata and tensors of a GGUF file that tests change before they write it.
 struct Draft {
   GgufMetadata metadata;
   std::vector<TensorInfo> tensors;
@@ -49,7 +49,7 @@ GgufArray per_layer(const std::vector<int64_t>& values) {
 
 std::vector<int64_t> heads(const ModelSpec& spec) {
   std::vector<int64_t> values = spec.layer_kv_heads;
-  for (int64_t& value : values) value *= spec.heads_per_group;
+  for (size_t l = 0; l < values.size(); ++l) values[l] *= spec.layers[l].heads_per_group;
   return values;
 }
 
@@ -64,7 +64,7 @@ HostTensor joined(std::initializer_list<HostTensor> parts) {
   return tensor_of(values, {rows, parts.begin()->shape[1]});
 }
 
-/// The tiny model of `spec` as llama.cpp's converters write it for `architecture`.
+/// The tiny model of `spec` in the form in which llama.cpp's converters write it for `architecture`.
 Draft draft_of(const ModelSpec& spec, const std::string& architecture, uint64_t seed) {
   Draft draft;
   GgufMetadata& keys = draft.metadata;
@@ -86,7 +86,7 @@ Draft draft_of(const ModelSpec& spec, const std::string& architecture, uint64_t 
   keys.set(key("attention.key_length"), static_cast<uint32_t>(spec.head_dim));
   keys.set(key("attention.value_length"), static_cast<uint32_t>(spec.head_dim));
   keys.set(key("attention.layer_norm_rms_epsilon"), static_cast<float>(spec.norm_eps));
-  keys.set(key("rope.freq_base"), static_cast<float>(spec.rope_theta));
+  keys.set(key("rope.freq_base"), static_cast<float>(spec.layer(0).rope_theta));
 
   const bool interleaved = architecture == "llama" || architecture == "deci";
   for (const TensorSpec& tensor : spec.tensors) {
@@ -122,7 +122,8 @@ void check_reads_back(const ModelSpec& spec, const std::string& architecture, co
   CHECK(model.spec().family == family);
   CHECK(spec_hash(model.spec()) == spec_hash(spec));
   CHECK(model.spec().norm_eps == spec.norm_eps);
-  CHECK(model.spec().rope_theta == spec.rope_theta);
+  CHECK(model.spec().layer(0).rope_theta == spec.layer(0).rope_theta);
+  CHECK(model.spec().layer(0).heads_per_group == spec.layer(0).heads_per_group);
   CHECK(model.description().at("name") == "Tiny");
   REQUIRE(model.spec().tensors.size() == spec.tensors.size());
   for (size_t i = 0; i < spec.tensors.size(); ++i) {
@@ -133,7 +134,7 @@ void check_reads_back(const ModelSpec& spec, const std::string& architecture, co
   }
 }
 
-/// A tiny llama file in which something is changed, and what opening it then says.
+/// A tiny llama file that a test changes, and the error of opening it.
 struct Spoiled {
   TemporaryDirectory directory;
   fs::path path = directory / "m.gguf";
@@ -186,7 +187,7 @@ TEST_CASE("read gguf: defaults of absent keys are llama.cpp's") {
   CHECK(model.message().starts_with("blk.0.attn_k.weight: expected shape [32, 32], got [16, 32]"));
   model.draft.metadata.set("llama.attention.head_count_kv", uint32_t{2});
   CHECK(model.spec().head_dim == 8);
-  CHECK(model.spec().rope_theta == 10000);
+  CHECK(model.spec().layer(0).rope_theta == 10000);
 }
 
 TEST_CASE("read gguf: llama 3's scaling is found again from its divisors") {
@@ -194,12 +195,13 @@ TEST_CASE("read gguf: llama 3's scaling is found again from its divisors") {
     Spoiled model;
     model.draft = draft_of(make_tiny_spec("llama", {.head_dim = 64, .llama3_rope = true}), "llama", 1);
     model.draft.add("rope_freqs.weight", tensor_of(factors, {static_cast<int64_t>(factors.size())}));
-    return model.spec().rope;
+    return model.spec().layer(0).rope;
   };
-  ModelSpec scaled = make_tiny_spec("llama", {.head_dim = 64, .llama3_rope = true});
+  const ModelSpec scaled = make_tiny_spec("llama", {.head_dim = 64, .llama3_rope = true});
   for (const double original : {8192.0, 4096.0, 131072.0}) {
-    scaled.rope.original_max_seq = original;
-    const RopeScaling rope = with_factors(rope_frequency_divisors(scaled));
+    LayerSpec layer = scaled.layer(0);
+    layer.rope.original_max_seq = original;
+    const RopeScaling rope = with_factors(rope_frequency_divisors(layer, scaled.head_dim));
     CHECK(rope.kind == RopeScaling::Kind::kLlama3);
     CHECK(rope.factor == 8);
     CHECK(rope.original_max_seq == original);
@@ -332,8 +334,8 @@ TEST_CASE("read gguf: linear scaling and an axis of one in front are accepted") 
   model.draft.remove("output_norm.weight");
   model.draft.add("output_norm.weight", tensor_of(std::vector<float>(32, 2.0F), {1, 32}));
   const ModelSpec spec = model.spec();
-  CHECK(spec.rope.kind == RopeScaling::Kind::kLinear);
-  CHECK(spec.rope.factor == 4);
+  CHECK(spec.layer(0).rope.kind == RopeScaling::Kind::kLinear);
+  CHECK(spec.layer(0).rope.factor == 4);
   const Checkpoint checkpoint = Checkpoint::open(model.path);
   CHECK(checkpoint.load(static_cast<size_t>(spec.find(Role::kOutputNorm))).shape == Shape{32});
 }

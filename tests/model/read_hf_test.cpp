@@ -22,14 +22,11 @@ void check_same_spec(const ModelSpec& a, const ModelSpec& b) {
   CHECK(a.family == b.family);
   CHECK(a.max_seq == b.max_seq);
   CHECK(a.norm_eps == b.norm_eps);
-  CHECK(a.rope_theta == b.rope_theta);
-  CHECK(a.rope.kind == b.rope.kind);
-  CHECK(rope_frequency_divisors(a) == rope_frequency_divisors(b));
-  CHECK(a.sliding_window == b.sliding_window);
+  CHECK(a.layers == b.layers);
   CHECK(spec_hash(a) == spec_hash(b));
 }
 
-/// A Hugging Face directory's weights as a list, to be changed and written again.
+/// A Hugging Face directory's weights as a list that tests change and write again.
 struct Weights {
   std::vector<TensorInfo> tensors;
   std::vector<HostTensor> data;
@@ -63,7 +60,7 @@ struct Weights {
   }
 };
 
-/// A tiny model's directory in which something is changed, and what opening it then says.
+/// A tiny model's directory that a test changes, and the error of opening it.
 struct Spoiled {
   TemporaryDirectory parent;
   fs::path directory = parent / "model";
@@ -129,35 +126,35 @@ TEST_CASE("read hf: config.json survives being written and read") {
     check_same_spec(parse_hf_config(text), variant.spec);
     const Json config = Json::parse(text);
     CHECK(config["torch_dtype"] == "bfloat16");
-    CHECK(config["rope_theta"] == variant.spec.rope_theta);
+    CHECK(config["rope_theta"] == variant.spec.layer(0).rope_theta);
   }
 }
 
 TEST_CASE("read hf: models that transformers wrote are read in old and new spellings") {
   const auto fixture = [](const char* name) { return fs::path(ELASTIFY_SOURCE_DIR) / "tests/data" / name; };
   const ModelSpec mha = Checkpoint::open(fixture("hf/llama_mha")).spec();
-  CHECK(mha.heads_per_group == 1);
+  CHECK(mha.layer(0).heads_per_group == 1);
   CHECK(mha.head_dim == 8);
   CHECK(mha.layer_kv_heads == std::vector<int64_t>{4, 4, 4});
   const ModelSpec tied = Checkpoint::open(fixture("hf/llama_gqa_tied")).spec();
   CHECK(tied.tied);
   CHECK(tied.head_dim == 16);
-  CHECK(tied.heads_per_group == 2);
+  CHECK(tied.layer(0).heads_per_group == 2);
   const ModelSpec scaled = Checkpoint::open(fixture("hf/llama_rope_llama3")).spec();
-  CHECK(scaled.rope.kind == RopeScaling::Kind::kLlama3);
-  CHECK(scaled.rope.factor == 8);
-  CHECK(scaled.rope.original_max_seq == 64);
+  CHECK(scaled.layer(0).rope.kind == RopeScaling::Kind::kLlama3);
+  CHECK(scaled.layer(0).rope.factor == 8);
+  CHECK(scaled.layer(0).rope.original_max_seq == 64);
   const Checkpoint old = Checkpoint::open(fixture("hf/llama_rope_llama3_old_bf16"));
   CHECK(old.lossless_dtype() == DType::kBF16);
-  CHECK(old.spec().rope.factor == 32);
-  CHECK(old.spec().rope_theta == 50000);
+  CHECK(old.spec().layer(0).rope.factor == 32);
+  CHECK(old.spec().layer(0).rope_theta == 50000);
   const ModelSpec biased = Checkpoint::open(fixture("hf/llama_bias")).spec();
   CHECK(biased.attn_out_bias);
   CHECK(biased.mlp_bias);
-  CHECK(Checkpoint::open(fixture("hf/mistral_window")).spec().sliding_window == 8);
+  CHECK(Checkpoint::open(fixture("hf/mistral_window")).spec().layer(0).sliding_window == 8);
   const Checkpoint full = Checkpoint::open(fixture("hf/mistral_full_f16"));
-  CHECK(full.spec().sliding_window == 0);
-  CHECK(full.spec().rope_theta == 1000000);
+  CHECK(full.spec().layer(0).sliding_window == 0);
+  CHECK(full.spec().layer(0).rope_theta == 1000000);
   CHECK(full.lossless_dtype() == DType::kF16);
   CHECK(Checkpoint::open(fixture("hf/qwen2_tied")).spec().qkv_bias);
   CHECK(Checkpoint::open(fixture("hf/qwen2_untied_sharded")).files().size() == 4);
@@ -406,40 +403,56 @@ TEST_CASE("read hf: keys that change nothing are accepted in either spelling") {
   CHECK(parse("llama", [](Json& c) { c.erase("architectures"), c["pretraining_tp"] = 2; }).n_layers == 2);
   CHECK(parse("llama", [](Json& c) { c["dtype"] = "bfloat16", c.erase("torch_dtype"); }).n_layers == 2);
   CHECK(parse("llama", [](Json& c) { c.erase("head_dim"); }).head_dim == 8);
-  CHECK(parse("llama", [](Json& c) { c["num_key_value_heads"] = nullptr; }).heads_per_group == 1);
-  CHECK(parse("llama", [](Json& c) { c.erase("rope_theta"); }).rope_theta == 10000);
-  CHECK(parse("llama", [](Json& c) {
-          c["rope_scaling"] = {{"rope_type", "default"}};
-        }).rope.kind == RopeScaling::Kind::kNone);
+  CHECK(parse("llama", [](Json& c) { c["num_key_value_heads"] = nullptr; }).layer(0).heads_per_group == 1);
+  CHECK(parse("llama", [](Json& c) { c.erase("rope_theta"); }).layer(0).rope_theta == 10000);
+  CHECK(parse("llama",
+              [](Json& c) {
+                c["rope_scaling"] = {{"rope_type", "default"}};
+              })
+            .layer(0)
+            .rope.kind == RopeScaling::Kind::kNone);
   const ModelSpec linear = parse("llama", [](Json& c) {
     c["rope_scaling"] = {{"type", "linear"}, {"factor", 2}};
   });
-  CHECK(linear.rope.kind == RopeScaling::Kind::kLinear);
-  CHECK(linear.rope.factor == 2);
-  CHECK(parse("llama", [](Json& c) {
-          c["rope_parameters"] = {{"rope_theta", 5e5}}, c.erase("rope_theta");
-        }).rope_theta == 500000);
-  CHECK(parse("qwen2", [](Json& c) { c["sliding_window"] = 4096; }).sliding_window == 0);
+  CHECK(linear.layer(0).rope.kind == RopeScaling::Kind::kLinear);
+  CHECK(linear.layer(0).rope.factor == 2);
+  CHECK(parse("llama",
+              [](Json& c) {
+                c["rope_parameters"] = {{"rope_theta", 5e5}}, c.erase("rope_theta");
+              })
+            .layer(0)
+            .rope_theta == 500000);
+  CHECK(parse("qwen2", [](Json& c) { c["sliding_window"] = 4096; }).layer(0).sliding_window == 0);
   CHECK(parse("qwen3", [](Json& c) {
           c["layer_types"] = {"full_attention", "full_attention"};
         }).n_layers == 2);
   CHECK(parse("qwen3", [](Json& c) { c.erase("head_dim"); }).head_dim == 128);
-  CHECK(parse("mistral", [](Json& c) { c.erase("sliding_window"); }).sliding_window == 4096);
-  CHECK(parse("mistral", [](Json& c) {
-          c["layer_types"] = {"sliding_attention", "sliding_attention"}, c["sliding_window"] = 8;
-        }).sliding_window == 8);
+  CHECK(parse("mistral", [](Json& c) { c.erase("sliding_window"); }).layer(0).sliding_window == 4096);
+  CHECK(parse("mistral",
+              [](Json& c) {
+                c["layer_types"] = {"sliding_attention", "sliding_attention"}, c["sliding_window"] = 8;
+              })
+            .layer(0)
+            .sliding_window == 8);
 }
 
 TEST_CASE("read hf: what config.json cannot say is not written") {
   ModelSpec spec = make_tiny_spec("llama");
   spec.layer_d_ff = {64, 32};
-  spec.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, 1, 2, 4}};
+  for (LayerSpec& layer : spec.layers)
+    layer.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, 1, 2, 4}};
   spec.qkv_bias = true;
   complete_spec(spec);
   CHECK(message_of([&] { hf_config_json(spec, DType::kF32); }) ==
         "config.json of llama models cannot say: widths that differ by layer; rope factors of no known "
         "scheme; biases "
         "on q, k and v but not on o");
+  ModelSpec peculiar = make_tiny_spec("llama");
+  peculiar.layers[0].rope_theta = 500000;
+  peculiar.layers[1].norm_offset = 1;
+  CHECK(message_of([&] { hf_config_json(peculiar, DType::kF32); }) ==
+        "config.json of llama models cannot say: norm weights with an offset; rotary frequencies that differ "
+        "by layer");
   CHECK(message_of([&] { hf_config_json(make_tiny_spec("llama"), DType::kQ8_0); }) ==
         "config.json cannot say the type q8_0");
 }

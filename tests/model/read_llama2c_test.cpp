@@ -55,7 +55,7 @@ TEST_CASE("read llama2c: a written model is read back in Hugging Face's row orde
     const Checkpoint model = Checkpoint::open(directory / "m.bin");
     CHECK(model.format() == SourceFormat::kLlama2c);
     CHECK(model.spec().norm_eps == 1e-5);
-    CHECK(model.spec().rope_theta == 10000);
+    CHECK(model.spec().layer(0).rope_theta == 10000);
     CHECK(spec_hash(model.spec()) == spec_hash(spec));
     REQUIRE(model.spec().tensors.size() == spec.tensors.size());
     for (size_t i = 0; i < spec.tensors.size(); ++i) {

@@ -167,7 +167,7 @@ TEST_CASE("spec: the hash tells shapes apart and nothing else") {
   CHECK(spec_hash(spec).size() == 64);
   ModelSpec same = spec;
   same.norm_eps = 9.99999974e-06;
-  same.rope_theta = 500000;
+  for (LayerSpec& layer : same.layers) layer.rope_theta = 500000;
   CHECK(spec_hash(same) == spec_hash(spec));
   CHECK(spec_hash(make_tiny_spec("mistral")) == spec_hash(spec));
   CHECK(spec_hash(make_tiny_spec("llama", {.d_ff = 63})) != spec_hash(spec));
@@ -175,6 +175,37 @@ TEST_CASE("spec: the hash tells shapes apart and nothing else") {
   CHECK(spec_hash(make_tiny_spec("llama", {.n_kv_heads = 1, .heads_per_group = 4})) != spec_hash(spec));
   CHECK(spec_hash(make_tiny_spec("llama", {.head_dim = 4, .n_kv_heads = 4})) != spec_hash(spec));
   CHECK(spec_hash(make_tiny_spec("qwen2")) != spec_hash(spec));
+}
+
+TEST_CASE("spec: query heads that differ by layer have axes, counts and a hash of their own") {
+  const ModelSpec same = make_tiny_spec("llama");
+  ModelSpec spec = same;
+  spec.layers[1].heads_per_group = 3;
+  complete_spec(spec);
+  CHECK(spec.n_heads() == 6);
+  for (const int64_t layer : {0, 1}) {
+    const TensorSpec& query = spec.tensors.at(static_cast<size_t>(spec.find(Role::kQuery, layer)));
+    CHECK(query.shape == Shape{layer == 0 ? 32 : 48, 32});
+    CHECK(query.axes[0].block == (layer == 0 ? 16 : 24));
+  }
+  CHECK(spec_hash(spec) != spec_hash(same));
+}
+
+TEST_CASE("spec: what a layer computes that llama's do not is listed") {
+  ModelSpec spec = make_tiny_spec("llama");
+  CHECK(layer_peculiarities(spec).empty());
+  spec.layers[0] = {.activation = Activation::kGeluTanh,
+                    .norm_offset = 1,
+                    .heads_per_group = 1,
+                    .sliding_window = 8,
+                    .rope_theta = 500000};
+  spec.tensors.push_back(
+      {.role = Role::kFfnPostNorm, .layer = 0, .name = "n", .gguf_name = "n", .shape = {32}, .axes = {{}}});
+  CHECK(layer_peculiarities(spec) ==
+        std::vector<std::string>{
+            "gelu in the mlp", "norm weights with an offset", "norms after attention or mlp",
+            "query heads per kv head that differ by layer", "sliding windows that differ by layer",
+            "rotary frequencies that differ by layer"});
 }
 
 TEST_CASE("spec: dimensions that make no sense are listed, all of them") {
@@ -211,21 +242,30 @@ TEST_CASE("spec: dimensions that make no sense are listed, all of them") {
       {"vocabulary size is 4611686018427387904, expected 1 to 268435456",
        [](ModelSpec& s) { s.n_vocab = int64_t{1} << 62; }},
       {"context length is 0, expected 1 to 1099511627776", [](ModelSpec& s) { s.max_seq = 0; }},
-      {"query heads per kv head is 0, expected 1 to 65536", [](ModelSpec& s) { s.heads_per_group = 0; }},
-      {"sliding window is -1, expected 0 to 1099511627776", [](ModelSpec& s) { s.sliding_window = -1; }},
-      {"rope theta is 0, expected a positive number", [](ModelSpec& s) { s.rope_theta = 0; }},
+      {"layer 1: query heads per kv head is 0, expected 1 to 65536",
+       [](ModelSpec& s) { s.layers[1].heads_per_group = 0; }},
+      {"layer 1: sliding window is -1, expected 0 to 1099511627776",
+       [](ModelSpec& s) { s.layers[1].sliding_window = -1; }},
+      {"layer 1: rope theta is 0, expected a positive number",
+       [](ModelSpec& s) { s.layers[1].rope_theta = 0; }},
       {"rope scaling factor is inf, expected a positive number",
        [](ModelSpec& s) {
-         s.rope = {.kind = RopeScaling::Kind::kLinear, .factor = INFINITY, .factors = {}};
+         for (LayerSpec& layer : s.layers)
+           layer.rope = {.kind = RopeScaling::Kind::kLinear, .factor = INFINITY, .factors = {}};
        }},
       {"there are 3 rope factors, expected head_dim / 2 = 4",
        [](ModelSpec& s) {
-         s.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, 2, 3}};
+         for (LayerSpec& layer : s.layers)
+           layer.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, 2, 3}};
        }},
       {"a rope factor is -2, expected a positive number",
        [](ModelSpec& s) {
-         s.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, -2, 3, 4}};
+         for (LayerSpec& layer : s.layers)
+           layer.rope = {.kind = RopeScaling::Kind::kFactors, .factors = {1, -2, 3, 4}};
        }},
+      {"layer 0: norm offset is inf, expected a finite number",
+       [](ModelSpec& s) { s.layers[0].norm_offset = INFINITY; }},
+      {"there are specs of 1 layers, expected 2", [](ModelSpec& s) { s.layers.pop_back(); }},
       {"llama models have no norms on q and k", [](ModelSpec& s) { s.qk_norm = true; }},
   };
   for (const Case& each : cases) {
@@ -236,15 +276,15 @@ TEST_CASE("spec: dimensions that make no sense are listed, all of them") {
 }
 
 TEST_CASE("spec: rotary frequencies are divided as transformers does") {
-  ModelSpec spec = make_tiny_spec("llama", {.head_dim = 16});
-  CHECK(rope_frequency_divisors(spec) == std::vector<float>(8, 1.0F));
-  spec.rope.kind = RopeScaling::Kind::kLinear;
-  spec.rope.factor = 4;
-  CHECK(rope_frequency_divisors(spec) == std::vector<float>(8, 4.0F));
+  LayerSpec layer;
+  CHECK(rope_frequency_divisors(layer, 16) == std::vector<float>(8, 1.0F));
+  layer.rope.kind = RopeScaling::Kind::kLinear;
+  layer.rope.factor = 4;
+  CHECK(rope_frequency_divisors(layer, 16) == std::vector<float>(8, 4.0F));
 
   // Llama 3.1's rule in the form of transformers' _compute_llama3_parameters.
-  spec = make_tiny_spec("llama", {.head_dim = 64, .llama3_rope = true});
-  const std::vector<float> divisors = rope_frequency_divisors(spec);
+  const ModelSpec spec = make_tiny_spec("llama", {.head_dim = 64, .llama3_rope = true});
+  const std::vector<float> divisors = rope_frequency_divisors(spec.layer(0), spec.head_dim);
   REQUIRE(divisors.size() == 32);
   bool smoothed = false;
   for (size_t i = 0; i < divisors.size(); ++i) {

@@ -1,3 +1,5 @@
+#include "nn/sample.h"
+
 #include "support/decoders.h"
 
 using namespace elastify;

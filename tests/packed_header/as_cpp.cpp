@@ -1,3 +1,3 @@
-// The header's implementation as C++, beside its C one in another program: compiled, not linked.
+// The header's implementation as C++. It is compiled but not linked, because a program may have only one.
 #define ELASTIC_GGUF_IMPLEMENTATION
 #include "elastify/elastic_gguf.h"

@@ -1,4 +1,4 @@
-#include "pipeline/config.h"
+#include "pipeline/sweep_config.h"
 
 #include <doctest/doctest.h>
 
@@ -16,13 +16,13 @@ RunConfig parse(const std::string& text, const std::vector<std::string>& overrid
   return load_config(directory.path() / "run.yaml", overrides);
 }
 
-const std::string kMinimal = "model: m.gguf\noutput: out\neval: {data: held.txt}\n";
+const std::string kMinimal = "model: m.gguf\noutput: out\npreset: none\neval: {data: held.txt}\n";
 
 TEST_SUITE("pipeline") {
   TEST_CASE("config: what the file leaves out has the documented default") {
     const RunConfig config = parse(kMinimal);
-    CHECK(config.profile.data == std::vector<std::string>{"self"});
-    CHECK(config.profile.tokens == 6400);
+    CHECK(config.profile.text.data == std::vector<std::string>{"self"});
+    CHECK(config.profile.text.tokens == 6400);
     CHECK(config.reorder.plan.levels.size() == 9);
     CHECK(exporter::to_text(config.export_.types) == "f16");
   }
@@ -49,10 +49,10 @@ TEST_SUITE("pipeline") {
               {"profile.tokens=77", "reorder.plan=anchors", "reorder.levels=0.5,0.7", "export.type=q8_0",
                "profile.metrics=[taylor, magnitude]", "eval.baseline=false", "seed=3", "export.packed=true"});
     CHECK(to_json(config).at("export").at("packed") == true);
-    // JSON is YAML: the resolved configuration is itself a configuration.
+    // The resolved configuration is JSON, which is valid YAML, so it can be loaded as a configuration.
     const std::string resolved = to_json(config).dump(2);
     CHECK(to_json(parse(resolved)).dump(2) == resolved);
-    CHECK(config.profile.tokens == 77);
+    CHECK(config.profile.text.tokens == 77);
     CHECK(config.reorder.plan.method == plan::Method::kAnchors);
     CHECK(config.reorder.plan.levels == std::vector<double>{0.5, 0.7, 1.0});
   }
@@ -83,29 +83,29 @@ TEST_SUITE("pipeline") {
       std::string text, message, hint;
     };
     const std::vector<Bad> table{
-        {kMinimal + "profile:\n  tokns: 5\n", "run.yaml:5: unknown key 'profile.tokns'",
+        {kMinimal + "profile:\n  tokns: 5\n", "run.yaml:6: unknown key 'profile.tokns'",
          "did you mean 'tokens'?"},
-        {kMinimal + "mode: x\n", "run.yaml:4: unknown key 'mode'", "did you mean 'model'?"},
-        {kMinimal + "seed: 1\nseed: 2\n", "run.yaml:5: seed: stands here twice", ""},
+        {kMinimal + "mode: x\n", "run.yaml:5: unknown key 'mode'", "did you mean 'model'?"},
+        {kMinimal + "seed: 1\nseed: 2\n", "run.yaml:6: seed: stands here twice", ""},
         {kMinimal + "profile:\n  tokens: many\n",
-         "run.yaml:5: profile.tokens: expected a whole number, got 'many'", ""},
+         "run.yaml:6: profile.tokens: expected a whole number, got 'many'", ""},
         {kMinimal + "profile:\n  tokens: 1e3\n",
-         "run.yaml:5: profile.tokens: expected a whole number, got '1e3'", ""},
-        {kMinimal + "profile:\n  seq: 1\n", "run.yaml:5: profile.seq: expected at least 2, got 1", ""},
-        {kMinimal + "profile: 7\n", "run.yaml:4: profile: expected a section with keys, got '7'", ""},
-        {kMinimal + "reorder:\n  metric: tailor\n", "run.yaml:5: reorder.metric: ", ""},
-        {kMinimal + "reorder:\n  plan: best\n", "run.yaml:5: reorder.plan: ", ""},
-        {kMinimal + "reorder:\n  anchor_share: 2\n", "run.yaml:5: reorder.anchor_share: expected a share",
+         "run.yaml:6: profile.tokens: expected a whole number, got '1e3'", ""},
+        {kMinimal + "profile:\n  seq: 1\n", "run.yaml:6: profile.seq: expected 2 to 1048576, got 1", ""},
+        {kMinimal + "profile: 7\n", "run.yaml:5: profile: expected a section with keys, got '7'", ""},
+        {kMinimal + "reorder:\n  metric: tailor\n", "run.yaml:6: reorder.metric: ", ""},
+        {kMinimal + "reorder:\n  plan: best\n", "run.yaml:6: reorder.plan: ", ""},
+        {kMinimal + "reorder:\n  anchor_share: 2\n", "run.yaml:6: reorder.anchor_share: expected a share",
          ""},
-        {kMinimal + "reorder:\n  budget: money\n", "run.yaml:5: reorder.budget: budget 'money': not known",
+        {kMinimal + "reorder:\n  budget: money\n", "run.yaml:6: reorder.budget: budget 'money': not known",
          "known are decoder, params, bytes:TYPE"},
-        {kMinimal + "reorder:\n  budget: bytes:q9\n", "run.yaml:5: reorder.budget: budget 'bytes:q9': ", ""},
+        {kMinimal + "reorder:\n  budget: bytes:q9\n", "run.yaml:6: reorder.budget: budget 'bytes:q9': ", ""},
         {kMinimal + "reorder:\n  min_width: -0.1\n",
-         "run.yaml:5: reorder.min_width: expected a share from 0 to 1, got -0.1", ""},
+         "run.yaml:6: reorder.min_width: expected a share from 0 to 1, got -0.1", ""},
         {kMinimal + "reorder:\n  search_steps: -1\n",
-         "run.yaml:5: reorder.search_steps: expected at least 0, got -1", ""},
-        {kMinimal + "export:\n  type: q9\n", "run.yaml:5: export.type: ", ""},
-        {kMinimal + "export:\n  levels: [0.5, x]\n", "run.yaml:5: export.levels: expected a number, got 'x'",
+         "run.yaml:6: reorder.search_steps: expected at least 0, got -1", ""},
+        {kMinimal + "export:\n  type: q9\n", "run.yaml:6: export.type: ", ""},
+        {kMinimal + "export:\n  levels: [0.5, x]\n", "run.yaml:6: export.levels: levels: cannot read 'x'",
          ""},
         {"model: [a\n", "run.yaml:", ""},
         {"just text", "expected a section with keys, got 'just text'", ""},

@@ -1,4 +1,4 @@
-// The C header that maps packed files, against the files that slicing writes.
+// Compares the levels that the C header maps from packed files with the files that slicing writes.
 
 #include "elastify/elastic_gguf.h"
 
@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "export/slice.h"
-#include "pipeline/steps.h"
+#include "pipeline/reorder_model.h"
 #include "support/elastic_fixture.h"
 #include "support/mutations.h"
 #include "support/repaired.h"
@@ -41,8 +41,9 @@ HostTensor gathered(const elastic_tensor& tensor, DType dtype) {
   return result;
 }
 
-/// Every tensor of every level is what the level's own file has, q and k in the packed file's order of rows.
-/// \returns how many tensors were compared
+/// Checks that every tensor of every level equals that in the level's own file, with q and k in the packed
+/// file's order of rows.
+/// \returns the number of compared tensors
 size_t check_levels(const fs::path& model, const fs::path& work) {
   std::string error(256, '\0');
   const Opened file(elastic_gguf_open(model.c_str(), error.data(), error.size()));
@@ -68,6 +69,8 @@ size_t check_levels(const fs::path& model, const fs::path& work) {
       CHECK(level.adapter_bytes == bytes.size());
       CHECK(std::memcmp(level.adapter, bytes.data(), bytes.size()) == 0);
     }
+    const RopeOrder own_rope = expected.part ? packed.part_of(expected).rope : packed.rope();
+    CHECK(level.own_rope_interleaved == (own_rope == RopeOrder::kInterleaved ? 1 : 0));
     exporter::slice(packed, expected, work / "level.gguf");
     const GgufFile sliced = GgufFile::open(work / "level.gguf");
     size_t n_fused = 0;
@@ -79,7 +82,7 @@ size_t check_levels(const fs::path& model, const fs::path& work) {
         continue;
       }
       HostTensor found = gathered(tensor, sliced.tensor(tensor.name).dtype);
-      if (expected.part && exporter::is_rotary_name(tensor.name))
+      if (expected.part && !tensor.own && exporter::is_rotary_name(tensor.name))
         found = reorder_rope_rows(found, packed.head_dim(), packed.rope(), packed.part_of(expected).rope);
       CHECK(test::same_bytes(found, sliced.tensor(tensor.name)));
       CHECK(elastic_gguf_find_tensor(&level, tensor.name) == &tensor);
@@ -109,10 +112,17 @@ TEST_SUITE("pipeline") {
       CHECK(check_levels(pack(made.reordered(), made.path() / "p", DType::kF16), made.path()) > 50);
     }
     for (const bool baked : {false, true}) {
-      const test::RepairedFixture made(test::make_tiny_spec("qwen2"), plan::Method::kAnchors, !baked, true,
-                                       baked);
+      const test::RepairedFixture made(test::make_tiny_spec("qwen2"), plan::Method::kAnchors,
+                                       {!baked, true, baked});
       const test::TemporaryDirectory work;
       CHECK(check_levels(pack(made.reordered(), work / "p", DType::kF32), work.path()) > 60);
+    }
+    for (const char* family : {"llama", "qwen2", "qwen3"}) {
+      CAPTURE(family);
+      const test::RepairedFixture made(test::make_tiny_spec(family, {.tied = true}), plan::Method::kAnchors,
+                                       {.weights = true, .norm = true, .everywhere = true});
+      const test::TemporaryDirectory work;
+      CHECK(check_levels(pack(made.reordered(), work / "p", DType::kF32), work.path()) > 40);
     }
     const ModelSpec deep = test::make_tiny_spec("llama", {.n_layers = 4, .head_dim = 32, .d_ff = 128});
     const test::ElasticFixture shallow(deep, test::shallow_plan(deep, 32));
@@ -135,7 +145,7 @@ TEST_SUITE("pipeline") {
   TEST_CASE("elastic_gguf.h: mutations are refused, or their tables lie inside of the file") {
     const test::RepairedFixture made(
         test::make_tiny_spec("qwen2", {.n_layers = 1, .d_model = 8, .n_vocab = 8}), plan::Method::kUniform,
-        true, true, false);
+        {true, true, false});
     const test::TemporaryDirectory work;
     const fs::path model = pack(made.reordered(), work / "p", DType::kF32);
     uint64_t sum = 0;

@@ -1,4 +1,5 @@
-// Levels as Hugging Face directories against the reordered directory's levels: logits, repairs, proofs.
+// Compares levels as Hugging Face directories with the reordered directory's levels: logits, repairs,
+// verification.
 
 #include "support/repaired.h"
 
@@ -13,7 +14,7 @@ namespace {
 struct Case {
   const char* family;
   bool biases, weights, adapters;
-  bool norm = false;
+  bool norm = false, everywhere = false;
 };
 
 at::Tensor logits_of(const fs::path& model, const at::Tensor& ids) {
@@ -43,13 +44,17 @@ TEST_SUITE("pipeline") {
           Case{"llama", true, false, true}, Case{"mistral", false, false, false},
           Case{"mistral", false, true, false}, Case{"qwen2", false, false, true},
           Case{"qwen3", false, false, false}, Case{"qwen3", false, true, false},
-          Case{"qwen3", false, false, true, true}, Case{"llama", true, true, false, true}}) {
+          Case{"qwen3", false, false, true, true}, Case{"llama", true, true, false, true},
+          Case{"llama", true, true, true, true, true}, Case{"mistral", false, true, true, true, true},
+          Case{"qwen2", false, false, true, false, true}, Case{"qwen3", false, true, true, true, true}}) {
       CAPTURE(each.family);
       CAPTURE(each.biases);
       CAPTURE(each.weights);
       CAPTURE(each.adapters);
-      const test::RepairedFixture made(test::make_tiny_spec(each.family), plan::Method::kUniform,
-                                       each.adapters, each.biases, each.weights, each.norm);
+      CAPTURE(each.everywhere);
+      const test::RepairedFixture made(
+          test::make_tiny_spec(each.family), plan::Method::kUniform,
+          {each.adapters, each.biases, each.weights, each.norm, each.everywhere});
       write_hf_artifact(made.reordered(), {}, made.artifact(), false);
       const at::Tensor ids = test::random_ids(1, 20, 96);
       for (const double level : {0.6, 0.8, 1.0}) {
@@ -68,8 +73,8 @@ TEST_SUITE("pipeline") {
 
   TEST_CASE("hf artifact: verify proves what is stored as f16 and bf16") {
     for (const DType type : {DType::kF16, DType::kBF16}) {
-      const test::RepairedFixture made(test::make_tiny_spec("qwen2"), plan::Method::kUniform, false, false,
-                                       true);
+      const test::RepairedFixture made(test::make_tiny_spec("qwen2"), plan::Method::kUniform,
+                                       {false, false, true});
       write_hf_artifact(made.reordered(), {.type = type, .levels = {}}, made.artifact(), false);
       CHECK(refutation(made.artifact(), made.model()) == "");
     }
@@ -77,8 +82,8 @@ TEST_SUITE("pipeline") {
 
   TEST_CASE(
       "hf artifact: a changed byte is refuted by its hash, and by its value when the hash is restated") {
-    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform, false, false,
-                                     false);
+    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform,
+                                     {false, false, false});
     for (const char* name : {"level-060/model.safetensors", "full/model.safetensors"}) {
       CAPTURE(name);
       write_hf_artifact(made.reordered(), {}, made.artifact(), true);
@@ -96,8 +101,8 @@ TEST_SUITE("pipeline") {
   }
 
   TEST_CASE("hf artifact: a missing part and an adapter of another shape are refuted") {
-    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform, true, false,
-                                     false);
+    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kUniform,
+                                     {true, false, false});
     write_hf_artifact(made.reordered(), {}, made.artifact(), false);
     const std::string config = read_text(made.artifact() / "level-080/config.json");
     fs::remove(made.artifact() / "level-080/config.json");

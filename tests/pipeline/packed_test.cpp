@@ -1,5 +1,5 @@
-// Packed artifacts and splits with common embeddings against the plain files of the same export, byte for
-// byte.
+// Compares packed artifacts and splits with common embeddings with the plain files of the same export, byte
+// for byte.
 
 #include <doctest/doctest.h>
 
@@ -9,7 +9,7 @@
 #include "base/hash.h"
 #include "export/slice.h"
 #include "pipeline/artifact.h"
-#include "pipeline/steps.h"
+#include "pipeline/reorder_model.h"
 #include "pipeline/verify.h"
 #include "support/elastic_fixture.h"
 #include "support/errors.h"
@@ -36,8 +36,8 @@ std::set<std::string> names_in(const fs::path& directory, const std::string& ext
   return names;
 }
 
-/// Packs, takes every file out again and compares it with the plain export's.
-/// \returns how many there were
+/// Exports packed, unpacks, and compares every file with the plain export's.
+/// \returns the number of files
 size_t check_round_trip(const fs::path& reordered, DType type, const fs::path& work) {
   const fs::path plain = exported(reordered, work / "plain", {.types = {type}, .levels = {}});
   const fs::path packed =
@@ -67,7 +67,7 @@ void flip(const fs::path& file, uint64_t offset) {
   test::write_bytes(file, bytes);
 }
 
-/// Makes the manifest tell the truth about model.gguf.
+/// Updates the hash of model.gguf in the manifest.
 void restate_hash(const fs::path& artifact) {
   auto manifest = nlohmann::ordered_json::parse(read_text(artifact / "manifest.json"));
   manifest["packed"]["sha256"] = sha256_file(artifact / "model.gguf");
@@ -119,7 +119,7 @@ TEST_SUITE("pipeline") {
           const ModelSpec spec = test::make_tiny_spec(family, {.tied = true});
           CAPTURE(family);
           CAPTURE(baked);
-          const test::RepairedFixture made(spec, method, !baked, !spec.qk_norm, baked, true);
+          const test::RepairedFixture made(spec, method, {!baked, !spec.qk_norm, baked, true});
           const test::TemporaryDirectory work;
           for (const DType type : {DType::kF32, DType::kF16})
             CHECK(check_round_trip(made.reordered(), type, work.path()) == (baked ? 3 : 5));
@@ -138,6 +138,20 @@ TEST_SUITE("pipeline") {
         }
   }
 
+  TEST_CASE("packed: the same with repairs of every matrix and norm, where q, k and v are one tensor, too") {
+    for (const char* family : {"llama", "qwen2", "qwen3"})
+      for (const auto method : {plan::Method::kUniform, plan::Method::kDp})
+        for (const bool baked : {false, true}) {
+          const ModelSpec spec = test::make_tiny_spec(family, {.tied = true});
+          CAPTURE(family);
+          CAPTURE(baked);
+          const test::RepairedFixture made(spec, method, {!baked, !spec.qk_norm, baked, true, true});
+          const test::TemporaryDirectory work;
+          for (const DType type : {DType::kF32, DType::kF16})
+            CHECK(check_round_trip(made.reordered(), type, work.path()) == (baked ? 3 : 5));
+        }
+  }
+
   TEST_CASE("packed: one level's bytes are shared with the full model's, not stored again") {
     const test::ElasticFixture made(test::make_tiny_spec("qwen3", {.tied = true}), DType::kF16,
                                     plan::Method::kAnchors);
@@ -147,14 +161,15 @@ TEST_SUITE("pipeline") {
     for (const auto& level : file.levels())
       if (level.part) CHECK(file.part_of(level).file.tensors().empty());
     CHECK(file.levels().back().part.has_value() == false);
-    const Checkpoint full = Checkpoint::open(packed / "model.gguf");  // trailing bytes are no part of it
+    const Checkpoint full = Checkpoint::open(packed / "model.gguf");  // ignores trailing bytes
     CHECK(full.spec().is_uniform());
   }
 
   TEST_CASE("packed: a merged adapter is W + alpha / rank B A, in float32, then in the file's type") {
-    for (const char* family : {"llama", "qwen3"}) {
+    for (const auto& [family, everywhere] :
+         {std::pair{"llama", false}, {"qwen3", false}, {"llama", true}, {"qwen2", true}, {"qwen3", true}}) {
       const ModelSpec spec = test::make_tiny_spec(family, {.tied = true});
-      const test::RepairedFixture made(spec, plan::Method::kAnchors, true, false, false, true);
+      const test::RepairedFixture made(spec, plan::Method::kDp, {true, false, false, true, everywhere});
       const test::TemporaryDirectory work;
       const fs::path packed =
           exported(made.reordered(), work / "packed",
@@ -162,11 +177,17 @@ TEST_SUITE("pipeline") {
       const PackedFile file = PackedFile::open(packed / "model.gguf");
       for (const double level : {0.6, 0.8}) {
         CAPTURE(family);
+        CAPTURE(everywhere);
         CAPTURE(level);
         exporter::slice_merged(file, file.level(level), work / "merged.gguf");
         const GgufFile merged = GgufFile::open(work / "merged.gguf");
         CHECK(merged.metadata().string("elastify.repairs") == "baked+norm");
         CHECK(merged.metadata().boolean("elastify.merged_adapter") == true);
+        const auto* own = merged.metadata().strings("elastify.own_tensors");
+        CHECK((own != nullptr) == everywhere);
+        // The level's file lists its own norms; the merge adds the matrices.
+        for (const char* name : {"blk.0.attn_norm.weight", "blk.0.attn_q.weight", "blk.0.attn_v.weight"})
+          CHECK((!everywhere || std::count(own->begin(), own->end(), name) == 1));
         const at::Tensor ids = test::random_ids(1, 16, spec.n_vocab, 3);
         const at::Tensor expected = test::repaired_logits(made.reordered(), level, ids);
         const c10::NoGradGuard no_gradients;
@@ -189,7 +210,7 @@ TEST_SUITE("pipeline") {
 
   TEST_CASE("packed: eval reads levels and their repairs out of one file as out of many") {
     const ModelSpec spec = test::make_tiny_spec("llama");
-    const test::RepairedFixture made(spec, plan::Method::kAnchors, true, true, false, true);
+    const test::RepairedFixture made(spec, plan::Method::kAnchors, {true, true, false, true});
     const test::TemporaryDirectory work;
     const fs::path plain = exported(made.reordered(), work / "plain", {.levels = {}});
     const fs::path packed = exported(made.reordered(), work / "packed", {.levels = {}, .packed = true});
@@ -224,7 +245,7 @@ TEST_SUITE("pipeline") {
                     UsageError);
     CHECK_FALSE(fs::exists(made.path() / "both"));
 
-    // A byte of a tensor changes: the level's hash does not fit, and nothing is left of the output.
+    // A changed byte of a tensor makes the level's hash wrong, and no output remains.
     const uint64_t offset = static_cast<uint64_t>(file.model().tensor("blk.0.ffn_up.weight").bytes.data() -
                                                   file.model().file()->bytes().data());
     flip(packed / "model.gguf", offset);
@@ -246,8 +267,8 @@ TEST_SUITE("pipeline") {
                        made.model()) == "");
     }
     for (const bool baked : {false, true}) {
-      const test::RepairedFixture made(test::make_tiny_spec("qwen2"), plan::Method::kAnchors, !baked, true,
-                                       baked, true);
+      const test::RepairedFixture made(test::make_tiny_spec("qwen2"), plan::Method::kAnchors,
+                                       {!baked, true, baked, true});
       const test::TemporaryDirectory work;
       for (const bool packed : {true, false}) {
         const auto findings = verify(exported(made.reordered(), work / "a",
@@ -261,8 +282,8 @@ TEST_SUITE("pipeline") {
 
   TEST_CASE(
       "packed: verify finds a flipped byte anywhere in embedded files, with the manifest restated too") {
-    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kAnchors, true, true,
-                                     false);
+    const test::RepairedFixture made(test::make_tiny_spec("llama"), plan::Method::kAnchors,
+                                     {true, true, false});
     const test::TemporaryDirectory work;
     const fs::path artifact = exported(made.reordered(), work / "a", {.levels = {}, .packed = true});
     const fs::path model = artifact / "model.gguf";
@@ -279,7 +300,7 @@ TEST_SUITE("pipeline") {
         restate_hash(artifact);
         CHECK(refutation(artifact, made.model()).find(claim) == 0);
       }
-    // Padding between the files, which no level is made of: the file's own hash.
+    // Padding between the files belongs to no level, so only the packed file's own hash covers it.
     test::write_bytes(model, good);
     write_text(artifact / "manifest.json", manifest);
     CHECK(refutation(artifact, made.model()) == "");
@@ -294,7 +315,7 @@ TEST_SUITE("pipeline") {
   TEST_CASE("packed: mutations of a packed file are read or refused, never worse") {
     const test::RepairedFixture made(
         test::make_tiny_spec("qwen2", {.n_layers = 1, .d_model = 8, .n_vocab = 8}), plan::Method::kUniform,
-        true, true, false);
+        {true, true, false});
     const test::TemporaryDirectory work;
     const fs::path artifact = exported(made.reordered(), work / "a", {.levels = {}, .packed = true});
     const auto count =

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
-#include "pipeline/steps.h"
+#include "report/run_view.h"
 #include "support/elastic_fixture.h"
 #include "support/shared_data.h"
 
@@ -19,15 +19,16 @@ RunConfig short_run(const fs::path& output) {
   config.model = (test::shared_data() / "models/stories260K/stories260K.bin").string();
   config.tokenizer = (test::shared_data() / "models/stories260K/tok512.model").string();
   config.output = output.string();
-  config.profile.data = {
+  config.profile.text.data = {
       (test::shared_data() / "datasets/tinystories/tinystories_v2gpt4_10k_lines.txt").string()};
-  config.profile.tokens = 1024;
-  config.profile.seq = 64;
+  config.profile.text.tokens = 1024;
+  config.profile.text.seq = 64;
   config.reorder.plan.levels = {0.6, 1.0};
-  config.eval.data = {
+  config.eval.text.data = {
       (test::shared_data() / "datasets/tinystories/tinystories_v1_valid_head_0.8MB.txt").string()};
-  config.eval.tokens = 1024;
-  config.eval.seq = 64;
+  config.eval.text.tokens = 1024;
+  config.eval.text.seq = 64;
+  config.eval.baseline = true;
   return config;
 }
 
@@ -53,7 +54,7 @@ TEST_SUITE("pipeline") {
                  full = report.at("levels")[1].at("perplexity");
     CHECK(full < narrow);
     CHECK(narrow < report.at("levels")[0].at("perplexity_random_order").get<double>());
-    CHECK(table(report).find("level-060.gguf") != std::string::npos);
+    CHECK(report::run_table(report).find("level-060.gguf") != std::string::npos);
 
     const auto before = hashes(directory.path() / "a");
     const auto written = fs::last_write_time(directory.path() / "a/profile.h5");
@@ -61,7 +62,7 @@ TEST_SUITE("pipeline") {
     CHECK(run(config, false) == report);
     CHECK(fs::last_write_time(directory.path() / "a/artifact/manifest.json") == exported);
 
-    // An artifact that was lost, as after an interrupted export, is made again to the same bytes.
+    // A missing artifact, as after an interrupted export, is made again with the same bytes.
     fs::remove_all(directory.path() / "a/artifact");
     run(config, false);
     CHECK(hashes(directory.path() / "a") == before);
@@ -70,7 +71,7 @@ TEST_SUITE("pipeline") {
     config.output = (directory.path() / "b").string();
     run(config, false);
     auto repeated = hashes(directory.path() / "b");
-    // The manifests differ in the output's path alone.
+    // The manifests differ only in the path of the output.
     auto expected = before;
     repeated.erase("artifact/manifest.json");
     expected.erase("artifact/manifest.json");

@@ -32,7 +32,7 @@ void overwrite(const fs::path& file, uint64_t offset, const std::string& bytes) 
   stream << bytes;
 }
 
-/// Makes the manifest tell the truth about a file that was changed.
+/// Updates the size and hash of a changed file in the manifest.
 void restate_hash(const fs::path& artifact, const std::string& name) {
   auto manifest = nlohmann::ordered_json::parse(read_text(artifact / "manifest.json"));
   for (auto& file : manifest["files"])
@@ -43,7 +43,7 @@ void restate_hash(const fs::path& artifact, const std::string& name) {
   write_text(artifact / "manifest.json", manifest.dump(2));
 }
 
-/// Where the data of a tensor starts in a file.
+/// The offset of a tensor's data in a file.
 uint64_t offset_in_file(const fs::path& path, const std::string& tensor) {
   const GgufFile file = GgufFile::open(path);
   const auto first = file.tensor(file.tensors().front().name);
@@ -166,13 +166,13 @@ TEST_SUITE("pipeline") {
     CHECK(refutation(made.artifact(), made.model())
               .find(claim + "level-060.gguf: model.layers.1.mlp.up_proj.weight: row 0, column 0") == 0);
 
-    // The narrower level under the wider one's name: the last layer's attention is missing.
+    // A narrower level under the wider one's name lacks the last layer's attention.
     write_text(level, read_text(made.artifact() / "level-030.gguf"));
     restate_hash(made.artifact(), "level-060.gguf");
     CHECK(refutation(made.artifact(), made.model()) ==
           claim + "level-060.gguf: tensor model.layers.3.input_layernorm.weight of the source is missing");
 
-    // The full file under its name: layers are there that the plan leaves out.
+    // The full model under the level's name has layers that the plan leaves out.
     write_text(level, read_text(made.artifact() / "full.gguf"));
     restate_hash(made.artifact(), "level-060.gguf");
     CHECK(refutation(made.artifact(), made.model()) ==
@@ -180,7 +180,7 @@ TEST_SUITE("pipeline") {
               "level-060.gguf: tensor model.layers.1.input_layernorm.weight is there, but the plan leaves "
               "it out");
 
-    // Another plan than the files were made with.
+    // The plan is not the one that the files were made with.
     write_text(level, good);
     restate_hash(made.artifact(), "level-060.gguf");
     CHECK(refutation(made.artifact(), made.model()) == "");
@@ -202,8 +202,8 @@ TEST_SUITE("pipeline") {
     const ElasticFixture made(spec, DType::kF32, plan::Method::kUniform);
     const fs::path measured = made.path() / "measured.gguf", artifact = made.path() / "weighted";
     save_imatrix(test::uneven_imatrix(spec), measured);
-    write_artifact(made.reordered(), {.types = {DType::kQ4_K}, .levels = {1.0}},
-                   nlohmann::ordered_json::object(), artifact, false, measured);
+    write_artifact(made.reordered(), {.types = {DType::kQ4_K}, .levels = {1.0}, .imatrix = measured.string()},
+                   nlohmann::ordered_json::object(), artifact, false);
     CHECK(refutation(artifact, made.model()) == "");
     auto manifest = nlohmann::ordered_json::parse(read_text(artifact / "manifest.json"));
     manifest.erase("imatrices");

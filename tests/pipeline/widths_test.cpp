@@ -1,5 +1,6 @@
 #include "pipeline/widths.h"
 
+#include "pipeline/order.h"
 #include "profile/profile_model.h"
 #include "support/batches.h"
 #include "support/decoders.h"
@@ -36,12 +37,13 @@ struct Subject {
   }
 };
 
-ReorderSection with(plan::Method method, std::vector<double> levels = {0.6}) {
-  ReorderSection options;
-  options.plan.method = method;
-  options.plan.levels = std::move(levels);
-  options.plan.grid = 8;
+plan::PlanOptions with(plan::Method method, std::vector<double> levels = {0.6}) {
+  plan::PlanOptions options;
+  options.method = method;
+  options.levels = std::move(levels);
+  options.grid = 8;
   options.metric = Metric::kGram;
+  options.search_tokens = 256;
   return options;
 }
 
@@ -113,17 +115,16 @@ TEST_SUITE("pipeline") {
     Calibration calibration;
     calibration.text.data = {"self"};
     calibration.text.seq = 16;
-    calibration.text.removal_tokens = 256;
     const std::vector<double> levels{0.5, 0.7};
     const auto plan_by = [&](plan::Method method) {
-      return plan_widths(model, &subject.measured.profile, subject.measured.moments,
-                         identity_permutation(subject.spec), with(method, levels), 0, &calibration)
+      return plan_widths(model, {&subject.measured.profile, subject.measured.moments, &calibration},
+                         identity_permutation(subject.spec), with(method, levels))
           .plan;
     };
     const ElasticPlan uniform = plan_by(plan::Method::kUniform), searched = plan_by(plan::Method::kDpKl);
-    profile::ProfileOptions text = calibration.text;
-    text.tokens = text.removal_tokens;
-    const WidthMeter meter(subject.decoder, calibration_batches(model, subject.decoder, text, 0));
+    TextOptions text = calibration.text;
+    text.tokens = 256;
+    const WidthMeter meter(subject.decoder, calibration_batches(model, subject.decoder, text));
     double sum_uniform = 0, sum_searched = 0;
     for (size_t i = 0; i < levels.size(); ++i) {
       sum_uniform += meter.divergence(uniform.levels[i].widths);
@@ -157,18 +158,18 @@ TEST_SUITE("pipeline") {
     calibration.text.data = {"self"};
     calibration.text.seq = 16;
     calibration.text.batch = 4;
-    calibration.text.removal_tokens = 64;
-    profile::ProfileOptions text = calibration.text;
-    text.tokens = text.removal_tokens;
+    TextOptions text = calibration.text;
+    text.tokens = 64;
     text.seq = 8;
     text.batch = 8;
-    const auto batches = calibration_batches(model, subject.decoder, text, 0);
+    const auto batches = calibration_batches(model, subject.decoder, text);
     REQUIRE(batches.size() == 1);
     CHECK(batches[0].sizes() == at::IntArrayRef{8, 8});
-    ReorderSection options = with(plan::Method::kDpKl);
+    plan::PlanOptions options = with(plan::Method::kDpKl);
+    options.search_tokens = 64;
     const auto plan = [&] {
-      return plan_widths(model, &subject.measured.profile, subject.measured.moments,
-                         identity_permutation(subject.spec), options, 0, &calibration)
+      return plan_widths(model, {&subject.measured.profile, subject.measured.moments, &calibration},
+                         identity_permutation(subject.spec), options)
           .plan;
     };
     const auto measured_on_short = [&](const ElasticPlan& searched) {
@@ -176,12 +177,12 @@ TEST_SUITE("pipeline") {
       return searched.notes.at(0).find(fmt::format("measured loss {:.4g},", loss)) != std::string::npos;
     };
     CHECK_FALSE(measured_on_short(plan()));
-    options.plan.search_seq = 8;
+    options.search_seq = 8;
     CHECK(measured_on_short(plan()));
-    options.plan.search_seq = 32;  // more than all of the text that is asked for: one sequence
-    calibration.text.removal_tokens = 16;
+    options.search_seq = 32;  // longer than the text asked for: gives one sequence
+    options.search_tokens = 16;
     CHECK_FALSE(measured_on_short(plan()));
-    options.plan.search_seq = 1;
+    options.search_seq = 1;
     CHECK(message_of([&] { plan(); }) == "search_seq: expected 0, or 2 or more, got 1");
   }
 
@@ -190,8 +191,7 @@ TEST_SUITE("pipeline") {
     const OpenModel model{subject.checkpoint, std::nullopt, std::nullopt};
     const Permutation order = identity_permutation(subject.spec);
     const auto plan_with = [&](const MomentSource& moments, const Calibration* calibration) {
-      plan_widths(model, &subject.measured.profile, moments, order, with(plan::Method::kDpKl), 0,
-                  calibration);
+      plan_widths(model, {&subject.measured.profile, moments, calibration}, order, with(plan::Method::kDpKl));
     };
     CHECK(message_of([&] { plan_with(nullptr, nullptr); }) ==
           "plan `dp+kl` goes by second moments, and there are none");

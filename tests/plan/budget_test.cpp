@@ -35,7 +35,7 @@ fs::path write_table(const test::TemporaryDirectory& directory, const Json& rows
   return directory / "bench.json";
 }
 
-/// Every metric and layer value that some method needs.
+/// A profile with every metric and layer value that some method needs.
 Profile make_profile(const ModelSpec& spec) {
   Profile profile;
   profile.spec_hash = spec_hash(spec);
@@ -128,7 +128,8 @@ TEST_CASE("budget: every method obeys every budget within a grid step, in every 
         const bool by_layer = method != Method::kUniform && method != Method::kAnchors;
         for (int64_t layer = 0; layer < (by_layer ? 1 : spec.n_layers); ++layer)
           step[spec.mlp_space(layer)] -= options.grid;
-        // All layers go together within half a step, or it is a step of one of them.
+        // Methods that narrow all layers together are off by at most half a step of all, others by a step of
+        // one layer.
         const double most_off = (by_layer ? 1 : 0.5) * static_cast<double>(scale.full() - scale.of(step)) + 1;
         for (const Level& level : made.levels) {
           CAPTURE(level.nominal);
@@ -147,7 +148,7 @@ TEST_CASE("budget: every method obeys every budget within a grid step, in every 
   CHECK(n_met > 20 * n_noted);
 }
 
-TEST_CASE("budget: plans below what the budget can reach name the least that can be met") {
+TEST_CASE("budget: a level below the reach of a plan is refused with the least that can be met") {
   const ModelSpec spec = test::make_tiny_spec("llama", {.d_ff = 256});
   PlanOptions options;
   options.budget = parse_budget("params");
@@ -158,7 +159,7 @@ TEST_CASE("budget: plans below what the budget can reach name the least that can
   CHECK(test::message_of(plan_it).find("of the weights") != std::string::npos);
 }
 
-TEST_CASE("latency: linear between measured models, never falling, and of equally fast ones the widest") {
+TEST_CASE("latency: linear between measured models and never falling; of equally fast ones, the widest") {
   const test::TemporaryDirectory directory;
   const Json rows = Json::array({row(100, 1), row(400, 4), row(200, 2.5), row(300, 1.5), row(200, 2.5),
                                  row(100, 9, 0, 512), row(400, 90, 0, 512)});
@@ -180,7 +181,7 @@ TEST_CASE("latency: linear between measured models, never falling, and of equall
   CHECK(LatencyTable(directory / "bench.json", LatencyPhase::kPrompt).at(400) == doctest::Approx(90e6));
 }
 
-TEST_CASE("latency: tokens per second serve, too; files that do not are refused") {
+TEST_CASE("latency: tokens per second are read, too, and unusable files are refused") {
   const test::TemporaryDirectory directory;
   Json rows = Json::array({row(100, 1), row(400, 4)});
   for (Json& one : rows) {
@@ -215,7 +216,7 @@ TEST_CASE("latency: tokens per second serve, too; files that do not are refused"
   CHECK(message(rows) == "[1]: model_n_params: missing");
 }
 
-TEST_CASE("latency: levels are shares of the full model's time; outside of the table nothing is guessed") {
+TEST_CASE("latency: levels are shares of the full model's time, and nothing is extrapolated") {
   const test::TemporaryDirectory directory;
   const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 4, .d_model = 64, .d_ff = 512});
   const int64_t all = n_params(spec, full_widths(spec));
@@ -225,7 +226,7 @@ TEST_CASE("latency: levels are shares of the full model's time; outside of the t
   const auto use = [&](const Json& rows) {
     options.budget = parse_budget("latency:" + write_table(directory, rows).string());
   };
-  // The half of the time is reached at 3/4 of the weights.
+  // Half of the time is reached at 3/4 of the weights.
   use(Json::array({row(all / 4, 0.5), row(all * 3 / 4, 1), row(all, 2)}));
   const ElasticPlan plan = plan::make_plan(spec, nullptr, options);
   CHECK(plan.levels[0].budget_ratio == doctest::Approx(0.5).epsilon(0.01));

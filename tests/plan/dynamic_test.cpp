@@ -4,6 +4,8 @@
 #include <cmath>
 #include <random>
 
+#include "model/levels.h"
+#include "plan/make_plan.h"
 #include "plan/methods.h"
 #include "support/errors.h"
 #include "support/tiny_model.h"
@@ -21,7 +23,7 @@ ModelSpec make_spec(int64_t n_layers, int64_t n_kv_heads, int64_t d_ff, int64_t 
       "llama", {.n_layers = n_layers, .d_model = d_model, .n_kv_heads = n_kv_heads, .d_ff = d_ff});
 }
 
-/// Costs that fall with the width in uneven steps, some of them 0.
+/// Costs that fall with the width in uneven steps, some of which are 0.
 CostCurves random_curves(const ModelSpec& spec, std::mt19937& random) {
   std::uniform_real_distribution<double> step(0, 1);
   CostCurves curves{.cost = {}, .source = "noise"};
@@ -41,7 +43,7 @@ double cost_of(const CostCurves& curves, const Widths& widths) {
   return sum;
 }
 
-/// What stock llama.cpp computes as it should.
+/// Whether stock llama.cpp runs these widths correctly.
 bool runs(const ModelSpec& spec, const Widths& widths, bool depth) {
   for (int64_t layer = 0; layer < spec.n_layers; ++layer) {
     const int64_t attention = widths[spec.attention_space(layer)], mlp = widths[spec.mlp_space(layer)];
@@ -52,7 +54,7 @@ bool runs(const ModelSpec& spec, const Widths& widths, bool depth) {
   return true;
 }
 
-/// The least cost over all widths within those of the level above.
+/// The least cost over all widths within those of the level above, by trying all.
 double best_by_trying_all(const Problem& problem, const CostCurves& curves, const Widths& above,
                           int64_t capacity) {
   double best = INFINITY;
@@ -74,7 +76,7 @@ double best_by_trying_all(const Problem& problem, const CostCurves& curves, cons
   }
 }
 
-/// No widths within the capacity cost less: the best of the bounds that prices per weight give.
+/// A lower bound of the cost of all widths within the capacity: the best bound that a price per weight gives.
 double least_by_duality(const Problem& problem, const CostCurves& curves, int64_t capacity) {
   double best = 0;
   for (double price = 1e-6; price < 1e3; price *= 1.01) {
@@ -93,7 +95,7 @@ double least_by_duality(const Problem& problem, const CostCurves& curves, int64_
 
 }  // namespace
 
-TEST_CASE("dp: finds what trying all widths finds, level by level, with and without dropped layers") {
+TEST_CASE("dp: the cost is that of the best of all widths, level by level, with and without dropped layers") {
   std::mt19937 random(7);
   const std::vector<ModelSpec> specs{make_spec(2, 2, 32), make_spec(2, 4, 24), make_spec(3, 2, 24),
                                      make_spec(3, 1, 20), make_spec(1, 3, 40)};
@@ -134,7 +136,7 @@ TEST_CASE("dp: levels are nested and meet the budget within half a step of one l
       PlanOptions options;
       options.method = Method::kDp;
       options.grid = i % 2 == 0 ? 8 : 32;
-      options.levels = plan::parse_levels("0.3:1:0.05");
+      options.levels = parse_levels("0.3:1:0.05");
       CostCurves curves = random_curves(spec, random);
       const ElasticPlan plan = plan::make_plan(spec, nullptr, options, &curves);
       CHECK_NOTHROW(check(plan, spec));
@@ -142,7 +144,7 @@ TEST_CASE("dp: levels are nested and meet the budget within half a step of one l
       CHECK(plan.curves == "noise");
       const double step = static_cast<double>(options.grid * params_per_unit(spec, spec.mlp_space(0))) /
                           static_cast<double>(n_decoder_params(spec, full_widths(spec)));
-      // Where every MLP is as wide as the next level's, only a KV group could make up the rest.
+      // If every MLP is as wide as the next level's, only a KV group could make up the rest.
       const double group = step * static_cast<double>(params_per_unit(spec, spec.attention_space(0))) /
                            static_cast<double>(options.grid * params_per_unit(spec, spec.mlp_space(0)));
       for (size_t i_level = 0; i_level + 1 < plan.levels.size(); ++i_level) {
@@ -176,7 +178,7 @@ TEST_CASE("dp: many widths and weights without a common divisor are solved nearl
   CHECK(cost_of(curves, widths) <= 1.02 * bound);
 }
 
-TEST_CASE("dp: a share of every space stays where that is asked for") {
+TEST_CASE("dp: min_width keeps a share of every space") {
   std::mt19937 random(3);
   const ModelSpec spec = make_spec(4, 4, 256, 64);
   const CostCurves curves = random_curves(spec, random);
@@ -199,7 +201,7 @@ TEST_CASE("dp: a share of every space stays where that is asked for") {
   CHECK(test::hint_of(plan_it).find("a smaller min_width goes lower") != std::string::npos);
 }
 
-TEST_CASE("dp: without curves it goes by the profile's scores, and says what it lacks") {
+TEST_CASE("dp: without curves it uses the profile's scores, and says what the profile lacks") {
   const ModelSpec spec = make_spec(3, 2, 64);
   PlanOptions options;
   options.method = Method::kDp;
@@ -213,7 +215,7 @@ TEST_CASE("dp: without curves it goes by the profile's scores, and says what it 
   CHECK(message(&profile) == "the profile was measured on another model");
   profile.spec_hash = spec_hash(spec);
   CHECK(message(&profile) == "the profile has no taylor importance, only: none");
-  // The middle layer is worth nothing.
+  // The scores of the middle layer are 0.
   for (const AxisSpace& space : spec.spaces)
     profile.importance[Metric::kTaylor].emplace_back(static_cast<size_t>(space.n_units),
                                                      space.layer == 1 ? 0.0F : 1.0F);
@@ -227,7 +229,7 @@ TEST_CASE("dp: without curves it goes by the profile's scores, and says what it 
   CHECK(message(&profile) == "obs orders units but gives them no scores");
 }
 
-TEST_CASE("cost curves: sums of what is left out, never rising, checked") {
+TEST_CASE("cost curves: sums of the scores that are left out; made non-increasing; checked") {
   const ModelSpec spec = make_spec(1, 2, 4);
   Profile profile;
   profile.spec_hash = spec_hash(spec);

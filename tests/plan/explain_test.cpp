@@ -6,12 +6,12 @@
 
 namespace elastify {
 
-TEST_CASE("explain: shares kept, prices of the last steps, wide layers and anchors that fall out") {
+TEST_CASE("explain: it gives kept shares, prices of the last steps, wide layers and implicit anchors") {
   const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 3, .n_kv_heads = 4, .d_ff = 64});
   plan::CostCurves curves{.cost = {}, .source = "a test"};
   for (const AxisSpace& space : spec.spaces) {
     auto& cost = curves.cost.emplace_back();
-    const double per_unit = space.layer == 0 ? 100 : space.layer;  // linear, layer 0 far above
+    const double per_unit = space.layer == 0 ? 100 : space.layer;  // linear, and far higher for layer 0
     for (int64_t k = 0; k <= space.n_units; ++k)
       cost.push_back(per_unit *
                      static_cast<double>((space.n_units - k) * params_per_unit(spec, spec.mlp_space(0))));
@@ -23,7 +23,7 @@ TEST_CASE("explain: shares kept, prices of the last steps, wide layers and ancho
   options.grid = 8;
   options.levels = {0.4, 0.6, 0.8};
   const ElasticPlan plan = plan::make_plan(spec, nullptr, options, &curves);
-  const plan::Explanation explained = plan::explain(spec, plan, &profile, &curves);
+  const report::PlanExplanation explained = plan::explain(spec, plan, &profile, &curves);
   CHECK(explained.levels == std::vector<double>{0.4, 0.6, 0.8});
   CHECK(explained.curves == "a test");
   CHECK(explained.removal_loss == profile.removal_loss);
@@ -33,7 +33,7 @@ TEST_CASE("explain: shares kept, prices of the last steps, wide layers and ancho
   for (size_t level = 0; level < 3; ++level) {
     double mean = 0;
     for (int64_t layer = 0; layer < 3; ++layer) {
-      const plan::LayerExplanation& of = explained.layers[static_cast<size_t>(layer)];
+      const report::LayerExplanation& of = explained.layers[static_cast<size_t>(layer)];
       const Widths& widths = plan.levels[level].widths;
       CHECK(of.mlp.kept[level] * 64 == doctest::Approx(widths[spec.mlp_space(layer)]));
       CHECK(of.attention.kept[level] * 4 == doctest::Approx(widths[spec.attention_space(layer)]));
@@ -45,18 +45,18 @@ TEST_CASE("explain: shares kept, prices of the last steps, wide layers and ancho
     CHECK(explained.wide[level][0] == 0);
   }
   // Without a profile and curves there are the widths alone.
-  const plan::Explanation bare = plan::explain(spec, plan, nullptr, nullptr);
+  const report::PlanExplanation bare = plan::explain(spec, plan, nullptr, nullptr);
   CHECK(bare.layers[0].mlp.price.empty());
   CHECK(bare.removal_loss.empty());
   CHECK(bare.anchors == explained.anchors);
 }
 
-TEST_CASE("explain: a uniform plan has no anchors, and none are named where no level is 0.5 or more") {
+TEST_CASE("explain: a uniform plan has no anchors, and without a level of 0.5 or more none are named") {
   const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 3, .n_kv_heads = 4, .d_ff = 64});
   plan::PlanOptions options;
   options.grid = 8;
   options.levels = {0.4, 0.6};
-  const plan::Explanation explained =
+  const report::PlanExplanation explained =
       plan::explain(spec, plan::make_plan(spec, nullptr, options), nullptr, nullptr);
   CHECK(explained.anchors.empty());
   for (const auto& wide : explained.wide) CHECK(wide.empty());

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "model/levels.h"
 #include "support/errors.h"
 #include "support/tiny_model.h"
 
@@ -73,7 +74,7 @@ void check_uniform(const ModelSpec& spec, const ElasticPlan& plan) {
     }
 }
 
-/// check() holds the rules of every plan: nested, on the grid, ratios as stated, the full model last.
+/// check() tests the rules of every plan: nested, on the grid, ratios as stated, the full model last.
 void check_met(const ModelSpec& spec, const ElasticPlan& plan) {
   CHECK_NOTHROW(check(plan, spec));
   for (const Level& level : plan.levels) {
@@ -94,7 +95,7 @@ TEST_CASE("plan: uniform levels meet the true ratio within half a grid step, nes
         const ModelSpec spec = make_spec(4, n_kv_heads, n_kv_heads == 9 ? 1 : 3, d_ff);
         PlanOptions options;
         options.grid = grid;
-        // One group in three or four queries' width is more than the lowest levels keep of the MLP.
+        // A single KV group cannot be narrowed. At the lowest levels it would weigh more than the MLP.
         if (n_kv_heads == 1) options.levels = {0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9};
         const ElasticPlan plan = make_plan(spec, nullptr, options);
         CHECK(plan.method == "uniform");
@@ -115,21 +116,20 @@ TEST_CASE("plan: KV groups follow the ratio and the MLP makes up the difference"
   CHECK(plan.notes.empty());
 }
 
-TEST_CASE(
-    "plan: levels too close for a group to go and the MLP not to grow keep their groups and their ratio") {
+TEST_CASE("plan: levels too close together to drop a KV group keep their groups and meet their ratio") {
   const ModelSpec spec = make_spec();
   PlanOptions options;
-  options.levels = plan::parse_levels("0.3:1:0.05");
+  options.levels = parse_levels("0.3:1:0.05");
   const ElasticPlan plan = make_plan(spec, nullptr, options);
   CHECK(plan.levels.size() == 15);
   check_uniform(spec, plan);
   check_met(spec, plan);
 }
 
-TEST_CASE("plan: where nesting costs accuracy, as little as possible is lost and a note says so") {
+TEST_CASE("plan: if nesting costs accuracy, as little as possible is lost, and a note says so") {
   const ModelSpec spec = make_spec();
   PlanOptions options;
-  options.levels = plan::parse_levels("0.2:1:0.05");  // three groups do not fit at 0.2
+  options.levels = parse_levels("0.2:1:0.05");  // three groups do not fit at 0.2
   const ElasticPlan plan = make_plan(spec, nullptr, options);
   CHECK_NOTHROW(check(plan, spec));
   int64_t n_off = 0;
@@ -175,7 +175,7 @@ TEST_CASE("plan: an MLP narrower than the grid stays whole") {
   CHECK(groups(spec, plan.levels[0], 0) == 2);
 }
 
-TEST_CASE("plan: where no MLP can be narrowed, KV groups come as near to the level as they can") {
+TEST_CASE("plan: if no MLP can be narrowed, KV groups come as near to the level as they can") {
   const ModelSpec spec = make_spec(5, 4, 2, 172);
   PlanOptions options;
   options.grid = 256;
@@ -194,7 +194,7 @@ TEST_CASE("plan: where no MLP can be narrowed, KV groups come as near to the lev
   CHECK_THROWS_AS(make_plan(spec, nullptr, options), Error);
 }
 
-TEST_CASE("plan: one layer with one KV group has its MLP to give") {
+TEST_CASE("plan: a single layer with one KV group narrows its MLP") {
   const ModelSpec spec = make_spec(1, 1, 3, 1536);
   PlanOptions options;
   options.levels = {0.5};
@@ -209,7 +209,7 @@ TEST_CASE("plan: one layer with one KV group has its MLP to give") {
   CHECK(anchors.levels[0].widths == uniform.levels[0].widths);
 }
 
-TEST_CASE("plan: a level out of reach is refused with the lowest ratio that is not") {
+TEST_CASE("plan: a level out of reach is refused with the lowest ratio that can be met") {
   const ModelSpec spec = make_spec();
   PlanOptions options;
   options.levels = {0.02, 0.5};
@@ -262,7 +262,8 @@ TEST_CASE("plan: a level too low for its anchors gives them up, least important 
   CHECK(plan.notes[0] == "level 0.2: too low for 6 anchors; layers given up: 2, 3, 4");
 }
 
-TEST_CASE("plan: with all layers asked to be anchors, one carries the budget and the rest follow as needed") {
+TEST_CASE(
+    "plan: if all layers are asked to be anchors, one carries the budget, and others give up as needed") {
   const ModelSpec spec = make_spec(4, 4, 2);
   const Profile profile = make_profile(spec);
   PlanOptions options;
@@ -276,7 +277,7 @@ TEST_CASE("plan: with all layers asked to be anchors, one carries the budget and
   CHECK(is_full(spec, plan.levels[0], 0));
 }
 
-TEST_CASE("plan: a share of no anchors is uniform") {
+TEST_CASE("plan: an anchor share of 0 gives the uniform plan") {
   const ModelSpec spec = make_spec();
   const Profile profile = make_profile(spec);
   PlanOptions options;
@@ -289,7 +290,7 @@ TEST_CASE("plan: a share of no anchors is uniform") {
     CHECK(anchors.levels[i].widths == uniform.levels[i].widths);
 }
 
-TEST_CASE("plan: a model with widths by layer is narrowed to a common width, nowhere beyond its own") {
+TEST_CASE("plan: a model with widths by layer is narrowed to a common width, but no layer is widened") {
   ModelSpec spec = make_spec(4, 4, 2);
   spec.layer_kv_heads = {4, 2, 3, 4};
   spec.layer_d_ff = {1536, 512, 1000, 768};
@@ -307,7 +308,7 @@ TEST_CASE("plan: a model with widths by layer is narrowed to a common width, now
   }
 }
 
-TEST_CASE("plan: levels that coincide in a small model are said to") {
+TEST_CASE("plan: levels that coincide in a small model get a note") {
   const ModelSpec spec = test::make_tiny_spec("llama");
   PlanOptions options;
   options.levels = {0.9, 0.95};
@@ -330,7 +331,7 @@ TEST_CASE("plan: every family has a plan") {
   }
 }
 
-TEST_CASE("plan: options out of range and profiles that do not serve are refused") {
+TEST_CASE("plan: options out of range and unusable profiles are refused") {
   const ModelSpec spec = make_spec();
   const auto message = [&](const Profile* profile, const PlanOptions& options) {
     return test::message_of([&] { make_plan(spec, profile, options); });
@@ -367,7 +368,6 @@ TEST_CASE("plan: options out of range and profiles that do not serve are refused
 }
 
 TEST_CASE("plan: levels are read from lists and ranges") {
-  using plan::parse_levels;
   CHECK(parse_levels("0.9,0.7,0.5") == std::vector<double>{0.5, 0.7, 0.9, 1});
   CHECK(parse_levels("0.2:1.0:0.1") == std::vector<double>{0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1});
   CHECK(parse_levels("0.25:0.5:0.125, 0.9") == std::vector<double>{0.25, 0.375, 0.5, 0.9, 1});

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "plan/local_search.h"
+#include "plan/make_plan.h"
 #include "support/errors.h"
 #include "support/tiny_model.h"
 
@@ -58,8 +59,8 @@ TEST_CASE("zscore: one threshold for all spaces, scores standardised within each
   const auto level_without = [&](int64_t weight) {
     return static_cast<double>(all - weight) / static_cast<double>(all);
   };
-  // From the full model down: both attentions at z = -1 (layer 1 first, the later of two equal ones), then
-  // the neurons of layer 1 (z = -0.38), then those of layer 0 (z = 0.58).
+  // From the full model down, these go: both attentions at z = -1 (layer 1 first, the later of two equal
+  // ones), then the neurons of layer 1 (z = -0.38), then those of layer 0 (z = 0.58).
   options.levels = {level_without(2 * group + 2 * step), level_without(2 * group + step),
                     level_without(2 * group), level_without(group)};
   const ElasticPlan plan = plan::make_plan(spec, &profile, options);
@@ -87,7 +88,7 @@ TEST_CASE("zscore: scores without spread and single units count as average") {
   CHECK_NOTHROW(check(plan::make_plan(spec, &profile, options), spec));
 }
 
-TEST_CASE("shortgpt: whole layers go, those of the least influence first, within half a layer of the level") {
+TEST_CASE("shortgpt: whole layers go, the least influential first, to within half a layer of the level") {
   const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 6});
   Profile profile;
   profile.spec_hash = spec_hash(spec);
@@ -117,7 +118,7 @@ TEST_CASE("shortgpt: whole layers go, those of the least influence first, within
         "the plan `shortgpt` needs a profile with the influence of every layer");
 }
 
-TEST_CASE("dp+kl: finds the optimum of a separable loss that its curves do not know") {
+TEST_CASE("dp+kl: it finds the optimum of a separable loss that its curves do not describe") {
   std::mt19937 random(1);
   const ModelSpec spec =
       test::make_tiny_spec("llama", {.n_layers = 4, .d_model = 16, .n_kv_heads = 1, .d_ff = 64});
@@ -141,7 +142,8 @@ TEST_CASE("dp+kl: finds the optimum of a separable loss that its curves do not k
     CHECK(found.method == "dp+kl");
     options.method = Method::kDp;
     const ElasticPlan best = plan::make_plan(spec, nullptr, options, &truth);
-    // With one KV group each all exchanges are between equal steps: no local optimum but the global one.
+    // With one KV group per layer, all exchanges are between equal steps, so the only local optimum is the
+    // global one.
     CHECK(cost_of(truth, found.levels[0].widths) == doctest::Approx(cost_of(truth, best.levels[0].widths)));
     CHECK(n_measured < 400);
   }
@@ -205,7 +207,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("dp+kl: without moves it is the better start, with dropped layers too") {
+TEST_CASE("dp+kl: without moves it returns the better start, also with dropped layers") {
   const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 3, .d_ff = 64});
   const CostCurves curves = convex_curves(spec, {1, 2, 3, 4, 5, 6});
   PlanOptions options;
@@ -225,7 +227,7 @@ TEST_CASE("dp+kl: without moves it is the better start, with dropped layers too"
     CHECK((searched.widths[0][space] == 0) == (start[space] == 0));
 }
 
-TEST_CASE("dp+kl: a start below its budget, and what moves leave over, is filled up") {
+TEST_CASE("dp+kl: starts below their budget are filled up, and so is what moves leave over") {
   const ModelSpec spec = test::make_tiny_spec("llama", {.n_layers = 4, .n_kv_heads = 1, .d_ff = 96});
   std::mt19937 random(4);
   const CostCurves curves = convex_curves(spec, random_weights(spec, random));

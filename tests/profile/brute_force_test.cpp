@@ -1,10 +1,11 @@
-// How well each metric foretells what it is for: the rise of the loss when a unit is left out.
+// How well each metric predicts what it stands for: the rise of the loss when a unit is left out.
 
 #include <fmt/format.h>
 
 #include "data/task.h"
 #include "profile/profile_model.h"
 #include "support/batches.h"
+#include "support/reference_decoder.h"
 #include "support/shared_data.h"
 
 using namespace elastify;
@@ -12,35 +13,35 @@ using namespace elastify::test;
 
 namespace {
 
-/// Size of the change of the loss without each unit, sequence by sequence, summed as taylor does,
+/// The absolute change of the loss without each unit, sequence by sequence and summed as taylor does it,
 /// [spaces][n_units].
-std::vector<std::vector<double>> remove_every_unit(const nn::Decoder& decoder, const TokenBatches& batches) {
+std::vector<std::vector<double>> remove_every_unit(const Checkpoint& checkpoint,
+                                                   const TokenBatches& batches) {
   const c10::NoGradGuard no_gradients;
-  const ModelSpec& spec = decoder.spec();
+  const ModelSpec& spec = checkpoint.spec();
+  const ReferenceDecoder decoder(checkpoint, at::kFloat);
   const auto n = static_cast<int64_t>(batches.sequences.size());
   const at::Tensor ids = ids_of(batches, 0, batches.sequences.size());
-  const at::Tensor whole = decoder.sequence_nll(ids);
+  const at::Tensor whole = decoder.sequence_nll(ids, {}).to(at::kDouble);
   std::vector<at::Tensor> before{decoder.embed(ids)};
-  for (int64_t l = 0; l < spec.n_layers; ++l) before.push_back(decoder.layer(l, before.back()));
+  for (int64_t l = 0; l < spec.n_layers; ++l) before.push_back(decoder.layer(l, before.back(), {}));
   std::vector<std::vector<double>> rises;
   for (size_t s = 0; s < spec.spaces.size(); ++s) {
     auto& rise = rises.emplace_back();
     for (int64_t unit = 0; unit < spec.spaces[s].n_units; ++unit) {
-      auto masks = unit_masks(spec, n, false);
+      auto masks = unit_masks(full_widths(spec), n, false);
       masks[s].select(1, unit).zero_();
-      nn::ForwardOptions options;
-      options.unit_masks = &masks;
       const int64_t first = spec.spaces[s].layer;
-      at::Tensor x = decoder.layer(first, before[static_cast<size_t>(first)], options);
-      for (int64_t l = first + 1; l < spec.n_layers; ++l) x = decoder.layer(l, x);
-      const at::Tensor nll = decoder.token_nll(decoder.final_norm(x), ids).sum(1, false, at::kDouble);
+      at::Tensor x = decoder.layer(first, before[static_cast<size_t>(first)], {.unit_masks = &masks});
+      for (int64_t l = first + 1; l < spec.n_layers; ++l) x = decoder.layer(l, x, {});
+      const at::Tensor nll = decoder.token_nll(decoder.final_norm(x, {}), ids).sum(1, false, at::kDouble);
       rise.push_back((nll - whole).abs().sum().item<double>());
     }
   }
   return rises;
 }
 
-/// Mean over the spaces of a kind of the rank correlation between a metric and the truth.
+/// Mean rank correlation between a metric and the truth, over the spaces of a kind.
 std::map<Metric, double> correlations(const Profile& profile, const std::vector<std::vector<double>>& truth,
                                       const ModelSpec& spec, SpaceKind kind) {
   std::map<Metric, double> result;
@@ -66,14 +67,14 @@ profile::ProfileOptions every_metric() {
 
 }  // namespace
 
-TEST_CASE("brute force: taylor foretells the removal of every neuron of a tiny model, random does not") {
+TEST_CASE("brute force: taylor predicts the loss without each neuron of a tiny model, random does not") {
   const ModelSpec spec = make_tiny_spec("llama", {.n_layers = 3});
   const Checkpoint checkpoint = tiny_checkpoint(spec);
   const nn::Decoder decoder(checkpoint, {});
   const TokenBatches batches = random_batches(8, 32, spec.n_vocab);
   const auto found =
       correlations(profile::profile_model(decoder, checkpoint, batches, every_metric()).profile,
-                   remove_every_unit(decoder, batches), spec, SpaceKind::kMlp);
+                   remove_every_unit(checkpoint, batches), spec, SpaceKind::kMlp);
   CHECK(found.at(Metric::kTaylor) > 0.9);
   CHECK(found.at(Metric::kFisher) > 0.85);
   CHECK(std::abs(found.at(Metric::kRandom)) < 0.35);
@@ -91,7 +92,7 @@ TEST_CASE("brute force: the metrics' rank correlations with the removal of every
                    load_documents({shared_data() / "datasets/tinystories/tinystories_v1_train_head_2MB.txt"}),
                    128, 1024, 0);
   const Profile profile = profile::profile_model(decoder, checkpoint, batches, every_metric()).profile;
-  const auto truth = remove_every_unit(decoder, batches);
+  const auto truth = remove_every_unit(checkpoint, batches);
   const auto mlp = correlations(profile, truth, decoder.spec(), SpaceKind::kMlp);
   for (const auto& [metric, correlation] : mlp)
     MESSAGE(fmt::format("{:<15} {:>6.3f}", name_of(metric), correlation));

@@ -1,4 +1,4 @@
-// Every metric against its definition, from activations that are looked at directly.
+// Tests every metric against its definition, computed from activations of the decoder.
 
 #include <cmath>
 
@@ -14,7 +14,7 @@ using namespace elastify::test;
 
 namespace {
 
-/// What goes into the layer's o or down for all sequences, float64 [tokens, columns].
+/// The inputs of the layer's o or down for all sequences, float64 [tokens, columns].
 at::Tensor inputs_of(const nn::Decoder& decoder, const TokenBatches& batches, int64_t layer, Site site) {
   std::vector<at::Tensor> rows;
   for (size_t i = 0; i < batches.sequences.size(); ++i) {
@@ -34,7 +34,7 @@ at::Tensor weight_of(const Checkpoint& checkpoint, Role role, int64_t layer) {
 profile::ProfileOptions with(std::vector<Metric> metrics) {
   profile::ProfileOptions options;
   options.metrics = std::move(metrics);
-  options.batch = 2;
+  options.text.batch = 2;
   options.removal_tokens = 0;
   return options;
 }
@@ -48,7 +48,7 @@ std::vector<Metric> measured_metrics() {
 
 }  // namespace
 
-TEST_CASE("metrics: wanda, wifv and activation are what their papers say, in every variant") {
+TEST_CASE("metrics: wanda, wifv and activation match the definitions in their papers, in every variant") {
   for (const TinyVariant& variant : tiny_variants()) {
     CAPTURE(variant.name);
     const ModelSpec& spec = variant.spec;
@@ -100,7 +100,7 @@ TEST_CASE("metrics: second moments are X^T X, and input means those of X") {
   }
 }
 
-TEST_CASE("metrics: fisher sums squares of the mask gradients whose sizes taylor sums") {
+TEST_CASE("metrics: fisher sums the squares of the mask gradients whose absolute values taylor sums") {
   const ModelSpec spec = make_tiny_spec("qwen2");
   const Checkpoint checkpoint = tiny_checkpoint(spec);
   const nn::Decoder decoder(checkpoint, {});
@@ -139,7 +139,7 @@ TEST_CASE("metrics: taylor-element is |w dL/dw| over all weights of the unit, gr
     const at::Tensor ids = ids_of(batches, 0, 3);
     const auto trace = decoder.trace(0, decoder.embed(ids));
     std::map<Role, at::Tensor> gradients;
-    decoder.backward(0, trace, decoder.loss_and_gradient(trace.output, ids).gradient,
+    decoder.backward(0, trace, decoder.loss_and_gradient(trace.output, ids).gradient, {},
                      [&](Role role, const at::Tensor& gradient) { gradients[role] = gradient.clone(); });
     for (size_t s = 0; s < spec.spaces.size(); ++s)
       for (int64_t unit = 0; unit < spec.spaces[s].n_units; ++unit) {
@@ -182,7 +182,7 @@ TEST_CASE("metrics: a layer's influence is 1 - cos over it") {
   }
 }
 
-TEST_CASE("metrics: streamed, all of them are the same, in every variant") {
+TEST_CASE("metrics: streaming gives the same values, in every variant") {
   for (const TinyVariant& variant : tiny_variants()) {
     CAPTURE(variant.name);
     const ModelSpec& spec = variant.spec;
@@ -229,7 +229,7 @@ TEST_CASE("metrics: computed in bfloat16, the order of the units stays much the 
   }
 }
 
-TEST_CASE("metrics: unfinished work is refused, gone on with or replaced, as told") {
+TEST_CASE("metrics: unfinished work is refused, resumed or replaced, as asked") {
   using Existing = profile::WorkOptions::Existing;
   const ModelSpec spec = make_tiny_spec("llama");
   const Checkpoint checkpoint = tiny_checkpoint(spec);

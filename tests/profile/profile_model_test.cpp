@@ -3,6 +3,7 @@
 #include "support/batches.h"
 #include "support/decoders.h"
 #include "support/errors.h"
+#include "support/reference_decoder.h"
 #include "support/tensors.h"
 
 using namespace elastify;
@@ -33,7 +34,7 @@ TEST_CASE("profile: taylor is the sum over sequences of the absolute mask gradie
   const nn::Decoder decoder(checkpoint, {});
   const TokenBatches batches = random_batches(5, 16, spec.n_vocab);
   profile::ProfileOptions options;
-  options.batch = 2;
+  options.text.batch = 2;
   options.removal_tokens = 0;
   const Profile profile = profile::profile_model(decoder, checkpoint, batches, options).profile;
   CHECK(profile.spec_hash == spec_hash(spec));
@@ -43,12 +44,11 @@ TEST_CASE("profile: taylor is the sum over sequences of the absolute mask gradie
 
   std::vector<at::Tensor> expected;
   for (const auto& space : spec.spaces) expected.push_back(at::zeros({space.n_units}));
+  const ReferenceDecoder reference(checkpoint);
   double nll = 0;
   for (size_t i = 0; i < 5; ++i) {
-    auto masks = unit_masks(spec, 1, true);
-    nn::ForwardOptions masked;
-    masked.unit_masks = &masks;
-    const auto loss = decoder.sequence_nll(ids_of(batches, i, 1), masked).sum();
+    const auto masks = unit_masks(full_widths(spec), 1, true);
+    const auto loss = reference.sequence_nll(ids_of(batches, i, 1), {.unit_masks = &masks}).sum();
     nll += loss.item<double>();
     const auto gradients = torch::autograd::grad({loss}, masks);
     for (size_t s = 0; s < masks.size(); ++s) expected[s] += gradients[s][0].abs();
@@ -89,7 +89,7 @@ TEST_CASE("profile: the removal loss of a layer is that of a pass without it") {
   const TokenBatches batches = random_batches(6, 10, spec.n_vocab);
   profile::ProfileOptions options;
   options.metrics = {};
-  options.batch = 3;
+  options.text.batch = 3;
   options.removal_tokens = 40;
   const Profile profile = profile::profile_model(decoder, checkpoint, batches, options).profile;
   const at::Tensor ids = ids_of(batches, 0, 4);
@@ -97,9 +97,10 @@ TEST_CASE("profile: the removal loss of a layer is that of a pass without it") {
   CHECK(profile.base_loss == doctest::Approx(base).epsilon(1e-6));
   REQUIRE(profile.removal_loss.size() == 3);
   for (int64_t l = 0; l < 3; ++l) {
-    nn::ForwardOptions forward;
-    forward.skip_layer = l;
-    const double without = decoder.sequence_nll(ids, forward).sum().item<double>() / 36;
+    at::Tensor x = decoder.embed(ids);
+    for (int64_t other = 0; other < 3; ++other)
+      if (other != l) x = decoder.layer(other, x);
+    const double without = decoder.token_nll(decoder.final_norm(x), ids).sum(at::kDouble).item<double>() / 36;
     CHECK(profile.removal_loss[static_cast<size_t>(l)] == doctest::Approx(without - base).epsilon(1e-4));
   }
 }
@@ -146,7 +147,7 @@ TEST_CASE("profile: random scores are fixed by the seed, on every platform") {
         doctest::Approx(14514284786278117030.0 / 18446744073709551616.0));
 }
 
-TEST_CASE("profile: data that cannot be used is refused in words") {
+TEST_CASE("profile: data that cannot be used is refused with a message") {
   const Checkpoint checkpoint = tiny_checkpoint(make_tiny_spec("llama"));
   const nn::Decoder decoder(checkpoint, {});
   CHECK(message_of([&] { profile::profile_model(decoder, checkpoint, {}, {}); }) ==

@@ -14,7 +14,7 @@ namespace {
 
 recover::ClosedFormOptions options_of(int64_t rank) {
   recover::ClosedFormOptions options;
-  options.compensation = recover::Compensation::kAdapter;
+  options.compensation = Compensation::kAdapter;
   options.rank = rank;
   options.spread_ranks = true;
   options.ridge = 1e-6;
@@ -99,9 +99,12 @@ TEST_CASE("adapter ranks: halves that a level leaves out get none, those without
   const nn::LevelRepair repair = recover::fit_level(decoder, {ids}, widths, options);
   for (size_t l = 0; l < 4; ++l) {
     CAPTURE(l);
-    const auto rank = [](const nn::ProjectionRepair& of) { return of.a.defined() ? of.a.size(0) : 0; };
-    CHECK(rank(repair.layers[l].attention_out) == ranks[l].attention_out);
-    CHECK(rank(repair.layers[l].down) == ranks[l].down);
+    const auto rank = [&](Role role) {
+      const nn::TensorRepair* found = repair.find(static_cast<int64_t>(l), role);
+      return found != nullptr && found->a.defined() ? found->a.size(0) : 0;
+    };
+    CHECK(rank(Role::kAttnOut) == ranks[l].attention_out);
+    CHECK(rank(Role::kDown) == ranks[l].down);
     if (widths[2 * l] == 0) CHECK(ranks[l].attention_out == 0);
     if (widths[2 * l + 1] == 0) CHECK(ranks[l].down == 0);
   }

@@ -12,7 +12,7 @@ at::Tensor log_softmax(const nn::Decoder& decoder, const at::Tensor& hidden) {
   return at::log_softmax(decoder.logits(hidden).to(at::kDouble), -1);
 }
 
-/// Kullback-Leibler divergence of the full model from a level, per token, straight from the logits.
+/// Kullback-Leibler divergence of the full model from a level, per token, computed from the logits.
 double divergence(const nn::Decoder& decoder, const at::Tensor& ids, const Widths& widths,
                   const nn::LevelRepair* repair, double factor = 1) {
   const c10::NoGradGuard no_gradients;

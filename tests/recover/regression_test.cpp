@@ -10,13 +10,12 @@
 #include "support/decoders.h"
 
 using namespace elastify;
-using recover::Compensation;
 
 namespace {
 
 constexpr int64_t kInputs = 12, kOutputs = 16, kRows = 400;
 
-/// A narrowed projection that misses what other inputs did.
+/// A narrowed projection whose targets include contributions that its weights do not compute.
 struct Problem {
   at::Tensor inputs, targets, weight, root;
   recover::Sample sample{kInputs, kOutputs, 1, options(Compensation::kBaked)};
@@ -27,7 +26,7 @@ struct Problem {
     weight = at::randn({kOutputs, kInputs});
     targets = at::mm(inputs, (weight + 0.5 * at::randn({kOutputs, kInputs})).t()) +
               0.3 * at::randn({kRows, kOutputs});
-    // Some outputs count ten times as much as others, and they count together.
+    // In this metric, some outputs count ten times as much as others, and outputs are correlated.
     root = (at::randn({kOutputs, kOutputs}, at::kDouble).tril(-1) * 0.3 +
             at::diag(at::linspace(0.5, 5, kOutputs, at::kDouble)));
     sample.add(0, inputs, targets, at::ones({kRows, 1}));
@@ -40,12 +39,12 @@ struct Problem {
     return options;
   }
 
-  nn::ProjectionRepair repair(Compensation compensation, int64_t rank, const at::Tensor& metric) const {
-    return sample.repair(weight, options(compensation), rank, metric);
+  nn::TensorRepair repair(Compensation compensation, int64_t rank, const at::Tensor& metric) const {
+    return sample.repair(weight, options(compensation), rank, metric).repair;
   }
 
-  /// Mean square of what is left, in the metric of `root` (undefined: the plain one).
-  double error(const nn::ProjectionRepair& repair, const at::Tensor& metric) const {
+  /// Mean squared error after the repair, in the metric of `root` (undefined: Euclidean).
+  double error(const nn::TensorRepair& repair, const at::Tensor& metric) const {
     at::Tensor used = repair.weight.defined() ? repair.weight : weight;
     if (repair.a.defined()) used = used + at::mm(repair.b, repair.a);
     at::Tensor left = (targets - at::mm(inputs, used.t())).to(at::kDouble);
@@ -65,10 +64,10 @@ TEST_CASE("regression: an adapter is the best of its rank in the metric that it 
     CHECK(metric.a.size(0) == rank);
     CHECK(problem.error(metric, problem.root) < 0.98 * problem.error(plain, problem.root));
     CHECK(problem.error(plain, {}) < 0.98 * problem.error(metric, {}));
-    // Nor does a step to any side help.
+    // Random small changes do not lower the error.
     for (uint64_t seed = 0; seed < 20; ++seed) {
       torch::manual_seed(seed);
-      nn::ProjectionRepair moved = metric;
+      nn::TensorRepair moved = metric;
       moved.a = metric.a + 0.01 * at::randn_like(metric.a);
       moved.b = metric.b + 0.01 * at::randn_like(metric.b);
       CHECK(problem.error(moved, problem.root) > problem.error(metric, problem.root));
@@ -110,7 +109,7 @@ TEST_CASE("regression: a bias by itself makes up for what the weights miss on av
   const Problem problem;
   const auto options = Problem::options(Compensation::kBias);
   const at::Tensor weights = at::rand({kRows, 1}), inputs = problem.inputs + 1;
-  for (const size_t n_batches : {1, 2}) {  // of two, one is held out where there is something to choose by it
+  for (const size_t n_batches : {1, 2}) {  // one of two would be held out, but not for a bias alone
     CAPTURE(n_batches);
     recover::Sample sample(kInputs, kOutputs, n_batches, options);
     const auto n = static_cast<int64_t>(kRows / n_batches);
@@ -118,7 +117,7 @@ TEST_CASE("regression: a bias by itself makes up for what the weights miss on av
       const auto part = [&](const at::Tensor& x) { return x.narrow(0, static_cast<int64_t>(b) * n, n); };
       sample.add(b, part(inputs), part(problem.targets), part(weights));
     }
-    const auto repair = sample.repair(problem.weight, options, 0, {});
+    const auto repair = sample.repair(problem.weight, options, 0, {}).repair;
     CHECK(!repair.weight.defined());
     CHECK(!repair.a.defined());
     const at::Tensor missed = problem.targets - at::mm(inputs, problem.weight.t());
@@ -134,13 +133,13 @@ TEST_CASE("regression: what was held out for the ridge is not there when the rid
     options.ridge = 0;
     recover::Sample sample(kInputs, kOutputs, n_batches, options);
     const at::Tensor weight = at::zeros({kOutputs, kInputs});
-    for (size_t batch = 0; batch < n_batches; ++batch)  // too little to fit well
+    for (size_t batch = 0; batch < n_batches; ++batch)  // too few rows for a good fit
       sample.add(batch, at::randn({5, kInputs}), at::randn({5, kOutputs}), at::ones({5, 1}));
-    const auto repair = [&] { return sample.repair(weight, options, 0, {}).weight; };
+    const auto repair = [&] { return sample.repair(weight, options, 0, {}).repair.weight; };
     const at::Tensor first = repair(), gains = sample.gains(weight, options, {});
     CHECK(at::equal(repair(), first));
     CHECK(at::equal(sample.gains(weight, options, {}), gains));
-    // Noise asks for the largest ridge, and nothing else does.
+    // The targets are noise, so the largest ridge is chosen.
     options.ridge = 10;
     CHECK(at::equal(repair(), first));
   }
@@ -166,9 +165,39 @@ TEST_CASE("regression: inputs that are never used change nothing, such that are 
   const auto repair = [&](double input) {
     recover::Sample sample(kInputs, kOutputs, 1, options);
     sample.add(0, at::full({kRows, kInputs}, input), at::ones({kRows, kOutputs}), at::ones({kRows, 1}));
-    return sample.repair(weight, options, 0, {}).weight;
+    return sample.repair(weight, options, 0, {}).repair.weight;
   };
   CHECK(at::equal(repair(0), weight));
   CHECK_THROWS_WITH_AS(repair(std::nan("")), "what goes through this layer is not finite", Error);
   CHECK_THROWS_AS(repair(std::numeric_limits<double>::infinity()), Error);
+}
+
+TEST_CASE("regression: guarded, a change is taken as far as it holds on the held-out batch") {
+  const Problem problem;
+  const at::Tensor inputs = problem.inputs, now = at::mm(inputs, problem.weight.t());
+  const at::Tensor change = 0.5 * at::randn({kOutputs, kInputs}), ones = at::ones({kRows, 1});
+  for (const bool weigh : {false, true})
+    for (const double holds : {-1., 0., 0.02, 0.3, 1., 1.5}) {
+      CAPTURE(holds);
+      CAPTURE(weigh);
+      auto options = Problem::options(Compensation::kAdapter);
+      options.guard = true;
+      recover::Sample sample(kInputs, kOutputs, 2, options);
+      sample.add(0, inputs, now + at::mm(inputs, change.t()), ones);
+      sample.add(1, inputs, now + holds * at::mm(inputs, change.t()), ones);
+      const auto root = weigh ? problem.root : at::Tensor();
+      const auto found = sample.repair(problem.weight, options, kOutputs, root);
+      const double expected = holds < 0.05 ? 0 : std::min(holds, 1.);
+      CHECK(found.share == doctest::Approx(expected).epsilon(1e-4));
+      CHECK(found.repair.a.defined() == (expected > 0));
+      options.guard = false;
+      recover::Sample unguarded(kInputs, kOutputs, 2, options);
+      unguarded.add(0, inputs, now + at::mm(inputs, change.t()), ones);
+      unguarded.add(1, inputs, now + holds * at::mm(inputs, change.t()), ones);
+      const auto whole = unguarded.repair(problem.weight, options, kOutputs, root);
+      CHECK(whole.share == 1);
+      if (expected > 0)
+        CHECK(test::relative_difference(at::mm(found.repair.b, found.repair.a),
+                                        expected * at::mm(whole.repair.b, whole.repair.a)) < 1e-3);
+    }
 }

@@ -4,25 +4,27 @@
 
 #include "recover/adapter_ranks.h"
 #include "support/decoders.h"
+#include "support/reference_decoder.h"
 
 using namespace elastify;
 using namespace elastify::test;
 
 namespace {
 
-/// E[g g^T] out of autograd, g times the root mean square of its stream where tokens are weighed, and none
-/// more than twice as long as the one in the middle.
-at::Tensor expected_moments(const nn::Decoder& decoder, const at::Tensor& ids, int64_t layer, bool weighed) {
+/// E[g g^T] from autograd. If tokens are weighed, g is multiplied by the root mean square of its stream. No g
+/// is longer than twice the median.
+at::Tensor expected_moments(const ReferenceDecoder& decoder, const at::Tensor& ids, int64_t layer,
+                            bool weighed) {
   at::Tensor stream;
   {
     const c10::NoGradGuard no_gradients;
     stream = decoder.embed(ids);
-    for (int64_t l = 0; l <= layer; ++l) stream = decoder.layer(l, stream);
+    for (int64_t l = 0; l <= layer; ++l) stream = decoder.layer(l, stream, {});
   }
   stream.set_requires_grad(true);
   at::Tensor x = stream;
-  for (int64_t l = layer + 1; l < decoder.spec().n_layers; ++l) x = decoder.layer(l, x);
-  decoder.token_nll(decoder.final_norm(x), ids).sum().backward();
+  for (int64_t l = layer + 1; l < decoder.spec().n_layers; ++l) x = decoder.layer(l, x, {});
+  decoder.token_nll(decoder.final_norm(x, {}), ids).sum().backward();
   const c10::NoGradGuard no_gradients;
   at::Tensor rows = stream.grad();
   if (weighed) rows = rows * stream.square().mean(-1, true).sqrt();
@@ -37,7 +39,9 @@ at::Tensor expected_moments(const nn::Decoder& decoder, const at::Tensor& ids, i
 TEST_CASE("stream metric: the moments of the loss's gradients after every layer, and a tenth of their size") {
   for (const TinyVariant& variant : tiny_variants()) {
     CAPTURE(variant.name);
-    const nn::Decoder decoder(tiny_checkpoint(variant.spec), {});
+    const Checkpoint checkpoint = tiny_checkpoint(variant.spec);
+    const nn::Decoder decoder(checkpoint, {});
+    const ReferenceDecoder reference(checkpoint);
     const at::Tensor ids = random_ids(6, 24, variant.spec.n_vocab);
     for (const bool weighed : {true, false}) {
       CAPTURE(weighed);
@@ -48,7 +52,7 @@ TEST_CASE("stream metric: the moments of the loss's gradients after every layer,
       REQUIRE(metrics.size() == static_cast<size_t>(variant.spec.n_layers));
       for (int64_t l = 0; l < variant.spec.n_layers; ++l) {
         CAPTURE(l);
-        at::Tensor expected = expected_moments(decoder, ids, l, weighed);
+        at::Tensor expected = expected_moments(reference, ids, l, weighed);
         expected =
             expected + 0.1 * expected.diagonal().mean() * at::eye(expected.size(0), expected.options());
         const at::Tensor& root = metrics[static_cast<size_t>(l)];
@@ -67,7 +71,7 @@ TEST_CASE("stream metric: a model with halves left out has none") {
   const auto metrics = recover::stream_metrics(decoder, text, {});
   for (const at::Tensor& metric : metrics) CHECK(!metric.defined());
   recover::ClosedFormOptions options;
-  options.compensation = recover::Compensation::kAdapter;
+  options.compensation = Compensation::kAdapter;
   options.rank = 2;
   const auto ranks = recover::spread_ranks(decoder, text, {full_widths(decoder.spec())}, metrics, options);
   for (size_t l = 0; l < ranks[0].size(); ++l) {

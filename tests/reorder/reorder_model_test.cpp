@@ -47,7 +47,7 @@ Vocabulary tiny_vocabulary() {
   return vocabulary;
 }
 
-/// A GGUF model file with every tensor as `source` has it, halves order: architecture qwen2.
+/// Writes a GGUF file with every tensor as in `source`. Its architecture is qwen2, which keeps halves order.
 void write_qwen2_gguf(const Checkpoint& source, const Vocabulary& vocabulary, const fs::path& path) {
   const ModelSpec& spec = source.spec();
   GgufMetadata keys;
@@ -120,7 +120,7 @@ TEST_CASE("reorder: undoing the permutation restores identical bytes, in every f
   }
 }
 
-TEST_CASE("reorder: config.json stays the source's own, byte for byte, while the stored type does") {
+TEST_CASE("reorder: config.json is the source's own, byte for byte, unless the stored type changes") {
   const ModelSpec spec = test::make_tiny_spec("llama");
   Reordered paths(spec, DType::kBF16);
   auto config = nlohmann::ordered_json::parse(read_text(paths.source / "config.json"));
@@ -140,7 +140,7 @@ TEST_CASE("reorder: config.json stays the source's own, byte for byte, while the
   CHECK(Checkpoint::open(other).lossless_dtype() == DType::kF16);
 }
 
-TEST_CASE("reorder: the files of a source's tokenizer and its licence come along unchanged, others do not") {
+TEST_CASE("reorder: tokenizer and licence files of the source are copied unchanged, other files are not") {
   const ModelSpec spec = test::make_tiny_spec("llama");
   const Reordered paths(spec);
   const std::vector<std::string> kept = {"LICENSE",
@@ -157,7 +157,7 @@ TEST_CASE("reorder: the files of a source's tokenizer and its licence come along
   for (const std::string& name : kept) write_text(paths.source / name, "content of " + name);
   for (const char* name : {"pytorch_model.bin", "notes.txt", "optimizer.json"})
     write_text(paths.source / name, "no");
-  const Vocabulary vocabulary = tiny_vocabulary();  // the files win
+  const Vocabulary vocabulary = tiny_vocabulary();  // the files take precedence
   reorder_model(Checkpoint::open(paths.source), &vocabulary, shuffled(spec), half_plan(spec), {},
                 paths.target);
   for (const std::string& name : kept) CHECK(read_text(paths.target / name) == "content of " + name);
@@ -177,7 +177,7 @@ TEST_CASE("reorder: a directory without a tokenizer gets the vocabulary that was
   CHECK(load_vocabulary(paths.target).tokens == vocabulary.tokens);
 }
 
-TEST_CASE("reorder: a GGUF source leaves its tokenizer's keys and its name verbatim in tokenizer.gguf") {
+TEST_CASE("reorder: tokenizer.gguf keeps the tokenizer's keys and the name of a GGUF source verbatim") {
   const ModelSpec spec = test::make_tiny_spec("qwen2", {.tied = true});
   const Reordered paths(spec);
   Vocabulary vocabulary = tiny_vocabulary();
@@ -205,7 +205,7 @@ TEST_CASE("reorder: a GGUF source leaves its tokenizer's keys and its name verba
     CHECK(
         test::same_bytes(permute(reordered.load(i), spec.tensors[i], inverse(permutation)), source.load(i)));
 
-  // And on from there.
+  // Reordering the result keeps them, too.
   const fs::path again = paths.directory / "again";
   fs::create_directories(again);
   reorder_model(reordered, nullptr, permutation, half_plan(spec), {}, again);
@@ -247,7 +247,7 @@ TEST_CASE("reorder: two runs write the same bytes") {
     CHECK(sha256_file(paths.target / name) == sha256_file(again / name));
 }
 
-TEST_CASE("reorder: what does not belong together is refused, and nothing is left behind") {
+TEST_CASE("reorder: inputs that do not belong together are refused, and nothing is left behind") {
   const ModelSpec spec = test::make_tiny_spec("llama"), other = test::make_tiny_spec("llama", {.d_ff = 80});
   const Reordered paths(spec);
   const Checkpoint source = Checkpoint::open(paths.source);

@@ -11,8 +11,8 @@ using solve::PrefixFit;
 
 namespace {
 
-/// Of all ways to leave out one more unit the one with the least error.
-/// \param error_of_units  when only these are kept
+/// Leaves out unit after unit, each time the one with the least error of all that could go next.
+/// \param error_of_units  the error when only these units are kept
 template <typename ErrorOfUnits>
 std::vector<int64_t> backward_by_hand(const solve::Projection& p, const ErrorOfUnits& error_of_units) {
   std::vector<int64_t> left = counted(p.n_units()), removed;
@@ -30,7 +30,7 @@ std::vector<int64_t> backward_by_hand(const solve::Projection& p, const ErrorOfU
   return {removed.rbegin(), removed.rend()};
 }
 
-/// Every error out of the normal equations.
+/// Takes every error from the normal equations.
 std::vector<int64_t> backward_by_hand(const solve::Projection& p) {
   return backward_by_hand(p, best_error);
 }
@@ -57,9 +57,9 @@ std::vector<int64_t> forward_by_hand(const solve::Projection& p, std::vector<int
   return order;
 }
 
-/// Input by input, the whole matrices after each: a is the inverse of H and y is W^T to eliminate, H and H
-/// W^T to select.
-/// \returns the first `steps` to go
+/// Goes input by input and updates the whole matrices after each. To eliminate, a is the inverse of H and y
+/// is W^T; to select, a is H and y is H W^T.
+/// \returns the first `steps` inputs to go
 std::vector<int64_t> step_by_step(at::Tensor a, at::Tensor y, bool largest, int64_t steps) {
   std::vector<int64_t> order;
   at::Tensor gone = at::zeros({a.size(0)}, a.options());
@@ -100,21 +100,21 @@ solve::Projection with_spectrum(int64_t d, int64_t n, double decades) {
 
 }  // namespace
 
-TEST_CASE("orders: obs removes what costs least, tried out one by one") {
+TEST_CASE("orders: obs removes the input that costs least, as trying each of them shows") {
   for (const int64_t seed : {1, 2, 3}) {
     const auto p = make_problem(seed, 5, 16);
     CHECK(obs_order(p) == backward_by_hand(p));
   }
 }
 
-TEST_CASE("orders: obs removes the unit of several inputs that costs least, tried out one by one") {
+TEST_CASE("orders: obs removes the unit of several inputs that costs least, as trying each of them shows") {
   for (const int64_t block : {2, 3, 5}) {
     const auto p = make_problem(block, 4, 6 * block, block);
     CHECK(obs_order(p) == backward_by_hand(p));
   }
 }
 
-TEST_CASE("orders: forward takes what explains most, tried out one by one") {
+TEST_CASE("orders: forward takes the unit that explains most, as trying each of them shows") {
   for (const int64_t seed : {1, 2, 3}) {
     const auto p = make_problem(seed, 5, 16);
     CHECK(forward_order(p) == forward_by_hand(p, counted(p.n_units())));
@@ -125,8 +125,7 @@ TEST_CASE("orders: forward takes what explains most, tried out one by one") {
   }
 }
 
-TEST_CASE(
-    "orders: hybrid goes backward down to half of the units, forward within them, tried out one by one") {
+TEST_CASE("orders: hybrid goes backward to half of the units and forward within them, as trying each shows") {
   for (const int64_t block : {1, 3})
     for (const int64_t n_units : {1, 2, 9, 16}) {
       CAPTURE(block);
@@ -140,19 +139,19 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("orders: many inputs go as they do when everything is brought up to date after each") {
+TEST_CASE("orders: updates in blocks give the order that updates after every step give") {
   const auto p = make_problem(4, 24, 400);
   CHECK(last_first(obs_order(p), 400) == obs_step_by_step(p, 400));
   CHECK(forward_order(p) == forward_step_by_step(p, 400));
 }
 
-TEST_CASE("orders: more inputs than are held back at a time") {
+TEST_CASE("orders: the same with more inputs than a block of updates has") {
   const auto p = make_problem(4, 24, 1300);
   CHECK(last_first(obs_order(p), 300) == obs_step_by_step(p, 300));
   CHECK(prefix(forward_order(p), 300) == forward_step_by_step(p, 300));
 }
 
-TEST_CASE("orders: gram leaves out what the output misses least, of all that could go next") {
+TEST_CASE("orders: gram leaves out the unit that the output misses least, as trying each of them shows") {
   for (const int64_t block : {1, 3})
     for (const int64_t seed : {1, 2, 3}) {
       CAPTURE(block);
@@ -165,7 +164,7 @@ TEST_CASE("orders: gram leaves out what the output misses least, of all that cou
   CHECK_THROWS_AS(solve::gram_order(p), Error);
 }
 
-TEST_CASE("orders: second moments over nine decades leave no rounding errors in charge") {
+TEST_CASE("orders: rounding errors do not decide the order of second moments over nine decades") {
   for (const int64_t n : {120, 400}) {
     const auto p = with_spectrum(20, n, 9);
     CHECK(last_first(obs_order(p), n) == obs_step_by_step(p, n));
@@ -173,7 +172,7 @@ TEST_CASE("orders: second moments over nine decades leave no rounding errors in 
   }
 }
 
-TEST_CASE("orders: an input measured in other units, and its weights, changes nothing") {
+TEST_CASE("orders: measuring inputs in other units does not change the order") {
   for (const int64_t block : {1, 4}) {
     const auto p = make_problem(7, 12, 240, block);
     const at::Tensor size = at::pow(10.0, at::linspace(-6, 6, 240, p.weight.options())).roll(77);
@@ -183,7 +182,7 @@ TEST_CASE("orders: an input measured in other units, and its weights, changes no
   }
 }
 
-TEST_CASE("orders: every unit once, and the same again") {
+TEST_CASE("orders: every unit is there once, and the order is the same every time") {
   for (const int64_t block : {1, 7}) {
     const auto p = make_problem(8, 6, 210, block);
     CHECK(is_order(obs_order(p), 210 / block));
@@ -202,14 +201,14 @@ TEST_CASE("orders: an input that is always zero goes last") {
     auto p = make_problem(9, 6, 40, block, 0);
     const at::Tensor dead = index(inputs_of({3}, block));
     p.moments.index_fill_(0, dead, 0).index_fill_(1, dead, 0);
-    CHECK(gram_order(p).back() == 3);  // solves nothing, and needs no ridge
+    CHECK(gram_order(p).back() == 3);  // solves nothing and needs no ridge
     p.moments = solve::regularised(p.moments, 1e-6);
     CHECK(obs_order(p).back() == 3);
     CHECK(forward_order(p).back() == 3);
   }
 }
 
-TEST_CASE("orders: fewer tokens than inputs and a ridge that hardly shows") {
+TEST_CASE("orders: fewer tokens than inputs and a tiny ridge still give good orders") {
   for (const int64_t block : {1, 4}) {
     const auto p = make_problem(10, 6, 120, block, 1e-12, 30);
     const double all = PrefixFit(p, counted(120 / block)).errors()[0];
@@ -221,7 +220,7 @@ TEST_CASE("orders: fewer tokens than inputs and a ridge that hardly shows") {
   }
 }
 
-TEST_CASE("orders: a prefix of either explains more than one of inputs as they come") {
+TEST_CASE("orders: prefixes of obs and forward explain more than prefixes of the original order") {
   const auto p = make_problem(11, 8, 96);
   const auto as_they_come = PrefixFit(p, counted(96)).errors();
   const auto obs = PrefixFit(p, obs_order(p)).errors(), forward = PrefixFit(p, forward_order(p)).errors();

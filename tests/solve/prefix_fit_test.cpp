@@ -18,7 +18,7 @@ at::Tensor as_they_are(const solve::Projection& p, const std::vector<int64_t>& i
   return p.weight.index_select(1, index(inputs));
 }
 
-/// Singular values of delta(k) L_kk, all of them.
+/// All singular values of delta(k) L_kk.
 at::Tensor singular_values(const solve::Projection& p, const std::vector<int64_t>& inputs) {
   const at::Tensor h = p.moments.index_select(0, index(inputs)).index_select(1, index(inputs));
   return at::linalg_svdvals(at::mm(best_weights(p, inputs) - as_they_are(p, inputs), at::linalg_cholesky(h)));
@@ -68,7 +68,7 @@ TEST_CASE("prefix fit: the same for matrices of many panels") {
   }
 }
 
-TEST_CASE("prefix fit: a correction of full rank is the refit, one of less is the best of its rank") {
+TEST_CASE("prefix fit: a correction of full rank is the refit, one of lower rank is the best of its rank") {
   for (const int64_t block : {1, 3}) {
     const auto p = make_problem(3, 5, 30, block);
     const auto order = shuffled(p.n_units());
@@ -127,7 +127,7 @@ TEST_CASE("prefix fit: weights that no refit changes get an empty correction") {
   CHECK(error == doctest::Approx(fit.errors()[5]));
 }
 
-TEST_CASE("prefix fit: orders that are none and second moments that are not positive definite are refused") {
+TEST_CASE("prefix fit: invalid orders and second moments that are not positive definite are refused") {
   auto p = make_problem(6, 3, 6);
   CHECK(message_of([&] {
           PrefixFit(p, {0, 1, 2, 3, 4, 4});

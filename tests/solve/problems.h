@@ -16,7 +16,8 @@ inline at::Tensor index(const std::vector<int64_t>& values) {
   return at::tensor(at::ArrayRef<int64_t>(values), at::kLong);
 }
 
-/// Inputs that go together, of unequal sizes, and weights on them. \param ridge  as regularised() has it
+/// Correlated inputs of unequal sizes, and weights on them.
+/// \param ridge  as in regularised()
 inline solve::Projection make_problem(int64_t seed, int64_t d, int64_t n, int64_t block = 1,
                                       double ridge = 1e-3, int64_t n_tokens = 0) {
   at::manual_seed(static_cast<uint64_t>(seed));
@@ -28,7 +29,7 @@ inline solve::Projection make_problem(int64_t seed, int64_t d, int64_t n, int64_
           solve::regularised(at::mm(x.t(), x) / static_cast<double>(x.size(0)), ridge), block};
 }
 
-/// The inputs of units, in the order of these.
+/// The inputs of these units, unit by unit.
 inline std::vector<int64_t> inputs_of(const std::vector<int64_t>& units, int64_t block) {
   std::vector<int64_t> inputs;
   for (const int64_t unit : units)
@@ -40,7 +41,7 @@ inline std::vector<int64_t> prefix(const std::vector<int64_t>& order, int64_t k)
   return {order.begin(), order.begin() + k};
 }
 
-/// E |W x - V x_S|^2 with V [D, |S|] on the inputs S.
+/// E |W x - V x_S|^2 for weights V [D, |S|] on the inputs S.
 inline double error_of(const solve::Projection& p, const std::vector<int64_t>& inputs, const at::Tensor& v) {
   at::Tensor gap = p.weight.clone();
   gap.index_add_(1, index(inputs), -v);

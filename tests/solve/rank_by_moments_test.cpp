@@ -10,7 +10,7 @@
 using namespace elastify;
 using namespace elastify::test;
 
-TEST_CASE("rank by moments: every space of a model in the order that its projection and inputs have") {
+TEST_CASE("rank by moments: every space of a model gets the order of its own projection and inputs") {
   constexpr double kRidge = 1e-3;
   const std::vector<std::pair<Metric, std::vector<int64_t> (*)(const solve::Projection&)>> orders{
       {Metric::kObs, solve::obs_order},
@@ -57,7 +57,7 @@ TEST_CASE("rank by moments: every space of a model in the order that its project
   }
 }
 
-TEST_CASE("prefix errors: what is predicted is what the text shows") {
+TEST_CASE("prefix errors: predicted errors are those measured on the text") {
   const ModelSpec spec = make_tiny_spec("llama");
   const Checkpoint checkpoint = tiny_checkpoint(spec);
   const nn::Decoder decoder(checkpoint, {});

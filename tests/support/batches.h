@@ -27,7 +27,7 @@ inline at::Tensor ids_of(const TokenBatches& batches, size_t first, size_t n) {
   return at::stack(rows);
 }
 
-/// Spearman's correlation; no two values are taken to be equal.
+/// Spearman's rank correlation. It assumes that no two values are equal.
 template <typename T>
 double rank_correlation(const std::vector<T>& a, const std::vector<T>& b) {
   const auto ranks = [](const std::vector<T>& values) {

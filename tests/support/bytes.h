@@ -41,8 +41,8 @@ class Bytes {
 };
 
 inline void write_bytes(const fs::path& path, const std::string& bytes) {
-  fs::remove(
-      path);  // file systems flush a file that is cut to nothing and written again, which takes milliseconds
+  // File systems flush a file that is truncated and written again, which takes milliseconds.
+  fs::remove(path);
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
   out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   out.close();

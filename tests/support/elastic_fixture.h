@@ -15,7 +15,7 @@ class ElasticFixture {
  public:
   explicit ElasticFixture(const ModelSpec& spec, DType type = DType::kF32,
                           plan::Method method = plan::Method::kUniform, uint64_t seed = 1);
-  /// With this plan in place of one that is worked out.
+  /// Uses this plan instead of making one.
   ElasticFixture(const ModelSpec& spec, const ElasticPlan& plan, DType type = DType::kF32);
 
   fs::path model() const { return directory_.path() / "model"; }

@@ -7,7 +7,7 @@
 
 namespace elastify::test {
 
-/// What the Error says that `body` throws; "no error" if it throws none.
+/// The message of the Error that `body` throws; "no error" if it throws none.
 template <typename Body>
 std::string message_of(Body&& body) {
   try {

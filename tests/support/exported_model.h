@@ -19,7 +19,8 @@
 
 namespace elastify::test {
 
-/// A third of the first layer's MLP and groups, all of the other's, and something in between.
+/// Narrows only the first layer: at 0.5 to one KV group and one grid step, at 0.75 by one grid step of its
+/// MLP.
 inline ElasticPlan uneven_plan(const ModelSpec& spec, int64_t grid) {
   ElasticPlan plan;
   plan.spec_hash = spec_hash(spec);
@@ -71,7 +72,7 @@ struct ExportedModel {
   }
 };
 
-/// Whether every row of `part` starts as the same row of `full` does.
+/// Whether every row of `part` is the beginning of the same row of `full`.
 inline bool is_prefix(const HostTensor& part, const HostTensor& full) {
   if (part.dtype != full.dtype || part.shape.size() != full.shape.size()) return false;
   const uint64_t kept = row_bytes(part.dtype, part.shape.back()),
@@ -86,7 +87,8 @@ inline bool is_prefix(const HostTensor& part, const HostTensor& full) {
   return true;
 }
 
-/// Whether a tensor's bytes in two files of one architecture are prefix and whole.
+/// Checks that every tensor of a level's file is a prefix of that in the full model's file of the same
+/// architecture.
 inline void check_file_prefixes(const fs::path& level, const fs::path& full) {
   const GgufFile narrow = GgufFile::open(level), wide = GgufFile::open(full);
   REQUIRE(narrow.tensors().size() == wide.tensors().size());

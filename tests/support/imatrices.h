@@ -4,7 +4,8 @@
 
 namespace elastify::test {
 
-/// Columns that differ by orders of magnitude, so that a quantiser that weighs by them rounds differently.
+/// An importance matrix whose columns differ by orders of magnitude, so that a quantiser that uses it rounds
+/// differently.
 inline Imatrix uneven_imatrix(const ModelSpec& spec) {
   Imatrix imatrix;
   imatrix.datasets = {"text"};

@@ -2,7 +2,7 @@
 
 #include <ATen/ATen.h>
 
-// After LibTorch, whose logging has a CHECK of its own.
+// Included after LibTorch, because LibTorch's logging also defines a CHECK.
 #include <doctest/doctest.h>
 
 #include <cstdlib>
@@ -22,7 +22,7 @@ inline fs::path tool(const std::string& name) {
   return fs::path(ELASTIFY_BINARY_DIR) / "interop" / name;
 }
 
-/// False, and the test case skips, where tests/interop/setup.sh has not built its programs.
+/// Whether tests/interop/setup.sh has built its programs. If not, the test case skips.
 inline bool has_oracle() {
   if (fs::exists(tool("llama_oracle"))) return true;
   test::skip("tests/interop/setup.sh has not run");
@@ -57,6 +57,11 @@ inline at::Tensor stock_logits(const fs::path& model, const std::vector<int32_t>
 /// Largest difference over the standard deviation.
 inline double difference(const at::Tensor& expected, const at::Tensor& found) {
   return (expected - found).abs().max().item<double>() / expected.std().item<double>();
+}
+
+/// Root mean square of the difference over the standard deviation.
+inline double rms(const at::Tensor& expected, const at::Tensor& found) {
+  return (expected - found).square().mean().sqrt().item<double>() / expected.std().item<double>();
 }
 
 inline std::vector<int32_t> some_ids(int64_t n, int64_t n_vocab) {

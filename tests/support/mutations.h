@@ -10,8 +10,8 @@
 
 namespace elastify::test {
 
-/// `valid` with a few random faults: bytes changed, numbers made extreme, parts cut out or doubled, the end
-/// lost.
+/// Returns `valid` with a few random faults: changed bytes, extreme numbers, parts cut out or doubled, a lost
+/// end.
 inline std::string mutated(const std::string& valid, std::mt19937_64& random) {
   const auto below = [&](uint64_t n) { return static_cast<size_t>(random() % n); };
   std::string bytes = valid;
@@ -61,7 +61,7 @@ struct MutationCount {
 };
 
 /// Lets `read(path)` read `n` mutations of a file. Each has to be read to the end or refused with an Error;
-/// any other exception leaves this function and fails the test. The seed is fixed.
+/// any other exception is passed on and fails the test. The seed is fixed.
 template <typename Read>
 MutationCount read_mutations(const std::string& valid, int n, Read&& read) {
   const TemporaryDirectory directory;
@@ -80,7 +80,7 @@ MutationCount read_mutations(const std::string& valid, int n, Read&& read) {
   return count;
 }
 
-/// A number that depends on every byte, so that none of the reads is left out.
+/// A number that depends on every byte, so that the compiler cannot leave out any of the reads.
 inline uint64_t sum_of(std::span<const std::byte> bytes) {
   uint64_t sum = 0;
   for (const std::byte byte : bytes) sum = sum * 31 + std::to_integer<uint64_t>(byte);

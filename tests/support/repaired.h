@@ -3,63 +3,83 @@
 #include <ATen/ATen.h>
 
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "model/repair.h"
+#include "pipeline/reorder_model.h"
 #include "pipeline/repairs.h"
+#include "plan/make_plan.h"
 #include "support/decoders.h"
+#include "support/tensors.h"
 
 namespace elastify::test {
 
-/// Repairs of everything that a level keeps, of noise: what fits would be near enough to nothing to hide
-/// faults.
-inline LevelRepairs noisy_repairs(const ModelSpec& spec, const Level& level, bool adapters, bool biases,
-                                  bool weights, bool norm = false) {
-  torch::manual_seed(11);
-  nn::LevelRepair fitted;
-  fitted.layers.resize(static_cast<size_t>(spec.n_layers));
-  LevelRepairs shape{.nominal = level.nominal, .compensation = "", .layers = {}};
-  shape.layers.resize(fitted.layers.size());
+/// The repairs that levels get.
+struct NoisyParts {
+  bool adapters = false, biases = false, weights = false, norm = false;
+  /// Repair all seven matrices and, with `norm`, the norms of all layers, instead of only o, down and the
+  /// output norm.
+  bool everywhere = false;
+};
+
+/// Repairs of noise for a level. Fitted repairs could be so small that they hide faults.
+inline LevelRepairs noisy_repairs(const ModelSpec& spec, const Level& level, const NoisyParts& parts) {
+  std::mt19937_64 random(11);
+  std::normal_distribution<float> normal;
+  const auto noise = [&](Shape shape, float scale, float mean = 0) {
+    std::vector<float> values(static_cast<size_t>(n_elements(shape)));
+    for (float& value : values) value = mean + scale * normal(random);
+    return tensor_of(values, std::move(shape));
+  };
+  auto compensation = Compensation::kNone;
+  if (parts.adapters) compensation |= Compensation::kAdapter;
+  if (parts.biases) compensation |= Compensation::kBias;
+  if (parts.weights) compensation |= Compensation::kBaked;
+  if (parts.norm) compensation |= Compensation::kNorm;
+  LevelRepairs repairs = empty_repairs(spec, level.nominal, compensation);
   int64_t rank = 3;
-  for (const RepairPlace& place : repair_places(shape, spec, level.widths)) {
-    nn::LayerRepair& layer = fitted.layers[static_cast<size_t>(place.tensor->layer)];
-    nn::ProjectionRepair& repair = place.tensor->role == Role::kDown ? layer.down : layer.attention_out;
-    const Shape matrix = shape_at(*place.tensor, level.widths);
-    if (adapters && rank > 0) {
-      repair.a = torch::randn({rank, matrix[1]}) * 0.2;
-      repair.b = torch::randn({matrix[0], rank}) * 0.2;
+  for (const TensorSpec* tensor : repairable_tensors(spec, level.widths)) {
+    const bool is_output = tensor->role == Role::kAttnOut || tensor->role == Role::kDown;
+    if (!parts.everywhere && !is_output) continue;
+    const Shape shape = shape_at(*tensor, level.widths);
+    TensorRepair& repair = repairs.at(*tensor);
+    if (!is_layer_matrix(tensor->role)) {
+      if (parts.norm) repair.weight = noise(shape, 0.2F, 1);
+      continue;
     }
-    if (biases && rank != 2) repair.bias = torch::randn({matrix[0]}) * 0.3;
-    if (weights) repair.weight = torch::randn({matrix[0], matrix[1]}) * 0.2;
+    if (parts.adapters && rank > 0) {
+      repair.a = noise({rank, shape[1]}, 0.2F);
+      repair.b = noise({shape[0], rank}, 0.2F);
+    }
+    if (parts.biases && rank != 2) repair.bias = noise({shape[0]}, 0.3F);
+    if (parts.weights) repair.weight = noise(shape, 0.2F);
     rank = (rank + 3) % 4;  // 3, 2, 1, none
   }
-  if (norm) fitted.output_norm = torch::rand({spec.d_model}) + 0.5;
-  std::string name = weights ? "baked" : adapters ? "adapter" : "";
-  if (biases) name += name.empty() ? "bias" : "+bias";
-  if (norm) name += name.empty() ? "norm" : "+norm";
-  return pipeline::to_level_repairs(fitted, spec, level, name);
+  if (parts.norm) repairs.output_norm = noise({spec.d_model}, 0.2F, 1);
+  return repairs;
 }
 
-/// A tiny model reordered at random, with repairs of its levels, and what is exported of it.
+/// A tiny model reordered at random, with repairs of its levels, and an export of it.
 class RepairedFixture {
  public:
-  RepairedFixture(const ModelSpec& spec, plan::Method method, bool adapters, bool biases, bool weights,
-                  bool norm = false) {
+  RepairedFixture(const ModelSpec& spec, plan::Method method, const NoisyParts& parts) {
     write_tiny_hf_model(spec, model(), 1);
-    pipeline::ReorderSection options;
-    options.metric = Metric::kRandom;
-    options.plan.method = method;
-    options.plan.levels = {0.6, 0.8, 1.0};
-    options.plan.anchor_share = 0.5;
-    options.plan.grid = 8;
-    Profile profile;
-    profile.spec_hash = spec_hash(spec);
-    for (int64_t layer = 0; layer < spec.n_layers; ++layer)
-      profile.removal_loss.push_back(static_cast<double>(layer));
-    const ElasticPlan plan = pipeline::write_reordered(pipeline::open_model(model(), {}), &profile, nullptr,
-                                                       options, 7, reordered(), false);
+    pipeline::RunConfig config;
+    config.seed = 7;
+    config.reorder.metric = Metric::kRandom;
+    plan::PlanOptions& planning = config.reorder.plan;
+    planning.method = method;
+    planning.levels = {0.6, 0.8, 1.0};
+    planning.anchor_share = 0.5;
+    planning.grid = spec.d_ff() % 128 == 0 ? 32 : 8;  // 32: rows are whole blocks of q8_0
+    const Profile profile = made_up_profile(spec);
+    std::optional<ElasticPlan> searched;
+    if (method == plan::Method::kDp) searched = plan::make_plan(spec, &profile, planning);
+    const ElasticPlan plan = pipeline::write_reordered(pipeline::open_model(model(), {}), {&profile}, config,
+                                                       reordered(), false, searched ? &*searched : nullptr);
     for (const Level& level : plan.levels)
       if (level.nominal < 1)
-        save_repairs(noisy_repairs(spec, level, adapters, biases, weights, norm), spec, level,
+        save_repairs(noisy_repairs(spec, level, parts), spec, level,
                      repairs_directory(reordered(), level.nominal));
   }
   void export_as(DType type, DType adapter_type = DType::kF32) const {
@@ -74,6 +94,20 @@ class RepairedFixture {
   fs::path artifact() const { return directory_.path() / "artifact"; }
 
  private:
+  /// Later layers count more, and so do the first units of all spaces.
+  static Profile made_up_profile(const ModelSpec& spec) {
+    Profile profile;
+    profile.spec_hash = spec_hash(spec);
+    for (int64_t layer = 0; layer < spec.n_layers; ++layer)
+      profile.removal_loss.push_back(static_cast<double>(layer));
+    for (const AxisSpace& space : spec.spaces) {
+      auto& scores = profile.importance[Metric::kTaylor].emplace_back();
+      for (int64_t unit = 0; unit < space.n_units; ++unit)
+        scores.push_back(static_cast<float>(space.layer + 1) / static_cast<float>(unit + 1));
+    }
+    return profile;
+  }
+
   TemporaryDirectory directory_;
 };
 

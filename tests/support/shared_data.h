@@ -13,7 +13,7 @@ inline fs::path shared_data() {
   return fs::path(ELASTIFY_SOURCE_DIR) / "../shared/data";
 }
 
-/// False, and the test case skips, where there is no shared data.
+/// Whether there is shared data. If not, the test case skips.
 inline bool has_shared_data() {
   if (fs::exists(shared_data() / "models")) return true;
   skip(shared_data().lexically_normal().string() + " is absent (ELASTIFY_SHARED_DATA names another place)");

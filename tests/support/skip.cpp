@@ -43,7 +43,7 @@ void skip(const std::string& reason) {
   MESSAGE("skipped: " << reason);
   if (const char* path = std::getenv("ELASTIFY_SKIPS")) {
     const std::string line = reason + '\t' + doctest::getContextOptions()->currentTest->m_name + '\n';
-    std::ofstream(path, std::ios::app) << line << std::flush;  // in one write: tests run side by side
+    std::ofstream(path, std::ios::app) << line << std::flush;  // in one write, because tests run in parallel
   }
 }
 

@@ -9,7 +9,7 @@
 
 namespace elastify::test {
 
-/// An empty directory that is removed with all it holds.
+/// An empty directory that is removed at the end with everything in it.
 class TemporaryDirectory {
  public:
   TemporaryDirectory() {

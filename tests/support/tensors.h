@@ -12,7 +12,7 @@ inline bool same_bytes(const HostTensor& a, const HostTensor& b) {
          std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end());
 }
 
-/// All elements as float32, whatever they are stored as.
+/// All elements as float32, whatever their stored type is.
 inline std::vector<float> values_of(const HostTensor& tensor) {
   std::vector<float> values(static_cast<size_t>(n_elements(tensor.shape)));
   decode_row(tensor.dtype, tensor.bytes.data(), values.data(), static_cast<int64_t>(values.size()));

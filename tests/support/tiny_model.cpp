@@ -13,7 +13,8 @@ namespace {
 
 bool is_norm(Role role) {
   return role == Role::kAttnNorm || role == Role::kFfnNorm || role == Role::kOutputNorm ||
-         role == Role::kQueryNorm || role == Role::kKeyNorm;
+         role == Role::kQueryNorm || role == Role::kKeyNorm || role == Role::kAttnPostNorm ||
+         role == Role::kFfnPostNorm;
 }
 
 /// FNV-1a: the same on every platform, unlike std::hash.
@@ -41,7 +42,9 @@ ModelSpec make_tiny_spec(const std::string& family, const TinyOptions& options) 
   spec.n_vocab = options.n_vocab;
   spec.max_seq = options.max_seq;
   spec.head_dim = options.head_dim;
-  spec.heads_per_group = options.heads_per_group;
+  LayerSpec layer = family_named(family).layer;
+  layer.heads_per_group = options.heads_per_group;
+  layer.sliding_window = options.sliding_window;
   spec.layer_kv_heads.assign(static_cast<size_t>(options.n_layers), options.n_kv_heads);
   spec.layer_d_ff.assign(static_cast<size_t>(options.n_layers), options.d_ff);
   spec.tied = options.tied;
@@ -49,15 +52,16 @@ ModelSpec make_tiny_spec(const std::string& family, const TinyOptions& options) 
   spec.attn_out_bias = options.attention_bias;
   spec.mlp_bias = options.mlp_bias;
   spec.qk_norm = traits.always_qk_norm;
-  spec.sliding_window = options.sliding_window;
   if (options.llama3_rope) {
-    spec.rope.kind = RopeScaling::Kind::kLlama3;
-    spec.rope.factor = 8;
-    spec.rope.low_freq_factor = 1;
-    spec.rope.high_freq_factor = 4;
-    spec.rope.original_max_seq = 8192;
-    spec.rope_theta = 500000;
+    layer.rope = {.kind = RopeScaling::Kind::kLlama3,
+                  .factor = 8,
+                  .low_freq_factor = 1,
+                  .high_freq_factor = 4,
+                  .original_max_seq = 8192,
+                  .factors = {}};
+    layer.rope_theta = 500000;
   }
+  spec.layers.assign(static_cast<size_t>(options.n_layers), layer);
   complete_spec(spec);
   return spec;
 }
@@ -77,6 +81,38 @@ std::vector<TinyVariant> tiny_variants() {
       {"qwen3 tied", make_tiny_spec("qwen3", {.head_dim = 16, .tied = true})},
       {"qwen3 untied with biases", make_tiny_spec("qwen3", {.head_dim = 16, .attention_bias = true})},
   };
+}
+
+std::vector<TinyVariant> peculiar_variants() {
+  ModelSpec one = make_tiny_spec("llama", {.attention_bias = true, .mlp_bias = true});
+  one.layers[0].sliding_window = 4;
+  one.layers[1].rope_theta = 500000;
+  for (LayerSpec& layer : one.layers) layer.norm_offset = 1;
+  one.output_norm_offset = 1;
+  for (LayerSpec& layer : one.layers) layer.activation = Activation::kGeluTanh;
+  complete_spec(one);
+  const auto add_norm = [](ModelSpec& spec, Role role, int64_t layer, const char* name) {
+    spec.tensors.push_back({.role = role,
+                            .layer = layer,
+                            .name = "model.layers." + std::to_string(layer) + "." + name,
+                            .gguf_name = "blk." + std::to_string(layer) + "." + name,
+                            .shape = {spec.d_model},
+                            .axes = {AxisUse{}}});
+  };
+  // o has a bias. Otherwise, a norm right after o would cancel the size of the output of a single K/V head.
+  ModelSpec two = make_tiny_spec("qwen3", {.head_dim = 16, .tied = true, .attention_bias = true});
+  two.layers[0].activation = Activation::kGeluTanh;
+  two.layers[1].norm_offset = 0.5;
+  two.layers[1].heads_per_group = 3;
+  two.layers[1].rope.kind = RopeScaling::Kind::kLinear;
+  two.layers[1].rope.factor = 4;
+  complete_spec(two);
+  for (const int64_t layer : {0, 1}) {
+    add_norm(two, Role::kAttnPostNorm, layer, "attn_post_norm.weight");
+    add_norm(two, Role::kFfnPostNorm, layer, "ffn_post_norm.weight");
+  }
+  return {{"gelu, offsets, a window and another rotary base in one layer", one},
+          {"norms after halves, other heads and scaling in one layer", two}};
 }
 
 Widths shallow_widths(const ModelSpec& spec) {

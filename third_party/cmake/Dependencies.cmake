@@ -24,8 +24,8 @@ add_library(elastify_hdf5 INTERFACE)
 target_include_directories(elastify_hdf5 SYSTEM INTERFACE ${HDF5_C_INCLUDE_DIRS})
 target_link_libraries(elastify_hdf5 INTERFACE ${HDF5_C_LIBRARIES})
 
-# LibTorch 1.13 (Debian 12) up to any 2.x (CMAKE_PREFIX_PATH). Its own flags are not taken: only headers,
-# libraries and OpenMP, without which at::parallel_for in our files would run on one thread.
+# LibTorch 1.13 (Debian 12) up to any 2.x (CMAKE_PREFIX_PATH). We take its headers and libraries but not its compiler
+# flags, and add OpenMP: without it, at::parallel_for in our files would run on one thread.
 find_package(Torch REQUIRED)
 if(Torch_VERSION VERSION_LESS 1.13 OR Torch_VERSION VERSION_GREATER_EQUAL 3)
   message(FATAL_ERROR "LibTorch ${Torch_VERSION} found; 1.13 up to 2.x is supported")
@@ -37,7 +37,7 @@ if(TORCH_CXX_FLAGS MATCHES "_GLIBCXX_USE_CXX11_ABI=([01])")
   add_compile_definitions(_GLIBCXX_USE_CXX11_ABI=${CMAKE_MATCH_1})
 endif()
 
-# Debian's LibTorch calls whatever libblas.so.3 resolves to; the reference one is 50 times slower.
+# Debian's LibTorch calls the BLAS that libblas.so.3 resolves to. The reference BLAS is 50 times slower.
 file(REAL_PATH /usr/lib/${CMAKE_CXX_LIBRARY_ARCHITECTURE}/libblas.so.3 blas_library)
 if(EXISTS ${blas_library} AND blas_library MATCHES "/blas/libblas")
   message(WARNING "libblas.so.3 is the reference BLAS (${blas_library}): LibTorch will be about 50 times "

@@ -2,7 +2,7 @@
 
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM)
-  # Precompiled headers are cacheable only when ccache may ignore their time stamps and defines.
+  # ccache can cache precompiled headers only if it may ignore their time stamps and defines.
   set(CMAKE_CXX_COMPILER_LAUNCHER
       ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
       ${CCACHE_PROGRAM})
@@ -13,7 +13,7 @@ if(MOLD_PROGRAM)
   add_link_options(-fuse-ld=mold)
 endif()
 
-# Ours alone: dependencies come in as SYSTEM.
+# For our own code only: dependencies are included as SYSTEM.
 add_library(elastify_warnings INTERFACE)
 target_compile_options(elastify_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
                                                    -Woverloaded-virtual)

@@ -1,5 +1,6 @@
-// elastify-spm: sentencepiece in a process of its own. Serves one client on standard input and output, one
-// model, until the client closes its end. Protocol: data/spm_protocol.h; why: data/sentencepiece_client.h.
+// elastify-spm: sentencepiece in a process of its own. It serves one client and one model on standard input
+// and output, until the client closes its end. Protocol: data/spm_protocol.h; reason:
+// data/sentencepiece_client.h.
 
 #include <sentencepiece_processor.h>
 #include <unistd.h>
@@ -24,7 +25,7 @@ using elastify::spm::MessageWriter;
 using elastify::spm::Outcome;
 using elastify::spm::Verb;
 
-/// False at the end of input, if nothing has been read yet.
+/// Returns false at the end of input if nothing has been read yet.
 bool read_exactly(char* bytes, size_t n) {
   size_t done = 0;
   while (done < n) {
@@ -77,8 +78,8 @@ class Server {
     std::string model(request.get_text());
     check(whole_.LoadFromSerializedProto(model));
     if (lines_are_independent_) {
-      // A message that is given twice is merged, last value first: normalizer_spec { add_dummy_prefix: false
-      // }.
+      // A message that is given twice is merged, and the last value wins. The bytes are
+      // normalizer_spec { add_dummy_prefix: false }.
       model.append("\x1a\x02\x18\x00", 4);
       check(continued_.LoadFromSerializedProto(model));
     }
@@ -87,8 +88,8 @@ class Server {
     return reply.finish();
   }
 
-  /// Part of a text that is encoded by itself. Sentencepiece needs more time per byte the longer its input
-  /// is, so texts are cut after line ends where that leaves the ids as they are.
+  /// A part of a text that is encoded on its own. Sentencepiece needs more time per byte for longer inputs,
+  /// so texts are cut after line ends where that does not change the ids.
   struct Part {
     std::string_view text;
     bool first;
@@ -154,7 +155,7 @@ class Server {
   static constexpr size_t kMinPartBytes = 1024;
 
   sentencepiece::SentencePieceProcessor whole_;
-  sentencepiece::SentencePieceProcessor continued_;  ///< for all but a text's first part: no dummy prefix
+  sentencepiece::SentencePieceProcessor continued_;  ///< without a dummy prefix; for later parts of a text
   bool lines_are_independent_ = false;
 };
 

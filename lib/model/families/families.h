@@ -34,11 +34,11 @@ struct TensorRow {
   Present present = Present::kAlways;
 };
 
-/// Where the two halves of a rotated pair sit inside a head: Hugging Face keeps them head_dim/2 apart,
-/// GGUF's llama-like architectures side by side.
+/// The positions of a rotated pair inside a head. Hugging Face keeps the two elements head_dim/2 apart,
+/// GGUF's llama-like architectures keep them side by side.
 enum class RopeOrder : uint8_t { kHalves, kInterleaved };
 
-/// What a family takes from Hugging Face's config.json besides the dimensions.
+/// How a family reads Hugging Face's config.json, besides the dimensions.
 struct ConfigTraits {
   bool attention_bias_key = false;  ///< `attention_bias` adds biases to q, k, v and o
   bool mlp_bias_key = false;        ///< `mlp_bias` adds biases to gate, up and down
@@ -46,25 +46,28 @@ struct ConfigTraits {
   bool always_qk_norm = false;
   bool sliding_window_key = false;     ///< `sliding_window` holds for every layer
   bool sliding_window_switch = false;  ///< ... but only with `use_sliding_window`, which is not supported
-  bool default_tied = false;           ///< `tie_word_embeddings` where the key is absent
+  bool default_tied = false;           ///< `tie_word_embeddings` if absent
   double default_theta = 10000;
   int64_t default_max_seq = 2048;      ///< `max_position_embeddings` where absent
   int64_t default_head_dim = 0;        ///< `head_dim` where absent; 0: model width / heads
   int64_t default_sliding_window = 0;  ///< `sliding_window` where absent (null means none)
 };
 
-/// One architecture, as a table: nothing else in the project depends on the family.
+/// One architecture, as a table. Nothing else in the project depends on the family. `layer` states how its
+/// layers compute; the configuration may change it. A norm after a half of a layer is a row with the role
+/// kAttnPostNorm or kFfnPostNorm.
 struct Family {
   const char* name;             ///< also model_type in config.json
   const char* hf_architecture;  ///< "LlamaForCausalLM"
   const char* gguf_architecture;
   RopeOrder gguf_rope;
   ConfigTraits config;
+  LayerSpec layer = {};  ///< of every layer, before the configuration is read
   std::vector<TensorRow> tensors;
 };
 
 std::span<const Family> families();
-/// \throws Error naming what was found and what is supported
+/// \throws Error  naming what was found and what is supported
 const Family& family_named(std::string_view name);
 
 // The tables, one file each.
@@ -73,7 +76,7 @@ Family mistral_family();
 Family qwen2_family();
 Family qwen3_family();
 
-// Parts that several tables are made of.
+// Parts that several tables share.
 std::vector<TensorRow> embedding_rows();
 std::vector<TensorRow> attention_rows();
 std::vector<TensorRow> qkv_bias_rows();

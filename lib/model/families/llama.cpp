@@ -2,7 +2,7 @@
 
 namespace elastify {
 
-/// Llama 1, 2, 3.x, TinyLlama, SmolLM, Vicuna and whatever else says LlamaForCausalLM.
+/// Llama 1, 2, 3.x, TinyLlama, SmolLM, Vicuna and all other models of type LlamaForCausalLM.
 Family llama_family() {
   return {
       .name = "llama",

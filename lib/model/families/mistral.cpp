@@ -2,7 +2,8 @@
 
 namespace elastify {
 
-/// Mistral 7B and its kin: llama with an optional sliding window. Its GGUF files call themselves llama.
+/// Mistral 7B and its relatives: llama with an optional sliding window. Their GGUF files state the
+/// architecture llama.
 Family mistral_family() {
   return {
       .name = "mistral",

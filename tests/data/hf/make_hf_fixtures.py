@@ -170,7 +170,7 @@ def check(name):
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(shutil.copytree(HERE / name, scratch, dirs_exist_ok=True))
         if int(transformers.__version__.split(".")[0]) < 5:
-            # It would overlook rope_parameters without a word.
+            # It would silently ignore rope_parameters.
             write_old_form(folder / "config.json", [], {})
         logits = logits_of(load(folder), expected["ids"].long().tolist())
     error = (logits - expected["logits"]).abs().max().item()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the tokenizer fixtures of this folder, and what independent implementations encode with them.
+"""Makes the tokenizer fixtures of this folder, and the ids that independent implementations encode with them.
 
 One small byte-level BPE per pre-tokenizer that elastify knows from tokenizer.json (Hugging Face `tokenizers`), and
 one sentencepiece BPE model. ids.json of each folder: the ids of every text of texts.json.
@@ -111,7 +111,7 @@ def make_byte_level(name):
         tokenizer.add_tokens([AddedToken("<mark>", normalized=False)])
     content = json.loads(tokenizer.to_str())
     if name == "llama-bpe":
-        # Words that no merge makes any more: found as a whole only.
+        # No merge makes these words any more, so they are found only as whole words.
         content["model"]["merges"] = content["model"]["merges"][:150]
         content["model"]["ignore_merges"] = True
         content["post_processor"] = {
