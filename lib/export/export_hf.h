@@ -58,6 +58,7 @@ ModelSpec hf_level_model(const ModelSpec& spec, const Level& level, const LevelR
 /// \returns the full model first, then the levels from wide to narrow
 /// \throws Error  before anything is written, naming all levels that no config.json can express
 /// \throws UsageError  for a level that the plan does not have, or a type that is not a float type
+// Seven parameters: inputs with owners of their own, as in export_model().
 std::vector<HfLevel> export_hf(const Checkpoint& source, const Permutation& permutation,
                                const ElasticPlan& plan, const HfExportOptions& options,
                                const std::vector<LevelRepairs>& repairs,

@@ -69,6 +69,7 @@ struct ArtifactFile {
 ///   hold, the vocabulary has more tokens than the model, `imatrix` is another model's, or a level's repairs
 ///   have biases that its graph does not take
 /// \throws UsageError  for a level that the plan does not have, or if `max_ram` is too small
+// Nine parameters: each is an input of its own kind with its own owner. A struct of them would have one user.
 std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabulary* vocabulary,
                                        const Permutation& permutation, const ElasticPlan& plan,
                                        const ExportOptions& options,

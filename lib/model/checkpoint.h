@@ -47,7 +47,8 @@ class Checkpoint {
     if (release_) release_();
   }
 
-  // For the readers.
+  // For the readers. Eight parameters: every reader knows all of them at once, and none has a default but the
+  // last.
   using Load = std::function<HostTensor(size_t index)>;
   Checkpoint(fs::path path, SourceFormat format, ModelSpec spec, std::vector<DType> dtypes,
              std::vector<fs::path> files, std::map<std::string, std::string> description, Load load,
