@@ -253,7 +253,11 @@ class Tensors {
     for (const TensorInfo& tensor : file_.tensors()) left_.insert(tensor.name);
     for (const auto& [name, type] : file_.skipped()) left_.insert(name);
   }
+  /// \throws Error  if the tensor has a type that is not supported
   std::optional<HostTensor> take(const std::string& name) {
+    if (const auto other = file_.skipped().find(name); other != file_.skipped().end())
+      throw Error(fmt::format("{}: type {} is not supported", name, other->second),
+                  "expected F32, F16 or BF16");
     if (!file_.contains(name)) return std::nullopt;
     left_.erase(name);
     return convert(file_.tensor(name), DType::kF32);

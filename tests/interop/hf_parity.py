@@ -146,6 +146,7 @@ def with_peft_adapters(args, work):
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
+                parameter.data = parameter.data.float()  # as PEFT saves them after training
         model.save_pretrained(out / "repairs" / entry["name"])
     subprocess.run([args.elastify, "export", out, "--hf", "--type", "f32", "-o", art, "--quiet"], check=True,
                    stdout=subprocess.DEVNULL)

@@ -345,6 +345,12 @@ TEST_CASE("repairs: what does not fit the level is refused by file and tensor") 
        json([](Json& value) { value["compensation"] = "bias+glue"; })},
       {description, "not valid JSON", [](const fs::path& file) { write_text(file, "{"); }},
       {weights, "weights.safetensors", [](const fs::path& file) { fs::remove(file); }},
+      {adapters, "weight: type I32 is not supported",
+       [](const fs::path& file) {
+         std::string bytes = read_text(file);
+         bytes.replace(bytes.find("\"F32\""), 5, "\"I32\"");
+         write_text(file, bytes);
+       }},
       {adapters, "adapter_model.safetensors", [](const fs::path& file) { fs::resize_file(file, 40); }},
   };
   for (const Bad& bad : table) {
