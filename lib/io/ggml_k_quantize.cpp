@@ -280,6 +280,7 @@ ELASTIFY_KERNEL Lanes error_of(const Block& block, const Stored& s, const Lanes&
 }
 
 /// Moves each run's scale and minimum to the best of their neighbours, for d and m as they are stored.
+/// It has eight parameters: the last four are bounds, which each type states as constants.
 template <int kRun>
 ELASTIFY_KERNEL void settle(const Block& block, const Stored& s, Lanes& scale, Lanes& minimum, float first,
                             float last, float lowest, float highest) {

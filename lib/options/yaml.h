@@ -20,7 +20,7 @@ struct YamlNode {
 
   /// Null if there is no such entry, or the node is no section.
   const YamlNode* find(std::string_view key) const;
-  /// As the value of an option: a section keeps its kind and loses its entries.
+  /// Returns the node as the value of an option. A section gives its kind without its entries.
   Given given() const;
 };
 struct YamlEntry {

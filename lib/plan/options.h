@@ -34,7 +34,7 @@ enum class Method : uint8_t {
   kDpKl,
 };
 
-/// What a method needs. Everybody who asks reads it here.
+/// States what a method needs: the one table for the planner, the stages and the command line.
 struct MethodFacts {
   bool needs_profile = false;    ///< scores, removal losses or influences of a profile
   bool needs_removal = false;    ///< its plans differ with the profile's removal_loss
