@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "base/file.h"
@@ -83,20 +84,13 @@ struct RunCommand {
 };
 struct SweepCommand : RunCommand {};
 
-/// Replaces the process by `elastify-torch` with the same arguments.
-[[noreturn]] void hand_over();
+/// Every command that needs LibTorch.
+using TorchCommand = std::variant<SystemCommand, ProfileCommand, ReorderCommand, PlanCommand, VerifyCommand,
+                                  EvalCommand, RunCommand, SweepCommand>;
 
 /// Runs work that needs LibTorch. Loading LibTorch takes most of a second, so `elastify` is linked without it
-/// and hands such work over to `elastify-torch`, where torch/<verb>.cpp has the work of each command.
-template <typename Command>
-Report with_torch(const Invocation& call, const Command& command)
-#ifdef ELASTIFY_WITHOUT_TORCH
-{
-  static_cast<void>(call), static_cast<void>(command);
-  hand_over();
-}
-#else
-    ;
-#endif
+/// and hands such work over to `elastify-torch` (hand_over.cpp), which has the work of each command in
+/// torch/<verb>.cpp.
+Report with_torch(const Invocation& call, const TorchCommand& command);
 
 }  // namespace elastify::cli

@@ -1,5 +1,5 @@
 #include "base/error.h"
-#include "cli/commands.h"
+#include "cli/torch/work.h"
 #include "eval/evaluate.h"
 #include "nn/decoder.h"
 #include "nn/device.h"
@@ -46,8 +46,7 @@ void add_baseline(Report& report, const pipeline::OpenModel& model, const pipeli
 
 }  // namespace
 
-template <>
-Report with_torch(const Invocation& call, const EvalCommand& command) {
+Report work(const Invocation& call, const EvalCommand& command) {
   pipeline::RunConfig config = call.config;
   nn::set_threads(static_cast<int>(config.threads));
   nn::warn_if_blas_is_slow();

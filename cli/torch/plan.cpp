@@ -8,8 +8,7 @@
 
 namespace elastify::cli {
 
-template <>
-Report with_torch(const Invocation& call, const PlanCommand& command) {
+Report work(const Invocation& call, const PlanCommand& command) {
   pipeline::RunConfig config = call.config;
   nn::set_threads(static_cast<int>(config.threads));
   const pipeline::OpenModel model = pipeline::open_model(command.model, config.tokenizer);

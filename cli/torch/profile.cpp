@@ -3,7 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "cli/commands.h"
+#include "cli/torch/work.h"
 #include "nn/device.h"
 #include "nn/system.h"
 #include "pipeline/fit_to_model.h"
@@ -74,8 +74,7 @@ Report profile_with(const Communicator& processes, const Invocation& call, const
 
 }  // namespace
 
-template <>
-Report with_torch(const Invocation& call, const ProfileCommand& command) {
+Report work(const Invocation& call, const ProfileCommand& command) {
   const Communicator processes = Communicator::start();
   if (processes.size() == 1) return profile_with(processes, call, command);
   try {

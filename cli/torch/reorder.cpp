@@ -1,6 +1,6 @@
 #include "base/error.h"
 #include "base/log.h"
-#include "cli/commands.h"
+#include "cli/torch/work.h"
 #include "nn/device.h"
 #include "nn/system.h"
 #include "pipeline/fit_to_model.h"
@@ -54,8 +54,7 @@ std::string preset_text(const pipeline::RunConfig& config) {
 
 }  // namespace
 
-template <>
-Report with_torch(const Invocation& call, const ReorderCommand& command) {
+Report work(const Invocation& call, const ReorderCommand& command) {
   require_absent(command.output, call.force);
   pipeline::RunConfig config = call.config;
   nn::set_threads(static_cast<int>(config.threads));

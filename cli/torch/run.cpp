@@ -1,14 +1,13 @@
 #include "pipeline/run.h"
 
-#include "cli/commands.h"
+#include "cli/torch/work.h"
 #include "nn/device.h"
 #include "nn/system.h"
 #include "report/run_view.h"
 
 namespace elastify::cli {
 
-template <>
-Report with_torch(const Invocation& call, const RunCommand& command) {
+Report work(const Invocation& call, const RunCommand& command) {
   const pipeline::RunConfig config = pipeline::load_config(command.config, command.overrides);
   nn::set_threads(static_cast<int>(config.threads));
   nn::warn_if_blas_is_slow();

@@ -1,14 +1,13 @@
 #include "pipeline/sweep.h"
 
-#include "cli/commands.h"
+#include "cli/torch/work.h"
 #include "nn/device.h"
 #include "nn/system.h"
 #include "report/sweep_view.h"
 
 namespace elastify::cli {
 
-template <>
-Report with_torch(const Invocation& call, const SweepCommand& command) {
+Report work(const Invocation& call, const SweepCommand& command) {
   const pipeline::SweepConfig config = pipeline::load_sweep(command.config, command.overrides);
   nn::set_threads(static_cast<int>(config.base.threads));
   nn::warn_if_blas_is_slow();

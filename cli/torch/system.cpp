@@ -1,21 +1,26 @@
 #include "nn/system.h"
-#include "cli/commands.h"
+#include "cli/torch/work.h"
 #include "nn/device.h"
 
 namespace elastify::cli {
 
-template <>
-Report with_torch(const Invocation& call, const SystemCommand&) {
+Report work(const Invocation& call, const SystemCommand&) {
   nn::set_threads(static_cast<int>(call.config.threads));
   const nn::SystemReport system = nn::inspect_system();
   Report report;
-  report.json = {{"torch", system.torch_version}, {"blas", system.blas},
-                 {"simd", system.simd},           {"cuda", system.cuda},
-                 {"threads", system.threads},     {"gemm_gflops", system.gemm_gflops}};
+  report.json = {{"torch", system.torch_version},
+                 {"blas", system.blas},
+                 {"kernels", system.kernels},
+                 {"simd", system.simd},
+                 {"cuda", system.cuda},
+                 {"threads", system.threads},
+                 {"gemm_gflops", system.gemm_gflops}};
   report.text = fmt::format(
-      "LibTorch  {}\nBLAS      {}\nSIMD      {}\nCUDA      {}\nthreads   {}\nmatmul    {:.0f} GFLOP/s "
+      "LibTorch  {}\nBLAS      {}{}\nSIMD      {}\nCUDA      {}\nthreads   {}\nmatmul    {:.0f} GFLOP/s "
       "(float32)\n",
-      system.torch_version, system.blas, system.simd, system.cuda, system.threads, system.gemm_gflops);
+      system.torch_version, system.blas,
+      system.kernels.empty() ? "" : fmt::format(" ({} kernels)", system.kernels), system.simd, system.cuda,
+      system.threads, system.gemm_gflops);
   return report;
 }
 

@@ -1,11 +1,10 @@
 #include "pipeline/verify.h"
-#include "cli/commands.h"
+#include "cli/torch/work.h"
 #include "nn/device.h"
 
 namespace elastify::cli {
 
-template <>
-Report with_torch(const Invocation& call, const VerifyCommand& command) {
+Report work(const Invocation& call, const VerifyCommand& command) {
   nn::set_threads(static_cast<int>(call.config.threads));
   const auto findings =
       pipeline::verify(command.path, command.against, call.config.verify, call.config.compute);

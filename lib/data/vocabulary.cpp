@@ -101,7 +101,7 @@ Vocabulary read_named(const fs::path& tokenizer) {
 void check_vocabulary(const Vocabulary& vocabulary) {
   const size_t n = vocabulary.tokens.size();
   if (n == 0) fail("the vocabulary has no tokens");
-  if (vocabulary.size() > kMaxTokens) fail("{} tokens, more than the {} that are believable", n, kMaxTokens);
+  if (vocabulary.size() > kMaxTokens) fail("{} tokens, more than the {} that are supported", n, kMaxTokens);
   if (vocabulary.types.size() != n) fail("expected {} token types, got {}", n, vocabulary.types.size());
   if (vocabulary.kind == TokenizerKind::kSentencePiece && vocabulary.scores.size() != n)
     fail("expected {} token scores, got {}", n, vocabulary.scores.size());

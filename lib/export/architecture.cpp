@@ -67,7 +67,7 @@ const GgufArchitecture& choose_qwen3(const ModelSpec& model) {
 const GgufArchitecture& architecture_named(std::string_view name) {
   for (const GgufArchitecture* each : {&kLlama, &kDeci, &kQwen2, &kQwen3, &kOpenElm})
     if (each->name == name) return *each;
-  fail("general.architecture \"{}\": no level is written as that", name);
+  fail("general.architecture \"{}\": levels are not written in this architecture", name);
 }
 
 const GgufArchitecture& choose_architecture(const ModelSpec& model) {

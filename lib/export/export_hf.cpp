@@ -287,7 +287,7 @@ HeldRepairs held_in_directory(const fs::path& directory) {
 ModelSpec hf_level_model(const ModelSpec& spec, const Level& level, const LevelRepairs* repairs) {
   ModelSpec model = narrowed(spec, level.widths);
   if (!model.is_uniform())
-    throw Error("widths differ by layer, which no config.json of transformers can say",
+    throw Error("widths differ by layer, which a config.json of transformers cannot express",
                 "plan with `uniform`, choose other --levels, or leave out --hf: a GGUF can say it");
   if (repairs != nullptr && has(repairs->parts(), Compensation::kBias)) {
     switch_on_biases(model, *repairs);

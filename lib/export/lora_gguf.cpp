@@ -133,7 +133,7 @@ std::optional<TensorRepair> read_adapter(const GgufFile& file, const std::string
   const std::string a_name = name + ".lora_a", b_name = name + ".lora_b";
   auto a = half_of(file, a_name, left), b = half_of(file, b_name, left);
   if (a.has_value() != b.has_value())
-    fail("{}: half of an adapter: {} is missing", a ? a_name : b_name, a ? b_name : a_name);
+    fail("{}: incomplete adapter: {} is missing", a ? a_name : b_name, a ? b_name : a_name);
   if (!a) return std::nullopt;
   const double alpha = file.metadata().number("adapter.lora.alpha").value_or(0);
   if (alpha != 0) b = scaled(*b, static_cast<float>(alpha / static_cast<double>(a->shape[0])));

@@ -82,9 +82,10 @@ std::vector<KeptTensor> read_kept(const PackedFile& packed, const LevelPart& par
     KeptTensor& tensor = kept.emplace_back();
     tensor.name = (*names)[i];
     with_context(fmt::format("tensor {}", printable(tensor.name)), [&] {
-      if (!seen.insert((*names)[i]).second) fail("the name is there twice");
+      if (!seen.insert((*names)[i]).second) fail("the name appears twice");
       tensor.own = part.file.contains(tensor.name);
-      if (!tensor.own && !packed.model().contains(tensor.name)) fail("neither the model nor the part has it");
+      if (!tensor.own && !packed.model().contains(tensor.name))
+        fail("it is in neither the model nor the part");
       const int64_t columns = (*shapes)[2 * i], rows = (*shapes)[2 * i + 1];
       tensor.shape = rows == 0 ? Shape{columns} : Shape{rows, columns};
       const HostTensor stored =
@@ -99,7 +100,7 @@ std::vector<KeptTensor> read_kept(const PackedFile& packed, const LevelPart& par
   }
   if (seen.size() < part.file.tensors().size())
     for (const TensorInfo& own : part.file.tensors())
-      if (seen.count(own.name) == 0) fail("tensor {}: no tensor of the level", printable(own.name));
+      if (seen.count(own.name) == 0) fail("tensor {}: not a tensor of the level", printable(own.name));
   return kept;
 }
 
@@ -140,7 +141,7 @@ PackedFile PackedFile::open(const fs::path& path) {
     const GgufMetadata& keys = packed.model_.metadata();
     const auto version = keys.integer(packed_key("version"));
     if (!version)
-      throw Error(fmt::format("no packed file: key {} is missing", packed_key("version")),
+      throw Error(fmt::format("not a packed file: key {} is missing", packed_key("version")),
                   "write one with `elastify export --packed`");
     if (*version != kPackedVersion)
       fail("key {}: version {} is not supported; supported is {}", packed_key("version"), *version,

@@ -51,7 +51,8 @@ void require_common(const GgufFile& full, const GgufFile& level) {
     const HostTensor a = full.tensor(tensor.name), b = level.tensor(tensor.name);
     if (a.dtype != b.dtype || a.shape != b.shape ||
         std::memcmp(a.bytes.data(), b.bytes.data(), a.bytes.size()) != 0)
-      throw Error(fmt::format("{}: is not the full model's", tensor.name), "export without --shared-common");
+      throw Error(fmt::format("{}: differs from the full model's", tensor.name),
+                  "export without --shared-common");
     full.release_pages();
     level.release_pages();
   }

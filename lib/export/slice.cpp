@@ -66,7 +66,7 @@ GgufMetadata level_keys(const PackedFile& packed, const LevelPart& part) {
     const GgufValue* value = part.file.metadata().find(name);
     if (value == nullptr) value = packed.model().metadata().find(name);
     if (value == nullptr)
-      fail("{}: key {}: neither the model nor the part has it", packed.path().string(), name);
+      fail("{}: key {}: it is in neither the model nor the part", packed.path().string(), name);
     keys.set(name, *value);
   }
   return keys;

@@ -62,7 +62,7 @@ std::vector<WeightType> weight_types_named(std::string_view names) {
     const size_t comma = names.find(',');
     types.push_back(weight_type_named(names.substr(0, comma)));
     if (std::find(types.begin(), types.end() - 1, types.back()) != types.end() - 1)
-      throw UsageError(fmt::format("type '{}' stands there twice", types.back().name()));
+      throw UsageError(fmt::format("type '{}' is listed twice", types.back().name()));
     if (comma == std::string_view::npos) return types;
     names.remove_prefix(comma + 1);
   }

@@ -507,7 +507,7 @@ void GgufFile::parse() {
   for (uint64_t i = 0; i < n_keys; ++i) {
     std::string key = read_string(reader, fmt::format("name of key {}", i));
     with_context(fmt::format("key {}", printable(key)), [&] {
-      if (metadata_.contains(key)) fail("the key is there twice");
+      if (metadata_.contains(key)) fail("the key appears twice");
       GgufValue value = read_value(reader);
       metadata_.set(std::move(key), std::move(value));
     });
@@ -519,7 +519,7 @@ void GgufFile::parse() {
   for (uint64_t i = 0; i < n_tensors; ++i) {
     std::string name = read_string(reader, fmt::format("name of tensor {}", i));
     with_context(fmt::format("tensor {}", printable(name)), [&] {
-      if (!index_.emplace(name, i).second) fail("the name is there twice");
+      if (!index_.emplace(name, i).second) fail("the name appears twice");
       TensorRecord record = read_record(reader, std::move(name));
       if (record.offset != expected_offset)
         fail("expected offset {}, the end of the tensor before it, got {}", expected_offset, record.offset);

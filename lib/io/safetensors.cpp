@@ -119,12 +119,12 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       name_ = text;
       field_.clear();
       fields_.clear();
-      if (!names_.insert(text).second) fail("{}: the name is there twice", place());
+      if (!names_.insert(text).second) fail("{}: the name appears twice", place());
       if (text != kMetadataKey) entries.push_back({text, {}, {}, {}});
       return true;
     }
     field_ = text;
-    if (!fields_.insert(text).second) fail("{}: the key is there twice", place());
+    if (!fields_.insert(text).second) fail("{}: the key appears twice", place());
     if (where_ == Where::kTensor && text != "dtype" && text != "shape" && text != "data_offsets")
       fail("{}: unknown key; known are dtype, shape and data_offsets", place());
     return true;

@@ -52,7 +52,7 @@ std::string lower_suffix(const fs::path& path) {
     refuse(path, "an HDF5 file", "give the model, not a profile or permutation");
   if (magic.ends_with("TFL3")) refuse(path, "a TensorFlow Lite graph", {});
   if (magic.empty()) fail("{}: the file is empty; {}", path.string(), kSupported);
-  fail("{}: not a model file known here; {}", path.string(), kSupported);
+  fail("{}: not a known kind of model file; {}", path.string(), kSupported);
 }
 
 }  // namespace

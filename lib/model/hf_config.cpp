@@ -149,7 +149,7 @@ const char* torch_dtype(DType dtype) {
     case DType::kBF16:
       return "bfloat16";
     default:
-      fail("config.json cannot say the type {}", info(dtype).name);
+      fail("config.json has no name for the type {}", info(dtype).name);
   }
 }
 

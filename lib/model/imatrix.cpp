@@ -119,7 +119,7 @@ Imatrix read_old_form(const fs::path& path) {
     for (int32_t i = 0; i < n_entries; ++i) {
       const std::string name = read_name(reader, fmt::format("name of entry {}", i));
       with_context(printable(name), [&] {
-        if (!imatrix.entries.emplace(name, read_old_entry(reader)).second) fail("the entry is there twice");
+        if (!imatrix.entries.emplace(name, read_old_entry(reader)).second) fail("the entry appears twice");
       });
     }
     if (reader.left() > 0) imatrix.chunk_count = reader.read<int32_t>("number of chunks");

@@ -47,7 +47,7 @@ void refuse_variants(const GgufFile& file) {
   if (type == "adapter")
     throw Error("this is a LoRA adapter, expected a model", "give the model it belongs to");
   if (type != "model") fail("general.type is \"{}\", expected \"model\"", type);
-  if (file.tensors().empty()) fail("holds no tensors, only a vocabulary");
+  if (file.tensors().empty()) fail("has a vocabulary, but no tensors");
 }
 
 /// The keys `{architecture}.{key}` of the metadata.

@@ -103,7 +103,8 @@ Shards open_index(const fs::path& directory) {
     const std::string name = value.get<std::string>();
     const size_t file = index_of.at(name);
     const auto place = held[file].find(tensor);
-    if (place == held[file].end()) fail("{} is said to be in {}, which does not hold it", tensor, name);
+    if (place == held[file].end())
+      fail("the index says that {} is in {}, which does not have it", tensor, name);
     shards.add_tensor(*place->second, file);
   }
   return shards;

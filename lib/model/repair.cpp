@@ -73,7 +73,7 @@ void check_adapter(const TensorSpec& tensor, const TensorRepair& repair, const S
   if (!repair.a && !repair.b) return;
   const std::string a = peft_name(tensor, "A"), b = peft_name(tensor, "B");
   if (!repair.a || !repair.b)
-    fail("{}: half of an adapter: {} is missing", repair.a ? a : b, repair.a ? b : a);
+    fail("{}: incomplete adapter: {} is missing", repair.a ? a : b, repair.a ? b : a);
   if (repair.a->shape.size() != 2)
     fail("{}: expected two dimensions, got shape {}", a, to_string(repair.a->shape));
   const int64_t rank = repair.rank();
@@ -97,12 +97,13 @@ void check_places(const LevelRepairs& repairs, const ModelSpec& spec, const Widt
       if (repair.is_empty()) continue;
       const int64_t index = spec.find(role, layer);
       if (index < 0 || !(is_layer_matrix(role) || is_norm(role)))
-        fail("layers.{}: a repair of something else than a matrix or a norm (role {})", layer,
+        fail("layers.{}: only matrices and norms can be repaired, not role {}", layer,
              static_cast<int>(role));
       const TensorSpec& tensor = spec.tensors[static_cast<size_t>(index)];
-      if (!is_kept(spec, tensor, widths)) fail("{}: a repair of what the level leaves out", tensor.name);
+      if (!is_kept(spec, tensor, widths))
+        fail("{}: the level leaves out this tensor, but has a repair for it", tensor.name);
       if (is_norm(role) && (repair.a || repair.b || repair.bias))
-        fail("{}: an adapter or a bias of a norm, which takes weights alone", tensor.name);
+        fail("{}: a norm has neither an adapter nor a bias, only weights", tensor.name);
     }
 }
 

@@ -169,7 +169,7 @@ void check_dimensions(const ModelSpec& spec, const Family& family) {
   }
   require_positive(problems, "norm epsilon", spec.norm_eps);
   check_flags(problems, spec, family);
-  if (!problems.empty()) fail("model dimensions make no sense: {}", fmt::join(problems, "; "));
+  if (!problems.empty()) fail("inconsistent model dimensions: {}", fmt::join(problems, "; "));
 }
 
 struct Axis {

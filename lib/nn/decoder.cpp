@@ -203,7 +203,7 @@ LayerGradients Decoder::backward(int64_t index, LayerTrace trace, const at::Tens
     const State& state = *state_;
     state.check_layer(index);
     state.check_pass(trace.input.size(1), options, nullptr);
-    if (!options.projects) fail("layer {}: there is no way back through a trace without o and down", index);
+    if (!options.projects) fail("layer {}: a trace without o and down has no backward pass", index);
     const c10::NoGradGuard no_gradients;
     const bool attends = state.attends(index, options), has_mlp = state.has_mlp(index, options);
     const ModelSpec& spec = state.spec;

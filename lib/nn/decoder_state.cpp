@@ -239,7 +239,7 @@ void Decoder::State::check_pass(int64_t n_tokens, const ForwardOptions& options,
     fail("repairs: expected {}, one per layer, got {}", spec.n_layers, repairs.size());
   for (size_t l = 0; l < repairs.size(); ++l)
     for (const auto& [role, repair] : repairs[l])
-      if (!can_be_repaired(role)) fail("repairs of layer {}: nothing can stand for its {}", l, name_of(role));
+      if (!can_be_repaired(role)) fail("repairs of layer {}: its {} cannot be repaired", l, name_of(role));
 }
 
 void Decoder::State::check_layer(int64_t layer) const {

@@ -35,7 +35,7 @@ Linear::Linear(Frozen weight, Frozen bias, const TensorRepair* repair)
   repair_ = *repair;
   const int64_t n_out = weight_.size(0), n_in = weight_.size(1);
   if (repair_.a.defined() != repair_.b.defined())
-    fail("repair of {}: half of an adapter: {} is missing", name_of(role_), repair_.a.defined() ? "b" : "a");
+    fail("repair of {}: incomplete adapter: {} is missing", name_of(role_), repair_.a.defined() ? "b" : "a");
   const int64_t rank = repair_.a.defined() ? repair_.a.size(0) : 0;
   check_shape(role_, "weight", repair_.weight, {n_out, n_in});
   check_shape(role_, "a", repair_.a, {rank, n_in});

@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "base/log.h"
+#include "base/openblas.h"
 
 namespace elastify::nn {
 namespace {
@@ -60,6 +61,7 @@ SystemReport inspect_system() {
   SystemReport report;
   report.torch_version = TORCH_VERSION;
   report.blas = blas_library();
+  report.kernels = openblas_kernels();
   report.simd = config_line("CPU capability usage:");
   const auto n_devices = torch::cuda::is_available() ? torch::cuda::device_count() : 0;
   report.cuda = n_devices == 0 ? "none" : fmt::format("{} device{}", n_devices, n_devices == 1 ? "" : "s");

@@ -4,10 +4,10 @@
 
 namespace elastify::nn {
 
-/// LibTorch version, BLAS in use, threads, SIMD, CUDA devices, and GFLOP/s of a float32 matrix product
-/// measured now.
+/// LibTorch version, BLAS in use and OpenBLAS's kernels, threads, SIMD, CUDA devices, and GFLOP/s of a
+/// float32 matrix product measured now.
 struct SystemReport {
-  std::string torch_version, blas, simd, cuda;
+  std::string torch_version, blas, kernels, simd, cuda;
   int threads = 0;
   double gemm_gflops = 0;
 };

@@ -15,7 +15,7 @@ at::Tensor stack_ids(std::span<const std::vector<int32_t>> sequences) {
   int64_t* target = ids.data_ptr<int64_t>();
   for (const auto& sequence : sequences) {
     if (sequence.size() != length)
-      fail("sequences of one batch: expected {} tokens each, got {}", length, sequence.size());
+      fail("all sequences of a batch: expected {} tokens, got {}", length, sequence.size());
     target = std::copy(sequence.begin(), sequence.end(), target);
   }
   return ids;

@@ -31,8 +31,7 @@ YamlNode converted(const YAML::Node& node, const std::string& name, const std::s
     for (const auto& entry : node) {
       const std::string key = entry.first.IsScalar() ? entry.first.Scalar() : "";
       const std::string where = place_of(entry.first), full = path.empty() ? key : path + "." + key;
-      if (result.find(key) != nullptr)
-        throw UsageError(fmt::format("{}: {}: stands here twice", where, full));
+      if (result.find(key) != nullptr) throw UsageError(fmt::format("{}: {}: is given twice", where, full));
       result.entries.push_back({key, where, converted(entry.second, name, where, full)});
     }
   }

@@ -120,12 +120,13 @@ void require_one_series(const std::vector<Runtime>& runtimes, const fs::path& pa
   std::vector<std::string> names;
   for (const Runtime& runtime : runtimes) names.push_back(name_of(runtime.kind));
   if (names.size() > 1)
-    throw UsageError(fmt::format("a latency table is of one runtime, found are {}", fmt::join(names, ", ")),
-                     "choose one with --runtime");
-  if (const auto folders = artifact_folders(path); folders.size() > 1)
     throw UsageError(
-        fmt::format("a latency table is of one type, {} has {}", path.string(), fmt::join(folders, ", ")),
-        fmt::format("give {}", (path / folders.front()).string()));
+        fmt::format("a latency table describes one runtime, but these are here: {}", fmt::join(names, ", ")),
+        "choose one with --runtime");
+  if (const auto folders = artifact_folders(path); folders.size() > 1)
+    throw UsageError(fmt::format("a latency table describes one weight type, but {} has {}", path.string(),
+                                 fmt::join(folders, ", ")),
+                     fmt::format("give {}", (path / folders.front()).string()));
 }
 
 }  // namespace

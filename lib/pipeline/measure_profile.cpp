@@ -42,11 +42,11 @@ Profile load_profile_of(const OpenModel& model, const fs::path& path) {
   Profile profile = load_profile(path, model.checkpoint.spec());
   if (profile.permutation_digest == model.permutation_digest) return profile;
   const auto order = [](const std::string& digest) {
-    return digest.empty() ? "as they came" : fmt::format("reordered ({:.8})", digest);
+    return digest.empty() ? "in their original order" : fmt::format("reordered ({:.8})", digest);
   };
-  throw UsageError(fmt::format("{}: was measured with the units {}, and those of {} are {}", path.string(),
-                               order(profile.permutation_digest), model.checkpoint.path().string(),
-                               order(model.permutation_digest)),
+  throw UsageError(fmt::format("{}: the units of the measured model are {}, but those of {} are {}",
+                               path.string(), order(profile.permutation_digest),
+                               model.checkpoint.path().string(), order(model.permutation_digest)),
                    "give the model that was profiled, or profile this one");
 }
 

@@ -16,7 +16,7 @@ Permutation rank(const Checkpoint& model, const Profile* profile, const MomentSo
   if (needs_second_moments(metric)) {
     if (profile == nullptr || !moments)
       throw UsageError(
-          fmt::format("metric '{}' is worked out of second moments, and there are none", name_of(metric)),
+          fmt::format("metric '{}' needs second moments, and the profile has none", name_of(metric)),
           "run `elastify profile` with --second-moments");
     return solve::rank_by_moments(model, moments, profile->n_tokens, metric, kMomentRidge, device);
   }

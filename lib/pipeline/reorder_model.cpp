@@ -24,7 +24,7 @@ ElasticPlan write_reordered(const OpenModel& model, const Evidence& evidence, co
   const ReorderSection& options = config.reorder;
   const bool repaired = options.repair.compensation != Compensation::kNone;
   if (repaired && config.profile.text.data.empty())
-    throw UsageError(fmt::format("compensation '{}' is fitted on text, and there is none",
+    throw UsageError(fmt::format("compensation '{}' needs calibration text, and none is given",
                                  name_of(options.repair.compensation)),
                      "--data FILE... (or self), beside --profile too");
   const std::string device = evidence.calibration != nullptr ? evidence.calibration->compute.device : "cpu";

@@ -40,8 +40,10 @@ std::vector<nn::LevelRepair> fit_repairs(const OpenModel& source, const nn::Deco
     return recover::fit_levels(decoder, fitting_batches(source, decoder, text), widths, options);
   const FittingText guarded = guarded_text(source, decoder, text);
   if (guarded.held_out.is_empty()) {
-    log::warn("no repairs: the text is too short to hold out a sequence of {} tokens to judge them by",
-              text.seq);
+    log::warn(
+        "no repairs: the text is too short to hold out a sequence of {} tokens, on which they would be "
+        "judged",
+        text.seq);
     return recover::fit_levels(decoder, guarded.batches, widths, recover::ClosedFormOptions{});
   }
   std::vector<recover::Verdict> verdicts;
@@ -56,7 +58,7 @@ void write_repairs(const OpenModel& source, const ElasticPlan& plan,
                    const fs::path& reordered) {
   const std::string name = name_of(options.compensation);
   if (calibration.text.data.empty())
-    throw UsageError(fmt::format("compensation '{}' is fitted on text, and there is none", name),
+    throw UsageError(fmt::format("compensation '{}' needs calibration text, and none is given", name),
                      "--data FILE... (or self), beside --profile too");
   // Repairs are fitted to the stored weights, which are rounded to the stored type.
   const Checkpoint checkpoint = Checkpoint::open(reordered);
@@ -84,8 +86,10 @@ AppliedRepairs of_artifact(double level, const OpenModel& model, const nn::Decod
   const Compensation held = held_repairs(file).parts;
   AppliedRepairs repairs{.parts = held, .level = {}};
   if (!wanted && held != Compensation::kNone)
-    log::warn("{}: what is its own ({}) cannot be left off; evaluate the reordered directory to do without",
-              file.string(), name_of(held));
+    log::warn(
+        "{}: its repairs ({}) are part of the file; to evaluate the level without them, give the reordered "
+        "directory",
+        file.string(), name_of(held));
   if (!wanted) return repairs;
   const auto adapter = find_adapter(model.files->directory(), model.checkpoint, level);
   if (!adapter) return repairs;

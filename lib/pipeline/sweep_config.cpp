@@ -223,7 +223,7 @@ class SweepReader {
       for (const YamlNode& value : axis.values) {
         const std::string text = options::text_of(value_of(read({{axis.key, value}}), axis.key));
         if (std::find(resolved.values.begin(), resolved.values.end(), text) != resolved.values.end())
-          throw UsageError(fmt::format("{}: grid.{}: {} stands here twice", value.place, axis.key, text));
+          throw UsageError(fmt::format("{}: grid.{}: {} is listed twice", value.place, axis.key, text));
         resolved.values.push_back(text);
       }
     }

@@ -16,7 +16,7 @@ constexpr int64_t kSampledTokens = 8192;  ///< when all text is asked for: sampl
 
 TokenBatches sample(const OpenModel& model, const nn::Decoder& decoder, const TextOptions& text,
                     uint64_t seed) {
-  if (text.data.size() > 1) throw UsageError("data: 'self' stands alone, not beside files");
+  if (text.data.size() > 1) throw UsageError("data: 'self' cannot be combined with files");
   const int64_t n = std::max<int64_t>(1, (text.tokens > 0 ? text.tokens : kSampledTokens) / text.seq);
   const auto first = model.vocabulary ? model.vocabulary->bos : std::nullopt;
   TokenBatches batches;

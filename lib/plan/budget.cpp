@@ -129,8 +129,8 @@ Scale::Scale(const ModelSpec& spec, const Budget& budget)
   if (budget.kind != Budget::Kind::kLatency) return;
   latency_.emplace(budget.table, budget.phase);
   if (!latency_->covers(full_))
-    throw Error(fmt::format("{}: the full model has {} parameters, measured were {}", budget.table.string(),
-                            full_, latency_->range()),
+    throw Error(fmt::format("{}: the full model has {} parameters, but the measured ones have {}",
+                            budget.table.string(), full_, latency_->range()),
                 "measure the full model, too; times are not extrapolated");
 }
 

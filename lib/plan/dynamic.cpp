@@ -161,7 +161,7 @@ class Knapsack {
       }
       const Option* of_attention = find_option(from, across, cell);
       if (chosen == nullptr || of_attention == nullptr)
-        fail("layer {}: no way back through the table of widths", layer);
+        fail("layer {}: the table of widths does not lead to this level", layer);
       widths[problem_.spec.mlp_space(layer)] = chosen->width;
       widths[problem_.spec.attention_space(layer)] = of_attention->width;
     }

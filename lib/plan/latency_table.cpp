@@ -57,7 +57,7 @@ std::optional<Row> read_row(const Json& json, LatencyPhase phase,
   } else {
     row.ns = 1e9 / fields.require_number("avg_ts");
   }
-  if (!(std::isfinite(row.ns) && row.ns > 0)) fail("a time of {} ns per token", row.ns);
+  if (!(std::isfinite(row.ns) && row.ns > 0)) fail("expected a positive time per token, got {} ns", row.ns);
   return row;
 }
 
@@ -80,7 +80,7 @@ LatencyTable::LatencyTable(const fs::path& path, LatencyPhase phase) {
         if (const auto row = read_row(json[i], phase, settings)) measured[row->n_params].push_back(row->ns);
       });
     if (measured.size() < 2)
-      throw Error(fmt::format("{} models with times for {}, expected at least 2", measured.size(),
+      throw Error(fmt::format("times for {1} of {0} models, expected at least 2", measured.size(),
                               phase == LatencyPhase::kPrompt ? "reading a prompt" : "generating"),
                   kHint);
     std::vector<Pool> pools;
@@ -117,7 +117,7 @@ double LatencyTable::at(int64_t n_params) const {
 
 int64_t LatencyTable::params_at(double ns) const {
   if (ns < points_.front().ns * (1 - kTolerance) || ns > points_.back().ns * (1 + kTolerance))
-    fail("{:.4g} ms per token is outside of what was measured: {}", ns / 1e6, range());
+    fail("{:.4g} ms per token is outside the measured range, {}", ns / 1e6, range());
   // The last point that is not slower: of equally fast models, the widest.
   const auto above = std::upper_bound(points_.begin(), points_.end(), ns,
                                       [](double time, const Point& point) { return time < point.ns; });

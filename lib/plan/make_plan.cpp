@@ -184,7 +184,7 @@ ElasticPlan make_plan(const ModelSpec& spec, const Profile* profile, const PlanO
                       const CostCurves* curves, const MeasureLoss& measure) {
   check_options(options);
   if (options.method == Method::kDpKl && !measure)
-    throw Error("the plan `dp+kl` measures sub-models, and nothing here can",
+    throw Error("the plan `dp+kl` measures sub-models, which this command cannot",
                 "`elastify reorder` and `elastify sweep` can; `dp` goes by cost curves alone");
   const Problem problem(spec, options);
   ElasticPlan plan;

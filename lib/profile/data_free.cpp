@@ -72,14 +72,14 @@ void add_data_free_metric(Profile& profile, const Checkpoint& checkpoint, Metric
       profile.importance[metric] = draw_random(checkpoint.spec(), seed);
       return;
     default:
-      fail("metric '{}' cannot be had without data", name_of(metric));
+      fail("metric '{}' needs calibration data", name_of(metric));
   }
 }
 
 void add_imatrix_metric(Profile& profile, const Checkpoint& checkpoint, const fs::path& imatrix) {
   const ModelSpec& spec = checkpoint.spec();
   if (imatrix.empty())
-    throw UsageError("metric 'imatrix' comes out of an importance matrix", "name one with --imatrix FILE");
+    throw UsageError("metric 'imatrix' needs an importance matrix", "name one with --imatrix FILE");
   const auto squares =
       with_context(imatrix.string(), [&] { return input_mean_squares(open_imatrix(imatrix, spec), spec); });
   std::vector<std::vector<float>> scores;

@@ -195,7 +195,7 @@ void check_inputs(const nn::Decoder& decoder, const Checkpoint& checkpoint, cons
     fail("calibration data: expected sequences of 2 tokens or more, got {} of {}", batches.sequences.size(),
          batches.seq_len);
   if (decoder.is_streamed() && !has_work_directory)
-    fail("a streamed model needs a directory for what goes from layer to layer");
+    fail("a streamed model needs a directory for the activations between its layers");
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ Unfinished::Unfinished(const fs::path& directory, const std::string& key, WorkOp
   if (fs::exists(stamp)) {
     const bool same = read_text(stamp) == key;
     if (existing == WorkOptions::Existing::kRefuse)
-      throw UsageError(fmt::format("{}: unfinished work is there", directory.string()),
+      throw UsageError(fmt::format("{}: holds unfinished work", directory.string()),
                        "--resume goes on with it, --force starts over");
     if (same) return;
     if (existing == WorkOptions::Existing::kResume)

@@ -148,7 +148,7 @@ void fit_projections(const nn::Decoder& decoder, const std::vector<at::Tensor>& 
 void require_no_norm_behind(const ModelSpec& spec) {
   for (const TensorSpec& tensor : spec.tensors)
     if (tensor.role == Role::kAttnPostNorm || tensor.role == Role::kFfnPostNorm)
-      throw Error(fmt::format("{}: closed-form repairs of o and down are not supported in front of a norm",
+      throw Error(fmt::format("{}: closed-form repairs of o and down are not supported where a norm follows",
                               tensor.name),
                   "compensation `norm` fits the output norm alone");
 }
@@ -177,9 +177,12 @@ std::vector<nn::LevelRepair> fit_levels(const nn::Decoder& decoder, const std::v
   if (options.compensation == Compensation::kNone || levels.empty()) return repairs;
   if (batches.empty()) fail("closed-form compensation needs calibration data");
   if (options.compensation != Compensation::kNorm && decoder.dtype() != at::kFloat)
-    log::warn("repairs are fitted to a stream in {}, which rounds what a layer adds to it; f32 does not",
-              c10::toString(decoder.dtype()));
-  if (has(options.compensation, Compensation::kAdapter) || has(options.compensation, Compensation::kBaked))
+    log::warn(
+        "repairs are fitted to a residual stream in {}, which rounds what each layer adds; f32 is more exact",
+        c10::toString(decoder.dtype()));
+  const bool fits_many =
+      has(options.compensation, Compensation::kAdapter) || has(options.compensation, Compensation::kBaked);
+  if (fits_many && !options.guard)  // the guard drops what does not hold on other text
     warn_if_text_is_short(batches, decoder.spec().d_ff());
   return nn::with_torch_errors([&] {
     const c10::NoGradGuard no_gradients;

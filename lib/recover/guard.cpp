@@ -197,7 +197,7 @@ bool HeldOutText::is_empty() const {
 void guard_levels(const nn::Decoder& decoder, const HeldOutText& text, const std::vector<at::Tensor>& batches,
                   const std::vector<Widths>& levels, std::vector<nn::LevelRepair>& repairs,
                   std::vector<Verdict>& verdicts) {
-  if (text.is_empty()) fail("the guard judges repairs on held-out text, and there is none");
+  if (text.is_empty()) fail("the guard needs held-out text, and none is given");
   const Judge judge(decoder, text);
   const Guard guard(decoder, judge, batches);
   Progress progress("repairs judged on held-out text", static_cast<int64_t>(levels.size()), "levels");

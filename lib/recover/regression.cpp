@@ -45,7 +45,7 @@ class Regression {
     // A sum is finite only if all its terms are. Not every LAPACK reports numbers that are not finite.
     for (const at::Tensor& each : {sums.x, sums.y, sums.xx, sums.xy})
       if (each.defined() && !std::isfinite(each.sum().item<double>()))
-        throw Error("what goes through this layer is not finite",
+        throw Error("the activations of this layer are not finite",
                     "compute in f32, or in bf16 rather than f16");
     if (!regresses(options)) return;
     moments_ = from_lower(sums.xx / sums.n);
@@ -127,7 +127,8 @@ class Regression {
   /// Solves (S + ridge) delta = C - S W_S. The ridge shrinks the change, not the weights.
   at::Tensor change(const at::Tensor& regular) const {
     const auto [factor, failed] = at::linalg_cholesky_ex(regular);
-    if (failed.item<int64_t>() != 0) fail("the inputs' moments are singular; a larger ridge helps");
+    if (failed.item<int64_t>() != 0)
+      fail("the second moments of the inputs are singular; a larger ridge helps");
     return at::cholesky_solve(cross_ - at::mm(moments_, now_), factor);
   }
   /// Transforms rows [.., D], so that their Euclidean norm is the norm of `rows` in the metric.

@@ -200,7 +200,8 @@ TEST_SUITE("cli") {
     const Outcome mixed = elastify(
         fmt::format("reorder {0}/out --profile {0}/p.h5 --metric gram --levels 0.6 --grid 8 -o {0}/y", base));
     CHECK(mixed.status == 2);
-    CHECK(mixed.err.find("p.h5: was measured with the units as they came") != std::string::npos);
+    CHECK(mixed.err.find("p.h5: the units of the measured model are in their original order") !=
+          std::string::npos);
     CHECK(elastify(fmt::format("plan {0}/out --profile {0}/p.h5 --metric gram --plan dp+kl --data self "
                                "--levels 0.6 --grid 8 -o {0}/y.json",
                                base))

@@ -227,7 +227,7 @@ TEST_SUITE("cli") {
         subject.check(fmt::format("{} --latency-table {}/t.json", subject.artifact("types", "--type f16,f32"),
                                   subject.work.path().string()));
     CHECK(types.status == 2);
-    CHECK(types.err.find("a latency table is of one type") != std::string::npos);
+    CHECK(types.err.find("a latency table describes one weight type") != std::string::npos);
     const Outcome one = subject.check(
         fmt::format("{}/full.gguf --latency-table {}/t.json", artifact, subject.work.path().string()));
     CHECK(one.status == 1);

@@ -134,7 +134,7 @@ TEST_CASE("architecture: zeros that deci's loader or graph get wrong are refused
   ModelSpec uneven = spec;
   for (LayerSpec& layer : uneven.layers) layer.heads_per_group = 0;
   CHECK(refusal(uneven, full_widths(spec)) ==
-        "model dimensions make no sense: query heads per kv head is 0, expected 1 to 65536");
+        "inconsistent model dimensions: query heads per kv head is 0, expected 1 to 65536");
 }
 
 }  // namespace elastify

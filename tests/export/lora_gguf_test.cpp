@@ -195,8 +195,8 @@ TEST_SUITE("export") {
          replace(q + "b", counted({8, 1}, 0))},
         {"llama", "deci", "lora_B.weight: expected shape [16, 1], got [15, 1]",
          replace(q + "b", counted({15, 1}, 0))},
-        {"llama", "deci", q + "a: half of an adapter: " + q + "b is missing", replace(q + "b", std::nullopt)},
-        {"llama", "deci", up + "b: half of an adapter: " + up + "a is missing",
+        {"llama", "deci", q + "a: incomplete adapter: " + q + "b is missing", replace(q + "b", std::nullopt)},
+        {"llama", "deci", up + "b: incomplete adapter: " + up + "a is missing",
          replace(up + "a", std::nullopt)},
         {"llama", "deci", "up_proj.lora_A.weight: element 0: expected a finite number, got nan",
          replace(up + "a", counted({1, 32}, nan))},
@@ -206,7 +206,7 @@ TEST_SUITE("export") {
          }},
         {"qwen3", "openelm", qkv + "b: expected shape [32, 6], got [24, 6]",
          replace(qkv + "b", counted({24, 6}, 1))},
-        {"qwen3", "openelm", qkv + "a: half of an adapter", replace(qkv + "b", std::nullopt)},
+        {"qwen3", "openelm", qkv + "a: incomplete adapter", replace(qkv + "b", std::nullopt)},
         {"qwen3", "openelm", "unexpected tensors: blk.0.attn_q.weight.lora_a",
          [](auto& all) {
            all.emplace_back("blk.0.attn_q.weight.lora_a", counted({1, 32}, 0));
@@ -227,7 +227,7 @@ TEST_SUITE("export") {
           }).find("general.architecture: expected \"llama\", got \"deci\"") != std::string::npos);
     CHECK(test::message_of([] {
             architecture_named("gemma");
-          }).find("\"gemma\": no level is written as that") != std::string::npos);
+          }).find("\"gemma\": levels are not written in this architecture") != std::string::npos);
   }
 }
 

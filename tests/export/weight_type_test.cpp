@@ -79,8 +79,7 @@ TEST_CASE("export: several types are written in one pass, each as the artifact t
     for (const auto& entry : fs::directory_iterator(alone))
       CHECK(sha256_file(entry.path()) == sha256_file(both / name / entry.path().filename()));
   }
-  CHECK(test::message_of([] { exporter::weight_types_named("q8_0,q8_0"); }) ==
-        "type 'q8_0' stands there twice");
+  CHECK(test::message_of([] { exporter::weight_types_named("q8_0,q8_0"); }) == "type 'q8_0' is listed twice");
   CHECK(test::message_of([] { exporter::weight_types_named("q8_0,q9"); }) == "unknown type 'q9'");
 }
 

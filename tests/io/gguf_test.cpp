@@ -287,7 +287,7 @@ TEST_CASE("gguf: corrupt files are refused, saying where, what was expected and 
        "key k: element 1: needs 18446744073709551615 bytes from byte 66 on, but the file has 66 bytes"},
       {"bad bool in an array", value(9, [&](Bytes& b) { b.u32(7).u64(2).u8(1).u8(255); }),
        "key k: expected a bool of 0 or 1, got 255"},
-      {"key twice", GgufBytes(0, 2).key_u32("k", 1).key_u32("k", 1), "key k: the key is there twice"},
+      {"key twice", GgufBytes(0, 2).key_u32("k", 1).key_u32("k", 1), "key k: the key appears twice"},
       {"control characters in a key", GgufBytes(0, 1).key("a\nb\x01", 99).raw().zeros(9),
        "key a\\x0ab\\x01: unknown value type 99; known are 0 to 12"},
 
@@ -301,7 +301,7 @@ TEST_CASE("gguf: corrupt files are refused, saying where, what was expected and 
       {"tensor name beyond the end", std::string(GgufBytes(1, 0).raw().u64(1000).zeros(40)),
        "name of tensor 0: needs 1000 bytes from byte 32 on, but the file has 72 bytes"},
       {"tensor twice", GgufBytes(2, 0).tensor("w", {8}, 0, 0).tensor("w", {8}, 0, 32).data(64),
-       "tensor w: the name is there twice"},
+       "tensor w: the name appears twice"},
       {"no dimensions", one_tensor({}, 0), "tensor w: expected 1 to 4 dimensions, got 0"},
       {"five dimensions", one_tensor({1, 1, 1, 1, 1}, 0), "tensor w: expected 1 to 4 dimensions, got 5"},
       {"record cut off", std::string(one_tensor({8, 8, 8}, 0)).substr(0, 63),

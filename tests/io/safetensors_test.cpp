@@ -180,9 +180,9 @@ TEST_CASE("safetensors: corrupt files are refused, saying where, what was expect
        file_of(R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
                R"("w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
                8),
-       "tensor w: the name is there twice"},
+       "tensor w: the name appears twice"},
       {"field twice", one(R"("dtype":"F32","dtype":"F16","shape":[2],"data_offsets":[0,8])"),
-       "tensor w: dtype: the key is there twice"},
+       "tensor w: dtype: the key appears twice"},
       {"unknown field", one(R"("type":"F32")"),
        "tensor w: type: unknown key; known are dtype, shape and data_offsets"},
       {"metadata that is a string", file_of(R"({"__metadata__":"pt"})", 0),
@@ -192,9 +192,9 @@ TEST_CASE("safetensors: corrupt files are refused, saying where, what was expect
       {"metadata value that is an object", file_of(R"({"__metadata__":{"step":{}}})", 0),
        "__metadata__: step: expected a string, got an object"},
       {"metadata key twice", file_of(R"({"__metadata__":{"a":"1","a":"2"}})", 0),
-       "__metadata__: a: the key is there twice"},
+       "__metadata__: a: the key appears twice"},
       {"metadata twice", file_of(R"({"__metadata__":{},"__metadata__":{}})", 0),
-       "__metadata__: the name is there twice"},
+       "__metadata__: the name appears twice"},
 
       {"no dtype", one(R"("shape":[2],"data_offsets":[0,8])"), "tensor w: dtype is missing"},
       {"no shape", one(R"("dtype":"F32","data_offsets":[0,8])"), "tensor w: shape is missing"},

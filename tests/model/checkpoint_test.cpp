@@ -38,9 +38,9 @@ TEST_CASE("checkpoint: files of other kinds are refused with what they are") {
       {"model.onnx", "\x08\x07", "this is an ONNX graph"},
       {"old.ggml", "tjgg....", "this is a ggml file from before GGUF"},
       {"profile.h5", "\x89HDF\r\n\x1a\n", "this is an HDF5 file"},
-      {"model.tflite", "\x1c....", "not a model file known here"},
+      {"model.tflite", "\x1c....", "not a known kind of model file"},
       {"empty", "", "the file is empty"},
-      {"notes.txt", "hello", "not a model file known here"},
+      {"notes.txt", "hello", "not a known kind of model file"},
   };
   for (const Case& each : cases) {
     const fs::path path = directory / each.name;

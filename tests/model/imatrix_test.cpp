@@ -208,7 +208,7 @@ TEST_CASE("imatrix: a file that is wrong is refused with the place and both valu
       {Bytes().i32(1).text(old_entry("w", 2, {1, INFINITY})),
        "w: expected sums of squares, got inf for column 1"},
       {Bytes().i32(2).text(old_entry("w", 2, {1, 2})).text(old_entry("w", 2, {1, 2})),
-       "w: the entry is there twice"},
+       "w: the entry appears twice"},
       {Bytes().i32(1).i32(-1).zeros(20), "name of entry 0: expected a length, got -1"},
       {Bytes().i32(1).text(old_entry("w", 2, {})).zeros(8), "w: expected at least one value, got 0"},
   };

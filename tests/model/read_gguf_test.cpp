@@ -254,7 +254,7 @@ TEST_CASE("read gguf: what cannot be read is refused with the key or tensor at f
        "unexpected tensors: blk.1.attn_norm.weight, blk.1.attn_q.weight, blk.1.attn_k.weight, "
        "blk.1.attn_v.weight, blk.1.attn_output.weight"},
       {set("llama.feed_forward_length", layers({0, 64})),
-       "model dimensions make no sense: mlp width of layer 0 is 0, expected 1 to 16777216: stock runtimes "
+       "inconsistent model dimensions: mlp width of layer 0 is 0, expected 1 to 16777216: stock runtimes "
        "leave out the attention of a layer without an mlp, too"},
       {set("llama.attention.head_count", layers({4, 5})), "layer 1: 5 heads cannot share 2 kv heads equally"},
       {set("llama.attention.head_count", layers({4, 2})),
@@ -268,11 +268,11 @@ TEST_CASE("read gguf: what cannot be read is refused with the key or tensor at f
       {set("llama.rope.scaling.type", std::string("yarn")),
        "llama.rope.scaling.type: \"yarn\" is not supported; supported are none, linear"},
       {set("llama.feed_forward_length", layers({64, -64})),
-       "model dimensions make no sense: mlp width of layer 1 is -64, expected 1 to 16777216"},
+       "inconsistent model dimensions: mlp width of layer 1 is -64, expected 1 to 16777216"},
       {set("llama.embedding_length", uint32_t{0}),
-       "model dimensions make no sense: model width is 0, expected 1 to 16777216"},
+       "inconsistent model dimensions: model width is 0, expected 1 to 16777216"},
       {set("llama.attention.layer_norm_rms_epsilon", 0.0F),
-       "model dimensions make no sense: norm epsilon is 0, expected a positive number"},
+       "inconsistent model dimensions: norm epsilon is 0, expected a positive number"},
       {[](Draft& d) { d.metadata.erase("llama.attention.layer_norm_rms_epsilon"); },
        "llama.attention.layer_norm_rms_epsilon: missing"},
       {[](Draft& d) { d.remove("token_embd.weight"); }, "missing tensors: token_embd.weight"},
@@ -377,6 +377,5 @@ TEST_CASE("read gguf: damaged files are read to the end or refused") {
 TEST_CASE("read gguf: a vocabulary without a model is refused") {
   if (!has_shared_data()) return;
   const fs::path path = shared_data() / "models/gguf-vocab/ggml-vocab-llama-spm.gguf";
-  CHECK(message_of([&] { Checkpoint::open(path); }) ==
-        path.string() + ": holds no tensors, only a vocabulary");
+  CHECK(message_of([&] { Checkpoint::open(path); }) == path.string() + ": has a vocabulary, but no tensors");
 }

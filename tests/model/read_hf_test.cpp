@@ -182,8 +182,8 @@ TEST_CASE("read hf: tensors in shards are found through the index") {
     index["weight_map"]["lm_head.weight"] = "a.safetensors";
     write_text(index_path, index.dump());
     CHECK(model.message() ==
-          "model.safetensors.index.json: lm_head.weight is said to be in a.safetensors, which does not hold "
-          "it");
+          "model.safetensors.index.json: the index says that lm_head.weight is in a.safetensors, which does "
+          "not have it");
   }
   SUBCASE("a missing shard") {
     fs::remove(model.directory / "b.safetensors");
@@ -372,7 +372,7 @@ TEST_CASE("read hf: a bad config.json is refused with the key at fault") {
        },
        "rope_parameters: full_attention: parameters by kind of layer are not supported"},
       {"llama", [](Json& c) { c["rope_theta"] = -1, c["vocab_size"] = 0; },
-       "model dimensions make no sense: vocabulary size is 0, expected 1 to 268435456; rope theta is -1, "
+       "inconsistent model dimensions: vocabulary size is 0, expected 1 to 268435456; rope theta is -1, "
        "expected a "
        "positive number"},
       {"qwen2", [](Json& c) { c["use_sliding_window"] = true; },
@@ -454,7 +454,7 @@ TEST_CASE("read hf: what config.json cannot say is not written") {
         "config.json of llama models cannot say: norm weights with an offset; rotary frequencies that differ "
         "by layer");
   CHECK(message_of([&] { hf_config_json(make_tiny_spec("llama"), DType::kQ8_0); }) ==
-        "config.json cannot say the type q8_0");
+        "config.json has no name for the type q8_0");
 }
 
 TEST_CASE("read hf: the licence comes from the model card") {

@@ -171,16 +171,17 @@ TEST_CASE("repairs: halves that a level leaves out have none, and none is taken 
   LevelRepairs wrong = repairs;
   wrong.layers[1][Role::kQuery].bias = numbers({32}, 0);
   CHECK(message_of([&] { check(wrong, spec, level); }) ==
-        "model.layers.1.self_attn.q_proj.weight: a repair of what the level leaves out");
+        "model.layers.1.self_attn.q_proj.weight: the level leaves out this tensor, but has a repair for it");
   wrong = repairs;
   wrong.layers[0][Role::kAttnNorm].bias = numbers({32}, 0);
   CHECK(message_of([&] {
           check(wrong, spec, level);
-        }).find("model.layers.0.input_layernorm.weight: an adapter or a bias of a norm") == 0);
+        }).find("model.layers.0.input_layernorm.weight: a norm has neither an adapter nor a bias") == 0);
   wrong = repairs;
   wrong.layers[0][Role::kTokenEmbedding].weight = numbers({32}, 0);
-  CHECK(message_of([&] { check(wrong, spec, level); }).find("layers.0: a repair of something else than") ==
-        0);
+  CHECK(message_of([&] {
+          check(wrong, spec, level);
+        }).find("layers.0: only matrices and norms can be repaired") == 0);
   wrong = repairs;
   wrong.layers.pop_back();
   CHECK(message_of([&] { check(wrong, spec, level); }) == "repairs: expected 4 layers, got 3");
@@ -309,7 +310,7 @@ TEST_CASE("repairs: what does not fit the level is refused by file and tensor") 
                [](auto&, auto each) {
                  each->second = numbers({32, 3}, 0);
                })},
-      {adapters, o + "lora_A.weight: half of an adapter: " + o + "lora_B.weight is missing",
+      {adapters, o + "lora_A.weight: incomplete adapter: " + o + "lora_B.weight is missing",
        tensors(o + "lora_B.weight", [](auto& all, auto each) { all.erase(each); })},
       {adapters, "expected two dimensions, got shape [6]",
        tensors(o + "lora_A.weight", [](auto&, auto each) { each->second = numbers({6}, 0); })},
@@ -410,7 +411,7 @@ TEST_CASE("repairs: adapters of every matrix are checked against the level's wid
                                 r)) != std::string::npos);
     CHECK(refused(name + "B.weight", numbers({out, r}, std::numeric_limits<float>::quiet_NaN()))
               .find(name + "B.weight: element 0: expected a finite number, got nan") != std::string::npos);
-    CHECK(refused(name + "A.weight", std::nullopt).find(name + "B.weight: half of an adapter") !=
+    CHECK(refused(name + "A.weight", std::nullopt).find(name + "B.weight: incomplete adapter") !=
           std::string::npos);
   }
 }

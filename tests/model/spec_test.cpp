@@ -155,7 +155,7 @@ TEST_CASE("spec: what stock runtimes compute wrongly without is not left out, in
       made.layer_d_ff[i] = each.widths[2 * i + 1];
     }
     CHECK(message_of([&] { complete_spec(made); }) ==
-          "model dimensions make no sense: " + each.dimension + ": " + each.reason);
+          "inconsistent model dimensions: " + each.dimension + ": " + each.reason);
   }
   for (const Widths& fine : {Widths{2, 64, 0, 64, 2, 64}, Widths{2, 64, 0, 0, 2, 64},
                              Widths{2, 64, 0, 0, 0, 64}, Widths{1, 1, 0, 1, 0, 1}})
@@ -214,7 +214,7 @@ TEST_CASE("spec: dimensions that make no sense are listed, all of them") {
   spec.head_dim = 7;
   spec.norm_eps = NAN;
   CHECK(message_of([&] { complete_spec(spec); }) ==
-        "model dimensions make no sense: model width is 0, expected 1 to 16777216; head_dim is 7, expected "
+        "inconsistent model dimensions: model width is 0, expected 1 to 16777216; head_dim is 7, expected "
         "an even "
         "number; norm epsilon is nan, expected a positive number");
 
@@ -271,7 +271,7 @@ TEST_CASE("spec: dimensions that make no sense are listed, all of them") {
   for (const Case& each : cases) {
     ModelSpec bad = make_tiny_spec("llama");
     each.spoil(bad);
-    CHECK(message_of([&] { complete_spec(bad); }) == "model dimensions make no sense: " + each.message);
+    CHECK(message_of([&] { complete_spec(bad); }) == "inconsistent model dimensions: " + each.message);
   }
 }
 

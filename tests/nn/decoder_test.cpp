@@ -542,10 +542,10 @@ TEST_CASE("decoder: repairs that are not the level's are refused by name") {
   const at::Tensor none;
   const auto ones = [](std::vector<int64_t> shape) { return at::ones(shape); };
   refuses(Role::kQueryBias, {none, none, none, ones({32})},
-          "repairs of layer 1: nothing can stand for its q bias");
+          "repairs of layer 1: its q bias cannot be repaired");
   refuses(Role::kQuery, {ones({16, 32}), none, none, none},
           "repair of q: weight: expected shape [32, 32], got [16, 32]");
-  refuses(Role::kGate, {none, ones({2, 32}), none, none}, "repair of gate: half of an adapter: b is missing");
+  refuses(Role::kGate, {none, ones({2, 32}), none, none}, "repair of gate: incomplete adapter: b is missing");
   refuses(Role::kDown, {none, ones({2, 64}), ones({32, 3}), none},
           "repair of down: b: expected shape [32, 2], got [32, 3]");
   refuses(Role::kUp, {none, none, none, ones({32})}, "repair of up: bias: expected shape [64], got [32]");

@@ -114,7 +114,7 @@ TEST_SUITE("options") {
               .find("a.yaml:2: basket.count: expected a whole number, got a list") != std::string::npos);
     CHECK(error("basket: 7\n").find("a.yaml:1: basket: expected a section with keys, got '7'") !=
           std::string::npos);
-    CHECK(error("basket:\n  count: 1\n  count: 2\n").find("a.yaml:3: basket.count: stands here twice") !=
+    CHECK(error("basket:\n  count: 1\n  count: 2\n").find("a.yaml:3: basket.count: is given twice") !=
           std::string::npos);
     CHECK(error("crate: {}\n").find("a.yaml:1: unknown key 'crate'") != std::string::npos);
     CHECK(error("", {"basket.count=0"}) == "--set basket.count=0: basket.count: expected at least 1, got 0");

@@ -86,7 +86,7 @@ TEST_SUITE("pipeline") {
         {kMinimal + "profile:\n  tokns: 5\n", "run.yaml:6: unknown key 'profile.tokns'",
          "did you mean 'tokens'?"},
         {kMinimal + "mode: x\n", "run.yaml:5: unknown key 'mode'", "did you mean 'model'?"},
-        {kMinimal + "seed: 1\nseed: 2\n", "run.yaml:6: seed: stands here twice", ""},
+        {kMinimal + "seed: 1\nseed: 2\n", "run.yaml:6: seed: is given twice", ""},
         {kMinimal + "profile:\n  tokens: many\n",
          "run.yaml:6: profile.tokens: expected a whole number, got 'many'", ""},
         {kMinimal + "profile:\n  tokens: 1e3\n",

@@ -239,7 +239,7 @@ TEST_SUITE("pipeline") {
           }).find("level 0.6 has no adapter") != std::string::npos);
     CHECK(test::message_of([&] {
             PackedFile::open(made.artifact() / "full.gguf");
-          }).find("no packed file: key elastify.packed.version is missing") != std::string::npos);
+          }).find("not a packed file: key elastify.packed.version is missing") != std::string::npos);
     CHECK_THROWS_AS(exported(made.reordered(), made.path() / "both",
                              {.levels = {}, .packed = true, .shared_common = true}),
                     UsageError);

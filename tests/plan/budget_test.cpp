@@ -176,7 +176,7 @@ TEST_CASE("latency: linear between measured models and never falling; of equally
   CHECK(!table.covers(401));
   CHECK(test::message_of([&] {
           table.params_at(0.5e6);
-        }).find("is outside of what was measured: 100 to 400 parameters, 1 to 4 ms per token") !=
+        }).find("is outside the measured range, 100 to 400 parameters, 1 to 4 ms per token") !=
         std::string::npos);
   CHECK(LatencyTable(directory / "bench.json", LatencyPhase::kPrompt).at(400) == doctest::Approx(90e6));
 }
@@ -196,7 +196,7 @@ TEST_CASE("latency: tokens per second are read, too, and unusable files are refu
   };
   CHECK(message(Json::object()) == "expected a list of measurements");
   CHECK(message(rows, LatencyPhase::kPrompt) ==
-        "0 models with times for reading a prompt, expected at least 2");
+        "times for reading a prompt of 0 models, expected at least 2");
   rows[1]["n_threads"] = 2;
   CHECK(message(rows) == "[1]: n_threads: rows with 4 and 2");
   rows[1]["n_threads"] = 4;
@@ -211,7 +211,7 @@ TEST_CASE("latency: tokens per second are read, too, and unusable files are refu
   rows[1] = row(400, 4, 128);
   CHECK(message(rows) == "[1]: n_gen: rows with 16 and 128");
   rows[1] = row(400, -4);
-  CHECK(message(rows).find("[1]: a time of -") == 0);
+  CHECK(message(rows).find("[1]: expected a positive time per token, got -") == 0);
   rows[1].erase("model_n_params");
   CHECK(message(rows) == "[1]: model_n_params: missing");
 }
@@ -234,11 +234,11 @@ TEST_CASE("latency: levels are shares of the full model's time, and nothing is e
 
   options.levels = {0.2};
   const auto plan_it = [&] { plan::make_plan(spec, nullptr, options); };
-  CHECK(test::message_of(plan_it).find("level 0.2: 0.4 ms per token is outside of what was measured: ") == 0);
+  CHECK(test::message_of(plan_it).find("level 0.2: 0.4 ms per token is outside the measured range, ") == 0);
   CHECK(test::hint_of(plan_it) == "measure a narrower model, or leave out levels below 0.2500");
   use(Json::array({row(all / 4, 0.5), row(all * 3 / 4, 1)}));
-  CHECK(test::message_of(plan_it).find(fmt::format("the full model has {} parameters, measured were", all)) !=
-        std::string::npos);
+  CHECK(test::message_of(plan_it).find(fmt::format(
+            "the full model has {} parameters, but the measured ones have", all)) != std::string::npos);
 }
 
 }  // namespace elastify

@@ -263,7 +263,7 @@ TEST_CASE("plan: only searched widths drop layers") {
   options = {};
   options.method = Method::kDpKl;
   CHECK(test::message_of([&] { plan::make_plan(spec, nullptr, options); }) ==
-        "the plan `dp+kl` measures sub-models, and nothing here can");
+        "the plan `dp+kl` measures sub-models, which this command cannot");
 }
 
 }  // namespace elastify

@@ -246,7 +246,7 @@ TEST_CASE("metrics: unfinished work is refused, resumed or replaced, as asked") 
   };
   const Profile first = measure(batches, Existing::kRefuse);
   CHECK(message_of([&] { measure(batches, Existing::kRefuse); }) ==
-        work.string() + ": unfinished work is there");
+        work.string() + ": holds unfinished work");
   CHECK((measure(batches, Existing::kResume).importance == first.importance));
   CHECK(message_of([&] { measure(others, Existing::kResume); }) ==
         work.string() +

@@ -159,5 +159,5 @@ TEST_CASE("profile: data that cannot be used is refused with a message") {
         "decoder and checkpoint are different models");
   Profile profile;
   CHECK(message_of([&] { profile::add_data_free_metric(profile, checkpoint, Metric::kTaylor, 0); }) ==
-        "metric 'taylor' cannot be had without data");
+        "metric 'taylor' needs calibration data");
 }

@@ -198,9 +198,8 @@ TEST_CASE(
   };
   const ModelSpec offset = peculiar_variants()[0].spec, post_norms = peculiar_variants()[1].spec;
   CHECK(message_of([&] { fit(post_norms, "adapter"); }) ==
-        "model.layers.0.attn_post_norm.weight: closed-form repairs of o and down are not supported in front "
-        "of a "
-        "norm");
+        "model.layers.0.attn_post_norm.weight: closed-form repairs of o and down are not supported where a "
+        "norm follows");
   CHECK(fit(post_norms, "norm").output_norm.defined());
   const nn::Decoder decoder(memory_checkpoint(offset), {});
   const at::Tensor ids = random_ids(8, 20, offset.n_vocab);

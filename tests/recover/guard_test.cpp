@@ -191,7 +191,7 @@ TEST_CASE("guard: fits that are guarded drop what harms, count what they shrink,
   CHECK(verdicts[0].n_shrunk + verdicts[0].n_dropped > 0);
   CHECK(message_of([&] {
           recover::fit_levels(scene.decoder, little, {scene.widths}, options);
-        }).find("held-out text, and there is none") != std::string::npos);
+        }).find("held-out text, and none is given") != std::string::npos);
 }
 
 TEST_CASE("guard: off, held-out text changes no bit of a fit") {

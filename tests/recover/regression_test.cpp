@@ -168,7 +168,7 @@ TEST_CASE("regression: inputs that are never used change nothing, such that are 
     return sample.repair(weight, options, 0, {}).repair.weight;
   };
   CHECK(at::equal(repair(0), weight));
-  CHECK_THROWS_WITH_AS(repair(std::nan("")), "what goes through this layer is not finite", Error);
+  CHECK_THROWS_WITH_AS(repair(std::nan("")), "the activations of this layer are not finite", Error);
   CHECK_THROWS_AS(repair(std::numeric_limits<double>::infinity()), Error);
 }
 
