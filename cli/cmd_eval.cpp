@@ -8,8 +8,7 @@ namespace elastify::cli {
 void add_eval(CLI::App& command, Invocation& call) {
   auto args = std::make_shared<EvalCommand>();
   command.add_option("PATH", args->path, "model, reordered directory or artifact")->required();
-  command.add_option("--level", args->level, "width level, as in 0.5 [the full model]")
-      ->check(CLI::Range(0.0, 1.0));
+  command.add_option("--level", args->level, "width level, as in 0.5 [the full model]")->check(level_error);
   command.add_flag_callback(
       "--no-repairs", [args] { args->repairs = false; }, "leave the level's repairs off");
   add_section(command, call, "eval");

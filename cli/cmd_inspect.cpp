@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/error.h"
+#include "cli/claim.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "export/packed.h"
@@ -74,7 +75,11 @@ void add_inspect(CLI::App& command, Invocation& call) {
       if (args->system) return with_torch(call, SystemCommand{});
       if (!fs::exists(args->path))
         throw UsageError(fmt::format("{}: there is no such file or directory", args->path.string()));
-      if (args->path.extension() == ".h5") return report::view_profile(args->path, args->plot, call.force);
+      if (args->path.extension() == ".h5") {
+        std::optional<OutputLock> lock;
+        if (!args->plot.empty()) lock.emplace(claim(call, args->plot, {args->path}));
+        return report::view_profile(args->path, args->plot);
+      }
       if (!args->plot.empty())
         throw UsageError("--plot draws profiles", "give the profile.h5 that `elastify profile` wrote");
       return inspect_model(args->path);

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "cli/claim.h"
 #include "cli/commands.h"
 #include "pipeline/install_check.h"
 
@@ -43,7 +44,8 @@ std::string to_text(const InstallRow& row, size_t width) {
 }
 
 Report run_install_check(const Invocation& call, const InstallCheckCommand& command) {
-  if (!command.latency_table.empty()) require_absent(command.latency_table, call.force);
+  std::optional<OutputLock> lock;
+  if (!command.latency_table.empty()) lock.emplace(claim(call, command.latency_table, {command.path}));
   pipeline::InstallOptions options = command.options;
   options.job.threads = static_cast<int>(call.config.threads);
   options.for_latency_table = !command.latency_table.empty();

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "cli/claim.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/plan_output.h"
@@ -21,21 +22,12 @@ std::optional<plan::CostCurves> curves_of(const ModelSpec& spec, const std::opti
   return plan::curves_from_scores(spec, *profile, metric);
 }
 
-void require_outputs_absent(const PlanCommand& command, bool force) {
-  require_absent(command.output, force);
-  if (command.plot.empty()) return;
-  if (command.plot.extension() == ".png")
-    throw UsageError(fmt::format("{}: plots are SVG files", command.plot.string()),
-                     "give a name in .svg; `rsvg-convert plan.svg -o plan.png` makes a PNG of it");
-  require_absent(command.plot, force);
-}
-
 Report run_plan(Invocation& call, const PlanCommand& command) {
-  require_outputs_absent(command, call.force);
   const plan::PlanOptions& options = call.config.reorder.plan;
   const bool has_text = !call.config.profile.text.data.empty();
   if (options.method == plan::Method::kDpKl || (options.method == plan::Method::kDp && has_text))
     return with_torch(call, command);
+  const std::vector<OutputLock> locks = claim_outputs(call, command);
   const ModelSpec spec = Checkpoint::open(command.model).spec();
   pipeline::fit_to_model(call.config, spec);
   std::optional<Profile> profile;
@@ -51,6 +43,17 @@ Report run_plan(Invocation& call, const PlanCommand& command) {
 }
 
 }  // namespace
+
+std::vector<OutputLock> claim_outputs(const Invocation& call, const PlanCommand& command) {
+  std::vector<OutputLock> locks;
+  locks.push_back(claim(call, command.output, {command.model, command.profile}));
+  if (command.plot.empty()) return locks;
+  if (command.plot.extension() == ".png")
+    throw UsageError(fmt::format("{}: plots are SVG files", command.plot.string()),
+                     "give a name in .svg; `rsvg-convert plan.svg -o plan.png` makes a PNG of it");
+  locks.push_back(claim(call, command.plot, {command.model, command.profile, command.output}));
+  return locks;
+}
 
 Report write_plan(const PlanCommand& command, const ElasticPlan& plan, const ModelSpec& spec,
                   const Profile* profile, const plan::CostCurves* curves) {

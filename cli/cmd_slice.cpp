@@ -3,7 +3,9 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "cli/claim.h"
 #include "cli/commands.h"
+#include "cli/options.h"
 #include "export/slice.h"
 
 namespace elastify::cli {
@@ -20,13 +22,6 @@ exporter::PackedFile open_packed(const fs::path& path) {
   return exporter::PackedFile::open(fs::is_directory(path) ? path / "model.gguf" : path);
 }
 
-/// Refuses to replace the packed file that is being read, even with --force.
-void require_other(const fs::path& output, const fs::path& packed) {
-  std::error_code ignored;
-  if (fs::equivalent(output, packed, ignored))
-    throw UsageError(fmt::format("{}: is the packed file itself", output.string()), "choose another -o");
-}
-
 Report run_slice(const Invocation& call, const SliceCommand& command) {
   const exporter::PackedFile packed = open_packed(command.packed);
   const exporter::PackedLevel& level = packed.level(command.level);
@@ -36,14 +31,13 @@ Report run_slice(const Invocation& call, const SliceCommand& command) {
       if (index)
         beside.emplace_back(&packed.embedded()[*index],
                             command.output.parent_path() / packed.embedded()[*index].name);
-  require_other(command.output, packed.path());
-  require_absent(command.output, call.force);
+  std::vector<OutputLock> locks;
+  locks.push_back(claim(call, command.output, {packed.path()}));
   for (const auto& [file, path] : beside) {
-    require_other(path, packed.path());
     if (path == command.output)
       throw UsageError(fmt::format("{}: the level's {} goes under this name", path.string(), file->name),
                        "choose another -o");
-    require_absent(path, call.force);
+    locks.push_back(claim(call, path, {packed.path()}));
     packed.check_hash(*file);  // before anything is written
   }
   const auto start = std::chrono::steady_clock::now();
@@ -80,9 +74,7 @@ Report run_slice(const Invocation& call, const SliceCommand& command) {
 void add_slice(CLI::App& command, Invocation& call) {
   auto args = std::make_shared<SliceCommand>();
   command.add_option("FILE", args->packed, "model.gguf that `elastify export --packed` wrote")->required();
-  command.add_option("--level", args->level, "1: the plain full model")
-      ->required()
-      ->check(CLI::PositiveNumber);
+  command.add_option("--level", args->level, "1: the plain full model")->required()->check(level_error);
   command.add_flag("--merge-adapter", args->merge_adapter,
                    "add the level's adapter to its weights, in float32, and encode them in the file's type; "
                    "without it, the adapter is written beside as lora-050.gguf");

@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include "cli/claim.h"
 #include "model/manifest.h"
 #include "pipeline/artifact.h"
 #include "report/artifact_view.h"
@@ -11,8 +12,9 @@ namespace elastify::cli {
 Report run_export(const Invocation& call, const ExportCommand& command) {
   if (call.config.threads > 0) omp_set_num_threads(static_cast<int>(call.config.threads));
   const exporter::ExportOptions& options = call.config.export_;
+  const OutputLock lock = claim(call, command.output, {command.reordered});
   pipeline::write_artifact(command.reordered, options, {{"export", exporter::to_json(options)}},
-                           command.output, call.force);
+                           command.output, call.force, call.config.tokenizer);
   Report report;
   report.json = {{"output", command.output.string()}, {"files", nlohmann::ordered_json::array()}};
   for (const auto& [folder, manifest] : load_manifests(command.output))

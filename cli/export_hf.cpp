@@ -1,6 +1,7 @@
 #include <omp.h>
 
 #include "base/error.h"
+#include "cli/claim.h"
 #include "cli/export.h"
 #include "pipeline/artifact.h"
 
@@ -28,6 +29,10 @@ exporter::HfExportOptions options_of(const Invocation& call) {
 
 Report run_export_hf(const Invocation& call, const ExportCommand& command) {
   if (call.config.threads > 0) omp_set_num_threads(static_cast<int>(call.config.threads));
+  if (!call.config.tokenizer.empty())
+    throw UsageError("tokenizer: Hugging Face directories get the tokenizer files of the reordered directory",
+                     "leave out --tokenizer, or put the files there");
+  const OutputLock lock = claim(call, command.output, {command.reordered});
   const auto levels =
       pipeline::write_hf_artifact(command.reordered, options_of(call), command.output, call.force);
   const bool has_tokenizer = levels.front().has_tokenizer;

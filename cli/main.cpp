@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <iostream>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -17,9 +18,20 @@ char** arguments = nullptr;
 
 namespace {
 
+/// Names of files need not be UTF-8, JSON has to be.
+std::string text_of(const nlohmann::ordered_json& json) {
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
 enum ExitStatus { kDone = 0, kFailed = 1, kBadUsage = 2, kInterrupted = 130 };
 
-int report_error(const std::string& verb, const Error& error) {
+/// \param json  also print the error as an object on standard output
+int report_error(const std::string& verb, const Error& error, bool json = false) {
+  if (json) {
+    nlohmann::ordered_json object{{"error", error.what()}};
+    if (!error.hint().empty()) object["hint"] = error.hint();
+    std::cout << text_of(object) << std::flush;
+  }
   std::fflush(stdout);
   fmt::print(stderr, "elastify{}{}: error: {}\n", verb.empty() ? "" : " ", verb, error.what());
   if (!error.hint().empty()) fmt::print(stderr, "  hint: {}\n", error.hint());
@@ -51,15 +63,15 @@ int run_action(const Invocation& call, const std::string& verb) {
   install_interrupt_handler();
   try {
     const Report report = call.action();
-    std::cout << (call.json ? report.json.dump(2) + "\n" : report.text) << std::flush;
+    if (call.json || !call.quiet) std::cout << (call.json ? text_of(report.json) : report.text) << std::flush;
     if (!std::cout) throw Error("standard output: cannot write");
     return report.ok ? kDone : kFailed;
   } catch (const Error& error) {
-    return report_error(verb, error);
+    return report_error(verb, error, call.json);
   } catch (const std::bad_alloc&) {
-    return report_error(verb, Error("out of memory", "a smaller --batch or --seq needs less"));
+    return report_error(verb, Error("out of memory", "a smaller --batch or --seq needs less"), call.json);
   } catch (const std::exception& error) {
-    return report_error(verb, Error(error.what()));
+    return report_error(verb, Error(error.what()), call.json);
   }
 }
 

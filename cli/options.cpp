@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <charconv>
 
 #include "pipeline/presets.h"
 
@@ -77,6 +78,15 @@ void add_common(CLI::App& command, Invocation& call) {
   command.add_flag("-q,--quiet", call.quiet, "warnings and errors only")->group(kCommon);
   command.add_flag("-v,--verbose", call.verbose, "say more")->group(kCommon);
   add_flags(command, call, [](const Option& option) { return option.heading() == kCommon; });
+}
+
+std::string level_error(const std::string& text) {
+  double level = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), level);
+  const bool is_number = error == std::errc() && end == text.data() + text.size();
+  return is_number && level > 0 && level <= 1
+             ? ""
+             : fmt::format("expected a level above 0, up to 1, got {}", text);
 }
 
 std::vector<std::string> overrides_of(const Invocation& call) {

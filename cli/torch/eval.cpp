@@ -4,6 +4,7 @@
 #include "nn/decoder.h"
 #include "nn/device.h"
 #include "nn/system.h"
+#include "pipeline/artifact.h"
 #include "pipeline/fit_to_model.h"
 #include "pipeline/order.h"
 #include "pipeline/repairs.h"
@@ -64,7 +65,9 @@ Report work(const Invocation& call, const EvalCommand& command) {
 
   Report report;
   report.json["path"] = command.path.string();
-  report.json["level"] = command.level.value_or(1.0);
+  const auto stated = pipeline::stated_level(command.path);
+  const double nominal = stated ? stated->nominal : command.level.value_or(1.0);
+  report.json["level"] = nominal;
   report.json["true_ratio"] = pipeline::true_ratio(command.path, command.level);
   report.json["repairs"] = name_of(repairs.parts);
   if (!options.tasks.empty()) {
@@ -82,8 +85,8 @@ Report work(const Invocation& call, const EvalCommand& command) {
   report.text = fmt::format(
       "perplexity {:.4f}, {:.4f} bits per byte, {} tokens, {:.0f} tokens/s, level {}, true ratio {:.4f}, "
       "repairs: {}\n",
-      result.perplexity, result.bits_per_byte, result.tokens, result.tokens_per_second,
-      command.level.value_or(1.0), report.json["true_ratio"].get<double>(), name_of(repairs.parts));
+      result.perplexity, result.bits_per_byte, result.tokens, result.tokens_per_second, nominal,
+      report.json["true_ratio"].get<double>(), name_of(repairs.parts));
   if (options.baseline) {
     if (level == nullptr)
       throw UsageError("baseline: a random order is compared at the widths of a level",

@@ -9,6 +9,7 @@
 namespace elastify::cli {
 
 Report work(const Invocation& call, const PlanCommand& command) {
+  const std::vector<OutputLock> locks = claim_outputs(call, command);
   pipeline::RunConfig config = call.config;
   nn::set_threads(static_cast<int>(config.threads));
   const pipeline::OpenModel model = pipeline::open_model(command.model, config.tokenizer);

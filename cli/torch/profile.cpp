@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "cli/claim.h"
 #include "cli/torch/work.h"
 #include "nn/device.h"
 #include "nn/system.h"
@@ -22,23 +23,18 @@ void require_text(const Invocation& call, profile::ProfileOptions& options) {
   options.removal_tokens = 0;
 }
 
-profile::WorkOptions work_of(const Invocation& call, const ProfileCommand& command,
-                             const Communicator& processes) {
+profile::WorkOptions work_of(const Invocation& call, const ProfileCommand& command) {
   profile::WorkOptions work;
   work.max_ram = call.config.max_ram;
   work.save_every = call.config.profile.save_every;
-  if (command.resume) {
-    work.existing = profile::WorkOptions::Existing::kResume;
-  } else if (call.force) {
-    std::error_code ignored;
-    if (processes.is_root()) fs::remove_all(pipeline::unfinished_path(command.output), ignored);
-    processes.wait();
-  }
+  using Existing = profile::WorkOptions::Existing;
+  work.existing = command.resume ? Existing::kResume : call.force ? Existing::kReplace : Existing::kRefuse;
   return work;
 }
 
 Report profile_with(const Communicator& processes, const Invocation& call, const ProfileCommand& command) {
-  require_absent(command.output, call.force);
+  std::optional<OutputLock> lock;
+  if (processes.is_root()) lock.emplace(claim(call, command.output, {command.model}));
   pipeline::RunConfig config = call.config;
   config.profile.text.seed = config.seed;
   require_text(call, config.profile);
@@ -51,7 +47,7 @@ Report profile_with(const Communicator& processes, const Invocation& call, const
   pipeline::fit_to_model(config, model.checkpoint.spec());
   pipeline::fit_batch(config, model.checkpoint.spec());
   const pipeline::Measured measured = pipeline::write_profile(
-      model, config.compute, config.profile, work_of(call, command, processes), command.output, processes);
+      model, config.compute, config.profile, work_of(call, command), command.output, processes);
 
   Report report;
   if (!processes.is_root()) return report;

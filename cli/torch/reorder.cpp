@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "base/log.h"
+#include "cli/claim.h"
 #include "cli/torch/work.h"
 #include "nn/device.h"
 #include "nn/system.h"
@@ -55,7 +56,7 @@ std::string preset_text(const pipeline::RunConfig& config) {
 }  // namespace
 
 Report work(const Invocation& call, const ReorderCommand& command) {
-  require_absent(command.output, call.force);
+  const OutputLock lock = claim(call, command.output, {command.model, command.profile, command.widths});
   pipeline::RunConfig config = call.config;
   nn::set_threads(static_cast<int>(config.threads));
   const pipeline::OpenModel model = pipeline::open_model(command.model, config.tokenizer);
@@ -70,8 +71,10 @@ Report work(const Invocation& call, const ReorderCommand& command) {
                                     measurements.moments, &calibration};
   const ElasticPlan plan = pipeline::write_reordered(model, evidence, config, command.output, call.force,
                                                      given ? &*given : nullptr);
-  std::error_code ignored;
-  fs::remove_all(pipeline::unfinished_path(command.output), ignored);  // second moments of a streamed profile
+  if (config.max_ram > 0) {  // the second moments of a streamed profile
+    std::error_code ignored;
+    fs::remove_all(pipeline::unfinished_path(command.output), ignored);
+  }
   Report report = report::view_plan(plan, spec);
   const std::string compensation = name_of(config.reorder.repair.compensation);
   report.json["preset"] = config.preset;

@@ -25,7 +25,7 @@ struct ChildOutcome {
 /// \param arguments  the program, looked up in PATH, and its arguments
 /// \param limit_seconds  after this time the program and all processes that it started are killed
 /// \throws Error  if it cannot be started
-/// \throws Interrupted  after SIGINT or SIGTERM; the program is killed first
+/// \throws Interrupted  after an interrupt; the program is killed first
 ChildOutcome run_child(const std::vector<std::string>& arguments, double limit_seconds);
 
 }  // namespace elastify

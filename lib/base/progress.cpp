@@ -36,12 +36,19 @@ void on_signal(int signal) {
   }
 }
 
+constexpr int kInterrupts[] = {SIGINT, SIGTERM, SIGHUP};
+
 sigset_t interrupts() {
   sigset_t signals;
   sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
+  for (const int signal : kInterrupts) sigaddset(&signals, signal);
   return signals;
+}
+
+/// nohup starts a program with SIGHUP ignored, and so it stays.
+bool is_ignored(int signal) {
+  struct sigaction action = {};
+  return sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
 double seconds(Clock::duration duration) {
@@ -63,8 +70,8 @@ std::string rate_text(double rate) {
 void install_interrupt_handler() {
   struct sigaction action = {};
   action.sa_handler = on_signal;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  for (const int signal : kInterrupts)
+    if (signal != SIGHUP || !is_ignored(signal)) sigaction(signal, &action, nullptr);
   const sigset_t signals = interrupts();
   sigprocmask(SIG_UNBLOCK, &signals, nullptr);
 }

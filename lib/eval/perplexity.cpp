@@ -33,6 +33,11 @@ PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batc
     const at::Tensor ids = nn::stack_ids(
         sequences.subspan(first, std::min(static_cast<size_t>(batch), sequences.size() - first)));
     nll += decoder.sequence_nll(ids, options).sum().item<double>();
+    if (!std::isfinite(nll))
+      throw Error(
+          fmt::format("sequences {} to {}: the loss is not finite", first + 1,
+                      first + static_cast<size_t>(ids.size(0))),
+          "weights or repairs have infinite values or NaN, or --dtype f16 overflows: f32 and bf16 do not");
     result.tokens += ids.size(0) * (ids.size(1) - 1);
     progress->advance(ids.numel());
   }

@@ -334,9 +334,7 @@ std::vector<HfLevel> export_hf(const Checkpoint& source, const Permutation& perm
     for (LevelDirectory& each : directories) each.open(source, permutation, options.shard_bytes, directory);
     write_weights(source, directories, type);
     for (LevelDirectory& each : directories) listed.push_back(each.finish());
-    Manifest manifest;
-    manifest.spec_hash = spec_hash(spec);
-    manifest.permutation_digest = digest(permutation);
+    Manifest manifest = manifest_of(spec, permutation);
     manifest.huggingface = true;
     manifest.type = info(type).name;
     manifest.configuration = configuration;

@@ -321,13 +321,6 @@ WrittenFile finish_packed(TypeExport& type, const std::vector<ArtifactFile>& lis
   return {"model.gguf", type.packed->size(), sha256};
 }
 
-Manifest provenance_of(const ModelSpec& spec, const Permutation& permutation) {
-  Manifest manifest;
-  manifest.spec_hash = spec_hash(spec);
-  manifest.permutation_digest = digest(permutation);
-  return manifest;
-}
-
 /// Adds a model's file and the adapter and importance matrix beside it.
 void list(const ArtifactFile& file, Manifest& manifest) {
   ListedModel& model = manifest.files.emplace_back();
@@ -417,7 +410,7 @@ std::vector<ArtifactFile> export_model(const Checkpoint& source, const Vocabular
     const std::vector<TensorSink> sinks = sinks_of(types);
     write_rope_factors(sinks, spec);
     write_tensors(source, sinks, fused_qkv, importance, options.max_ram);
-    const Manifest top = provenance_of(spec, permutation);
+    const Manifest top = manifest_of(spec, permutation);
     for (TypeExport& type : types) {
       const fs::path folder = type.files[0].directory;
       const std::vector<ArtifactFile> of_type = finish(type);

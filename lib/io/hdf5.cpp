@@ -336,6 +336,13 @@ Hdf5Reader::Hdf5Reader(const fs::path& path) : state_(std::make_unique<State>(pa
 
 Hdf5Reader::~Hdf5Reader() = default;
 
+bool Hdf5Reader::has_magic(const fs::path& path) {
+  const auto file = MappedFile::open(path);
+  const auto bytes = file->bytes();
+  return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())
+      .starts_with("\x89HDF\r\n");
+}
+
 bool Hdf5Reader::contains(std::string_view path) const {
   return state_->exists(path);
 }

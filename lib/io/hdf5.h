@@ -43,6 +43,7 @@ class Hdf5Reader {
   /// \throws Error naming the file if it is absent, truncated or not HDF5
   explicit Hdf5Reader(const fs::path& path);
   ~Hdf5Reader();
+  static bool has_magic(const fs::path& path);
   Hdf5Reader(const Hdf5Reader&) = delete;
   Hdf5Reader& operator=(const Hdf5Reader&) = delete;
 

@@ -232,6 +232,13 @@ std::string Manifest::storage() const {
                       [&] { return Fields(configuration).require_string("storage"); });
 }
 
+Manifest manifest_of(const ModelSpec& spec, const Permutation& permutation) {
+  Manifest manifest;
+  manifest.spec_hash = spec_hash(spec);
+  manifest.permutation_digest = digest(permutation);
+  return manifest;
+}
+
 fs::path manifest_path(const fs::path& artifact) {
   return artifact / "manifest.json";
 }

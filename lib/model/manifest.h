@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/version.h"
 #include "io/sharded_safetensors.h"
+#include "model/permutation.h"
 
 namespace elastify {
 
@@ -80,6 +81,9 @@ struct Manifest {
   /// \throws Error  naming the key if it is not there
   std::string storage() const;
 };
+
+/// A manifest that lists nothing yet, of what is made from a model whose units are in this order.
+Manifest manifest_of(const ModelSpec& spec, const Permutation& permutation);
 
 /// manifest.json in the artifact's directory.
 fs::path manifest_path(const fs::path& artifact);

@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "export/levels.h"
 #include "export/lora_gguf.h"
 #include "export/slice.h"
@@ -107,6 +109,15 @@ double stated_ratio(const fs::path& artifact, double level) {
   throw UsageError(fmt::format("{}: no level {} in manifest.json", artifact.string(), level));
 }
 
+std::optional<StatedLevel> stated_level(const fs::path& file) {
+  if (!fs::is_regular_file(file) || !GgufFile::has_magic(file)) return std::nullopt;
+  const GgufMetadata keys = GgufFile::open(file).metadata();
+  const auto level = keys.number("elastify.level"), ratio = keys.number("elastify.decoder_ratio");
+  if (!level || !ratio || packed_file(file)) return std::nullopt;
+  const auto rounded = [](double value) { return std::round(value * 1e6) / 1e6; };  // stored as f32
+  return StatedLevel{rounded(*level), rounded(*ratio)};
+}
+
 exporter::HeldRepairs held_repairs(const fs::path& model) {
   if (fs::is_directory(model)) return exporter::held_in_directory(model);
   const GgufMetadata keys = GgufFile::open(model).metadata();
@@ -117,8 +128,19 @@ exporter::HeldRepairs held_repairs(const fs::path& model) {
   return held;
 }
 
+void require_listed_adapter(const fs::path& directory, double level) {
+  if (!has_manifest(directory)) return;
+  const Manifest manifest = load_manifest(directory);
+  const ListedAdapter* adapter = manifest.adapter_at(level);
+  if (adapter == nullptr || manifest.packed || fs::exists(directory / adapter->name)) return;
+  throw Error(fmt::format("{}: missing, but manifest.json lists it for level {}",
+                          (directory / adapter->name).string(), level),
+              "copy it here, or export again");
+}
+
 std::optional<LevelRepairs> find_adapter(const fs::path& directory, const Checkpoint& model, double level) {
   if (level >= 1) return std::nullopt;
+  require_listed_adapter(directory, level);
   const ModelSpec& spec = model.spec();
   if (model.format() == SourceFormat::kHuggingFace) {
     const fs::path adapter = directory / exporter::hf_adapter_name(level);
@@ -168,10 +190,16 @@ void copy_provenance(const fs::path& reordered, const fs::path& artifact) {
 std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
                                                    const exporter::ExportOptions& options,
                                                    const nlohmann::ordered_json& configuration,
-                                                   const fs::path& output, bool replace) {
+                                                   const fs::path& output, bool replace,
+                                                   const fs::path& tokenizer) {
   require_absent(output, replace);
   const auto [model, plan, permutation, repairs] = open_reordered(reordered);
-  const auto vocabulary = find_vocabulary(reordered, {});
+  const auto vocabulary = find_vocabulary(reordered, tokenizer);
+  if (!vocabulary)
+    log::warn(
+        "{}: has no tokenizer, so the GGUF files have none either, and runtimes cannot read text; "
+        "--tokenizer FILE puts one in",
+        reordered.string());
   nlohmann::ordered_json resolved = configuration;
   resolved["storage"] = info(model.lossless_dtype()).name;
   std::optional<Imatrix> measured;

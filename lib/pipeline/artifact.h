@@ -50,17 +50,27 @@ class PlainFiles {
 /// \throws UsageError
 double stated_ratio(const fs::path& artifact, double level);
 
+/// The level that a GGUF file says it is.
+struct StatedLevel {
+  double nominal = 1, decoder_ratio = 1;
+};
+/// \returns none for a file or directory that is not one level's GGUF file, written by `elastify export` or `slice`
+std::optional<StatedLevel> stated_level(const fs::path& file);
+
 /// The repairs that a level's GGUF file or Hugging Face directory states it holds.
 exporter::HeldRepairs held_repairs(const fs::path& model);
+/// \throws Error  if the artifact's manifest lists an adapter for the level and the file is not there
+void require_listed_adapter(const fs::path& directory, double level);
 /// The adapter of a level in the directory of its model; none if there is none.
-/// \throws Error  naming file, tensor and both values
+/// \throws Error  naming file, tensor and both values, and as require_listed_adapter()
 std::optional<LevelRepairs> find_adapter(const fs::path& directory, const Checkpoint& model, double level);
 
 /// Exports a reordered directory.
 std::vector<exporter::ArtifactFile> write_artifact(const fs::path& reordered,
                                                    const exporter::ExportOptions& options,
                                                    const nlohmann::ordered_json& configuration,
-                                                   const fs::path& output, bool replace);
+                                                   const fs::path& output, bool replace,
+                                                   const fs::path& tokenizer = {});
 /// Exports a reordered directory as Hugging Face directories.
 std::vector<exporter::HfLevel> write_hf_artifact(const fs::path& reordered,
                                                  const exporter::HfExportOptions& options,

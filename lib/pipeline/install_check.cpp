@@ -79,7 +79,10 @@ void add_artifact(const fs::path& artifact, const std::string& prefix, std::vect
     describe(subject);
     subjects.push_back(subject);
     subject.adapter = adapter_of(fs::absolute(path));
-    if (subject.adapter.empty()) continue;
+    if (subject.adapter.empty()) {
+      require_listed_adapter(files->directory(), subject.row.level);
+      continue;
+    }
     subject.row.adapter = subject.adapter.filename().string();
     subjects.push_back(subject);
   }

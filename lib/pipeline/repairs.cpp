@@ -102,6 +102,7 @@ AppliedRepairs of_artifact(double level, const OpenModel& model, const nn::Decod
 
 AppliedRepairs repairs_of(const fs::path& path, std::optional<double> level, const OpenModel& model,
                           const nn::Decoder& decoder, bool wanted) {
+  if (stated_level(path)) return {.parts = held_repairs(path).parts, .level = {}};
   if (!level || *level >= 1) return {};
   if (model.files) return of_artifact(*level, model, decoder, wanted);
   if (!wanted || !model.plan) return {};

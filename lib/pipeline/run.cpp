@@ -3,14 +3,19 @@
 #include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
+
+#include <fmt/ranges.h>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/output_lock.h"
 #include "base/version.h"
 #include "model/manifest.h"
 #include "pipeline/fit_to_model.h"
 #include "pipeline/keys.h"
 #include "pipeline/measure_profile.h"
+#include "pipeline/outputs.h"
 #include "pipeline/stage_work.h"
 #include "pipeline/stages.h"
 #include "report/run_view.h"
@@ -20,6 +25,9 @@ namespace {
 
 using nlohmann::ordered_json;
 
+/// The folder of the stages' keys, by which a run knows its directory again.
+constexpr const char* kSteps = ".steps";
+
 /// Layer removal takes long, and only some plans go by it.
 void skip_needless_removal(RunConfig& config) {
   if (plan::facts_of(config.reorder.plan.method).needs_removal) return;
@@ -27,12 +35,26 @@ void skip_needless_removal(RunConfig& config) {
   config.profile.removal_tokens = 0;
 }
 
-/// Runs a stage unless its product was made under this key. The key is written when the stage is complete, so
-/// an interrupted stage runs again.
+/// The files of a product with their sizes and times of change, one a line.
+std::string inventory(const fs::path& product) {
+  const auto line = [&product](const fs::path& file) {
+    return fmt::format("{} {} {}\n", file.lexically_relative(product.parent_path()).string(),
+                       fs::file_size(file), fs::last_write_time(file).time_since_epoch().count());
+  };
+  if (!fs::is_directory(product)) return fs::exists(product) ? line(product) : "";
+  std::set<std::string> lines;
+  for (const auto& entry : fs::recursive_directory_iterator(product))
+    if (entry.is_regular_file()) lines.insert(line(entry.path()));
+  return fmt::format("{}", fmt::join(lines, ""));
+}
+
+/// Runs a stage unless its product was made under this key and its files have not changed since. Both are
+/// written down when the stage is complete, so an interrupted stage runs again.
 void run_stage(const Stage& stage, const std::string& key, const RunContext& run) {
   const fs::path product = run.product(stage.name);
-  const fs::path stamp = fs::path(run.config.output) / ".steps" / stage.name;
-  if (!run.force && fs::exists(product) && fs::exists(stamp) && read_text(stamp) == key) {
+  const fs::path stamp = fs::path(run.config.output) / kSteps / stage.name;
+  const auto state = [&] { return fmt::format("{}\n{}", key, inventory(product)); };
+  if (!run.force && fs::exists(stamp) && read_text(stamp) == state()) {
     log::info("{}: up to date", stage.name);
     return;
   }
@@ -43,7 +65,14 @@ void run_stage(const Stage& stage, const std::string& key, const RunContext& run
   with_context(stage.name, [&] { work_of(stage.name)(run); });
   log::info("{}: done in {:.1f} s", stage.name,
             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  write_text(stamp, key);
+  write_text(stamp, state());
+}
+
+/// \throws UsageError  if the run would replace an input, or something that elastify did not write
+void require_own_products(const RunConfig& config) {
+  std::vector<fs::path> names{"config.yaml", "report.json", "report.svg"};
+  for (const Stage& stage : stages()) names.emplace_back(stage.product);
+  require_own_directory(config.output, kSteps, names, inputs_of(config));
 }
 
 /// A level's file, for the report.
@@ -96,6 +125,7 @@ ordered_json make_report(const RunContext& run) {
 
 ordered_json run(RunConfig config, bool force) {
   const fs::path output = config.output;
+  const OutputLock lock(output);
   ordered_json source;
   ModelSpec spec;
   {
@@ -106,6 +136,8 @@ ordered_json run(RunConfig config, bool force) {
   fit_to_model(config, spec);
   fit_batch(config, spec);
   skip_needless_removal(config);
+  require_own_products(config);
+  fs::create_directories(output / kSteps);
   write_text(output / "config.yaml", to_yaml(config));
   const RunContext context{config, spec, force};
   std::map<std::string_view, std::string> keys;

@@ -22,9 +22,8 @@ void profile_stage(const RunContext& run) {
   profile::WorkOptions work;
   work.max_ram = run.config.max_ram;
   work.save_every = run.config.profile.save_every;
-  work.existing = profile::WorkOptions::Existing::kResumeOrReplace;
-  std::error_code ignored;
-  if (run.force) fs::remove_all(unfinished_path(output), ignored);
+  using Existing = profile::WorkOptions::Existing;
+  work.existing = run.force ? Existing::kReplace : Existing::kResumeOrReplace;
   write_profile(run.open_source(), run.config.compute, run.config.profile, work, output);
 }
 
@@ -37,8 +36,9 @@ void reorder_stage(const RunContext& run) {
 }
 
 void export_stage(const RunContext& run) {
-  write_artifact(run.product("reorder"), run.config.export_, to_json(run.config), run.product("export"),
-                 true);
+  ordered_json configuration = to_json(run.config);
+  configuration.erase("output");  // the same artifact has the same bytes wherever it is written
+  write_artifact(run.product("reorder"), run.config.export_, configuration, run.product("export"), true);
 }
 
 void verify_stage(const RunContext& run) {

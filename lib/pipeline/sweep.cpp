@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/output_lock.h"
 #include "base/progress.h"
 #include "base/version.h"
 #include "eval/evaluate.h"
@@ -19,6 +20,7 @@
 #include "pipeline/keys.h"
 #include "pipeline/measure_profile.h"
 #include "pipeline/order.h"
+#include "pipeline/outputs.h"
 #include "pipeline/reorder_model.h"
 #include "pipeline/repairs.h"
 #include "recover/closed_form.h"
@@ -417,6 +419,7 @@ ordered_json make_report(const SweepConfig& config, const std::vector<Candidate>
 ordered_json sweep(SweepConfig config, bool force) {
   const RunConfig& base = config.base;
   const fs::path output = base.output, profiles = output / ".profiles", kept = output / ".points";
+  const OutputLock lock(output);
   const OpenModel model = open_model(base.model, base.tokenizer);
   const ModelSpec& spec = model.checkpoint.spec();
   fit_to_model(config.base, spec);
@@ -432,10 +435,13 @@ ordered_json sweep(SweepConfig config, bool force) {
       if (options.method == plan::Method::kUniform) plan::make_plan(spec, nullptr, options);
     });
   }
+  const fs::path names[] = {"config.json", "sweep.json", "sweep.csv", "sweep.svg"};
+  require_own_directory(output, ".points", names, inputs_of(base));
   if (force) {
     fs::remove_all(profiles);
     fs::remove_all(kept);
   }
+  fs::create_directories(kept);
   write_text(output / "config.json", to_json(config).dump(2) + "\n");
 
   const ordered_json source = identity(model);

@@ -30,6 +30,7 @@ struct WorkOptions {
     kRefuse,           ///< leave unfinished work alone and stop
     kResume,           ///< go on with it; refuse if it was started with other options
     kResumeOrReplace,  ///< go on with it, or start over if it was started with other options
+    kReplace,          ///< start over
   };
   Existing existing = Existing::kRefuse;
   double save_every = 60;  ///< seconds between saves of unfinished work

@@ -10,27 +10,44 @@
 namespace elastify::profile {
 namespace {
 
+constexpr const char* kStamp = "key";
+
 bool is_symmetric(const std::string& name) {
   return name.ends_with("/moments");
+}
+
+/// Whether the directory is empty or has the unfinished work of one process or of several.
+bool is_own(const fs::path& directory) {
+  bool is_empty = true;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    if (name == kStamp || name.starts_with("process-")) return true;
+    is_empty = false;
+  }
+  return is_empty;
 }
 
 }  // namespace
 
 Unfinished::Unfinished(const fs::path& directory, const std::string& key, WorkOptions::Existing existing)
     : directory_(directory) {
-  const fs::path stamp = directory / "key";
+  const fs::path stamp = directory / kStamp;
   if (fs::exists(stamp)) {
     const bool same = read_text(stamp) == key;
     if (existing == WorkOptions::Existing::kRefuse)
       throw UsageError(fmt::format("{}: holds unfinished work", directory.string()),
                        "--resume goes on with it, --force starts over");
-    if (same) return;
+    if (same && existing != WorkOptions::Existing::kReplace) return;
     if (existing == WorkOptions::Existing::kResume)
       throw UsageError(fmt::format("{}: the unfinished work there was started with another model, other data "
                                    "or other options",
                                    directory.string()),
                        "give the same as then, or start over with --force");
   }
+  if (fs::exists(directory) && !is_own(directory))
+    throw UsageError(
+        fmt::format("{}: unfinished work goes here, but elastify did not write this", directory.string()),
+        "move it away, or choose another -o");
   std::error_code error;
   fs::remove_all(directory, error);
   if (!fs::create_directories(directory, error))

@@ -132,8 +132,7 @@ std::string to_text(const ProfileSummary& profile, const fs::path& path) {
 
 }  // namespace
 
-Report view_profile(const fs::path& path, const fs::path& plot, bool force) {
-  if (!plot.empty()) require_absent(plot, force);
+Report view_profile(const fs::path& path, const fs::path& plot) {
   const ProfileSummary profile = read_profile_summary(path);
   Report report{.json = to_json(profile, path), .text = to_text(profile, path)};
   if (!plot.empty()) {

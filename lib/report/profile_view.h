@@ -7,9 +7,7 @@ namespace elastify::report {
 
 /// The contents of a profile, from its file alone: the model is not needed.
 /// \param plot  SVG file to draw the profile into; empty: none
-/// \param force  replace `plot` if it exists
 /// \throws Error  naming file and place for what is not a profile
-/// \throws UsageError  if `plot` exists and `force` is false
-Report view_profile(const fs::path& path, const fs::path& plot, bool force);
+Report view_profile(const fs::path& path, const fs::path& plot);
 
 }  // namespace elastify::report

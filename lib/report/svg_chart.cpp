@@ -237,9 +237,9 @@ std::string body(const HeatMap& map) {
 std::string file_of(double width, double height, const std::string& content) {
   return fmt::format(
              "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" "
-             "font-family=\"sans-serif\" font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" "
+             "font-family=\"sans-serif\" font-size=\"13\">\n{2}\n<rect width=\"100%\" height=\"100%\" "
              "fill=\"white\"/>\n",
-             width, height) +
+             width, height, kSvgMark) +
          content + "</svg>\n";
 }
 

@@ -6,6 +6,9 @@
 
 namespace elastify::report {
 
+/// A comment in every SVG file of ours, by which it is known again.
+inline constexpr const char* kSvgMark = "<!-- made by elastify -->";
+
 struct ChartSeries {
   std::string name;  ///< empty: not in the legend
   std::vector<double> x, y;

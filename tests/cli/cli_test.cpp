@@ -1,10 +1,12 @@
 // Tests the program as its users call it: exit status, output, and files on disk.
 
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/output_lock.h"
 #include "model/imatrix.h"
 #include "support/elastic_fixture.h"
 #include "support/program.h"
@@ -68,6 +70,9 @@ TEST_SUITE("cli") {
         {"plan /nowhere --plot widths.png -o /tmp/never", "plots are SVG files"},
         {"export /nowhere --type q9 -o /tmp/never", "q9"},
         {"eval /nowhere", "--data or --task"},
+        {"eval /nowhere --level nan --data x", "expected a level above 0, up to 1, got nan"},
+        {"slice /nowhere --level nan -o /tmp/never", "expected a level above 0, up to 1, got nan"},
+        {"reorder /nowhere --ridge nan -o /tmp/never", "expected a finite number, got 'nan'"},
         {"run /nowhere.yaml", "/nowhere.yaml"},
         {"sweep /nowhere.yaml", "/nowhere.yaml"},
         {"profile model --tokens -3 -o p.h5", "--tokens"},
@@ -320,6 +325,95 @@ TEST_SUITE("cli") {
     CHECK(names_in(model.directory.path()) == std::vector<std::string>{"model", "out"});
   }
 
+  TEST_CASE("cli: --force replaces only what elastify wrote, and never an input") {
+    const TinyModel model;
+    const std::string at = model.directory.path().string(), source = model.path.string();
+    const std::string reorder = fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8", source);
+    const auto refused = [&](const std::string& command, const std::string& words) {
+      const Outcome outcome = elastify(command + " --force");
+      CAPTURE(command);
+      CAPTURE(outcome.err);
+      CHECK(outcome.status == 2);
+      CHECK(outcome.err.find(words) != std::string::npos);
+    };
+    REQUIRE(elastify(reorder + fmt::format(" -o {}/r", at)).status == 0);
+    REQUIRE(elastify(fmt::format("export {0}/r --type f32 -o {0}/a", at)).status == 0);
+    REQUIRE(elastify(fmt::format("plan {} --levels 0.6 --grid 8 -o {}/plan.json", source, at)).status == 0);
+
+    refused(reorder + " -o " + source, "is the input");
+    refused(reorder + " -o " + at, "contains the input");
+    refused(reorder + fmt::format(" -o {}/inside", source), "lies in the input");
+    refused(fmt::format("reorder {0} --metric magnitude --widths {1}/plan.json -o {1}/plan.json", source, at),
+            "is the input");
+    refused(fmt::format("export {0}/r --type f32 -o {0}/r", at), "is the input");
+    refused(fmt::format("profile {0} --metrics magnitude -o {0}/config.json", source), "lies in the input");
+
+    fs::create_directory(model.directory / "precious");
+    write_text(model.directory / "precious/thesis.txt", "mine");
+    write_text(model.directory / "a/thesis.txt", "mine");
+    write_text(model.directory / "notes.json", "{}");
+    fs::create_directory_symlink(model.directory / "r", model.directory / "link");
+    refused(fmt::format("export {0}/r --type f32 -o {0}/precious", at), "elastify did not write this");
+    refused(fmt::format("export {0}/r --type f32 -o {0}/a", at), "contains thesis.txt");
+    refused(fmt::format("export {0}/r --type f32 -o {0}/link", at), "is the input");
+    refused(reorder + fmt::format(" -o {}/link", at), "is a symbolic link");
+    refused(fmt::format("plan {} --levels 0.6 --grid 8 -o {}/notes.json", source, at),
+            "elastify did not write this");
+    CHECK(read_text(model.directory / "precious/thesis.txt") == "mine");
+    CHECK(read_text(model.directory / "a/thesis.txt") == "mine");
+    CHECK(read_text(model.directory / "notes.json") == "{}");
+
+    fs::remove(model.directory / "a/thesis.txt");
+    const Outcome artifact = elastify(fmt::format("export {0}/r --type f32 -o {0}/a --force", at));
+    CHECK(artifact.status == 0);
+    CHECK(artifact.err.find("replaces an artifact") != std::string::npos);
+    CHECK(elastify(reorder + fmt::format(" -o {}/r --force", at)).err.find("replaces a reordered model") !=
+          std::string::npos);
+    CHECK(elastify(fmt::format("plan {} --levels 0.6 --grid 8 -o {}/plan.json --force", source, at))
+              .err.find("replaces a plan") != std::string::npos);
+  }
+
+  TEST_CASE("cli: an output that another process is writing is refused") {
+    const TinyModel model;
+    const std::string output = (model.directory / "out").string();
+    const std::string command =
+        fmt::format("reorder {} --metric magnitude --levels 0.6 --grid 8 -o {}", model.path.string(), output);
+    {
+      const OutputLock lock(output);
+      const Outcome outcome = elastify(command);
+      CHECK(outcome.status == 2);
+      CHECK(outcome.err.find(fmt::format("{}: process {} is writing it", output, getpid())) !=
+            std::string::npos);
+    }
+    CHECK(elastify(command).status == 0);
+    CHECK(names_in(model.directory.path()) == std::vector<std::string>{"model", "out"});
+  }
+
+  TEST_CASE(
+      "cli: --quiet prints nothing but warnings and errors, and names that are not UTF-8 go into JSON") {
+    const TinyModel model;
+    CHECK(elastify(fmt::format("inspect {} --quiet", model.path.string())).out.empty());
+    const std::string name = (model.directory / "caf\xe9.json").string();
+    const Outcome planned =
+        elastify(fmt::format("plan {} --levels 0.6 --grid 8 -o '{}' --json", model.path.string(), name));
+    CAPTURE(planned.err);
+    CHECK(planned.status == 0);
+    CHECK(nlohmann::json::parse(planned.out).contains("levels"));
+  }
+
+  TEST_CASE("cli: unfinished work does not replace a directory that elastify did not write") {
+    const TinyModel model;
+    const std::string at = model.directory.path().string();
+    fs::create_directory(model.directory / "p.h5.partial");
+    write_text(model.directory / "p.h5.partial/thesis.txt", "mine");
+    const Outcome outcome = elastify(fmt::format(
+        "profile {} --data self --tokens 64 --seq 16 -o {}/p.h5 --force", model.path.string(), at));
+    CAPTURE(outcome.err);
+    CHECK(outcome.status == 2);
+    CHECK(outcome.err.find("elastify did not write this") != std::string::npos);
+    CHECK(read_text(model.directory / "p.h5.partial/thesis.txt") == "mine");
+  }
+
   TEST_CASE("cli: a disk that is full leaves nothing behind and names the file") {
     const TinyModel model;
     const std::string base = model.directory.path().string();
@@ -347,10 +441,12 @@ TEST_SUITE("cli") {
     const std::string model = (test::shared_data() / "models/stories3M/stories3M-q80.bin").string();
     const std::string command =
         fmt::format("profile {} --data self --tokens 200000 -o {}/p.h5", model, directory.path().string());
-    const Outcome stopped = elastify(command, "timeout -s INT 3");
-    CAPTURE(stopped.err);
-    CHECK(stopped.err.find("interrupted") != std::string::npos);
-    CHECK(names_in(directory.path()).empty());
+    for (const char* signal : {"INT", "HUP"}) {
+      const Outcome stopped = elastify(command, fmt::format("timeout -s {} 3", signal));
+      CAPTURE(stopped.err);
+      CHECK(stopped.err.find("interrupted") != std::string::npos);
+      CHECK(names_in(directory.path()).empty());
+    }
     CHECK(elastify(
               fmt::format("profile {} --data self --tokens 512 -o {}/p.h5", model, directory.path().string()))
               .status == 0);

@@ -71,6 +71,24 @@ TEST_SUITE("cli") {
     CHECK(biases_alone.at("perplexity").get<double>() > artifact.at("perplexity").get<double>());
     CHECK(subject.eval("out").at("repairs") == "none");
     CHECK(subject.eval("art").at("repairs") == "none");
+
+    const auto file = subject.eval("art/level-060.gguf");
+    CHECK(file.at("level") == 0.6);
+    CHECK(file.at("true_ratio").get<double>() == doctest::Approx(artifact.at("true_ratio").get<double>()));
+    CHECK(file.at("repairs") == "bias");
+    CHECK(file.at("perplexity") == biases_alone.at("perplexity"));
+    const Outcome other = run_elastify(fmt::format("eval '{}' --level 0.3 --data '{}' --json",
+                                                   subject.path("art/level-060.gguf"), subject.held));
+    CHECK(other.status == 2);
+    CHECK(nlohmann::json::parse(other.out).at("error").get<std::string>().find("holds level 0.6, not 0.3") !=
+          std::string::npos);
+
+    fs::remove(subject.path("art/lora-060.gguf"));
+    const Outcome lost = run_elastify(fmt::format("eval '{}' --level 0.6 --data '{}' --tokens 1024 --seq 64",
+                                                  subject.path("art"), subject.held));
+    CHECK(lost.status == 1);
+    CHECK(lost.err.find("lora-060.gguf: missing, but manifest.json lists it for level 0.6") !=
+          std::string::npos);
   }
 
   TEST_CASE("cli: repairs beside a profile need text, and a profile beside text needs repairs") {

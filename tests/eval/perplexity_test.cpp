@@ -39,6 +39,12 @@ TEST_CASE(
         "evaluation data: expected sequences of 2 tokens or more, got 0 of 0");
   CHECK(message_of([&] { eval::perplexity(decoder, batches, nullptr, 0); }) ==
         "eval.batch: expected 1 or more, got 0");
+
+  nn::LevelRepair broken;
+  broken.layers.resize(static_cast<size_t>(spec.n_layers));
+  broken.output_norm = at::full({spec.d_model}, std::nan(""));
+  CHECK(message_of([&] { eval::perplexity(decoder, batches, nullptr, 2, nullptr, &broken); }) ==
+        "sequences 1 to 2: the loss is not finite");
 }
 
 TEST_CASE("compare: a model does not differ from itself, but much from one with another seed") {
