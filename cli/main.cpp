@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "base/terminal.h"
 #include "base/version.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
@@ -33,8 +34,8 @@ int report_error(const std::string& verb, const Error& error, bool json = false)
     std::cout << text_of(object) << std::flush;
   }
   std::fflush(stdout);
-  fmt::print(stderr, "elastify{}{}: error: {}\n", verb.empty() ? "" : " ", verb, error.what());
-  if (!error.hint().empty()) fmt::print(stderr, "  hint: {}\n", error.hint());
+  write_stderr(fmt::format("elastify{}{}: error: {}\n", verb.empty() ? "" : " ", verb, error.what()));
+  if (!error.hint().empty()) write_stderr(fmt::format("  hint: {}\n", error.hint()));
   if (dynamic_cast<const Interrupted*>(&error) != nullptr) return kInterrupted;
   return dynamic_cast<const UsageError*>(&error) != nullptr ? kBadUsage : kFailed;
 }
@@ -50,7 +51,7 @@ int parse(CLI::App& app, int argc, char** argv, const std::string& verb) {
       return -1;  // help was printed
     }
     const std::string command = verb.empty() ? "elastify" : "elastify " + verb;
-    fmt::print(stderr, "{0}: error: {1}\n  hint: see `{0} --help`\n", command, error.what());
+    write_stderr(fmt::format("{0}: error: {1}\n  hint: see `{0} --help`\n", command, error.what()));
     return kBadUsage;
   } catch (const Error& error) {  // an option refused its value
     return report_error(verb, error);

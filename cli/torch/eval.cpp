@@ -77,6 +77,7 @@ Report work(const Invocation& call, const EvalCommand& command) {
   const TokenBatches batches = pipeline::load_batches(model, decoder, options.text, false);
   const auto result =
       eval::perplexity(decoder, batches, subject.widths, options.text.batch, nullptr, subject.repairs);
+  with_context(command.path.string(), [&] { eval::require_finite(result); });
   report.json["perplexity"] = result.perplexity;
   report.json["bits_per_byte"] = result.bits_per_byte;
   report.json["nll"] = result.nll;

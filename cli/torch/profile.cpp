@@ -35,6 +35,7 @@ profile::WorkOptions work_of(const Invocation& call, const ProfileCommand& comma
 Report profile_with(const Communicator& processes, const Invocation& call, const ProfileCommand& command) {
   std::optional<OutputLock> lock;
   if (processes.is_root()) lock.emplace(claim(call, command.output, {command.model}));
+  processes.wait();
   pipeline::RunConfig config = call.config;
   config.profile.text.seed = config.seed;
   require_text(call, config.profile);

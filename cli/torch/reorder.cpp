@@ -71,7 +71,7 @@ Report work(const Invocation& call, const ReorderCommand& command) {
                                     measurements.moments, &calibration};
   const ElasticPlan plan = pipeline::write_reordered(model, evidence, config, command.output, call.force,
                                                      given ? &*given : nullptr);
-  if (config.max_ram > 0) {  // the second moments of a streamed profile
+  if (config.max_ram > 0 && command.profile.empty()) {  // the second moments of a streamed profile
     std::error_code ignored;
     fs::remove_all(pipeline::unfinished_path(command.output), ignored);
   }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/path.h"
 
 namespace elastify {
 namespace {
@@ -47,11 +48,6 @@ void remove_abandoned(const fs::path& path) {
       abandoned.push_back(entry->path());
   }
   for (const fs::path& left : abandoned) fs::remove_all(left, error);
-}
-
-fs::path without_trailing_slash(fs::path path) {
-  path = path.lexically_normal();
-  return path.has_filename() ? path : path.parent_path();
 }
 
 void sync_directory(const fs::path& directory) {

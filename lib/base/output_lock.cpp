@@ -9,13 +9,13 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/path.h"
 
 namespace elastify {
 namespace {
 
 fs::path lock_path(const fs::path& output) {
-  fs::path path = fs::absolute(output).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();
+  const fs::path path = without_trailing_slash(fs::absolute(output));
   return path.parent_path() / fmt::format(".{}.lock", path.filename().string());
 }
 

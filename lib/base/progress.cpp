@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/terminal.h"
 
 namespace elastify {
 namespace {
@@ -129,8 +130,7 @@ void Progress::draw(bool final) {
   constexpr int kBarWidth = 24;
   const auto filled = static_cast<size_t>(share * kBarWidth);
   const std::string bar = std::string(filled, '#') + std::string(kBarWidth - filled, '.');
-  fmt::print(stderr, "\r\x1b[K[{}] {}{}", bar, line, final ? "\n" : "");
-  std::fflush(stderr);
+  write_stderr(fmt::format("\r\x1b[K[{}] {}{}", bar, line, final ? "\n" : ""));
 }
 
 }  // namespace elastify

@@ -25,6 +25,8 @@ struct PerplexityResult {
 PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batches, const Widths* widths,
                             int64_t batch, Progress* progress = nullptr,
                             const nn::LevelRepair* repairs = nullptr);
+/// \throws Error  if the loss is infinite or not a number
+void require_finite(const PerplexityResult& result);
 
 struct TaskResult {
   double accuracy = 0;       ///< share of items where the gold choice has the highest sum of log p

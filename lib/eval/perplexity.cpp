@@ -33,11 +33,6 @@ PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batc
     const at::Tensor ids = nn::stack_ids(
         sequences.subspan(first, std::min(static_cast<size_t>(batch), sequences.size() - first)));
     nll += decoder.sequence_nll(ids, options).sum().item<double>();
-    if (!std::isfinite(nll))
-      throw Error(
-          fmt::format("sequences {} to {}: the loss is not finite", first + 1,
-                      first + static_cast<size_t>(ids.size(0))),
-          "weights or repairs have infinite values or NaN, or --dtype f16 overflows: f32 and bf16 do not");
     result.tokens += ids.size(0) * (ids.size(1) - 1);
     progress->advance(ids.numel());
   }
@@ -48,6 +43,13 @@ PerplexityResult perplexity(const nn::Decoder& decoder, const TokenBatches& batc
     result.bits_per_byte = nll / std::numbers::ln2 / static_cast<double>(batches.n_bytes);
   result.tokens_per_second = static_cast<double>(batches.n_tokens()) / seconds;
   return result;
+}
+
+void require_finite(const PerplexityResult& result) {
+  if (!std::isfinite(result.nll))
+    throw Error(
+        "the loss is not finite",
+        "weights or repairs have infinite values or NaN, or --dtype f16 overflows: f32 and bf16 do not");
 }
 
 }  // namespace elastify::eval

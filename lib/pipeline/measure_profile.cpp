@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/path.h"
 #include "profile/memory.h"
 #include "profile/profile_model.h"
 
@@ -61,7 +62,7 @@ void fit_batch(RunConfig& config, const ModelSpec& spec) {
 }
 
 fs::path unfinished_path(const fs::path& output) {
-  return output.string() + ".partial";
+  return without_trailing_slash(output).string() + ".partial";
 }
 
 Measured write_profile(const OpenModel& model, const nn::DecoderOptions& compute,

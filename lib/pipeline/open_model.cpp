@@ -1,5 +1,7 @@
 #include "pipeline/open_model.h"
 
+#include <cmath>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "data/companions.h"
@@ -35,7 +37,7 @@ OpenModel open_model(const fs::path& path, const fs::path& tokenizer, std::optio
     model.plan = load_plan(path / "plan.json", model.checkpoint.spec());
     model.permutation_digest = digest(load_permutation(path / "permutation.h5", model.checkpoint.spec()));
   }
-  if (const auto stated = stated_level(path); stated && level && *level != stated->nominal)
+  if (const auto stated = stated_level(path); stated && level && std::abs(*level - stated->nominal) > 1e-6)
     throw UsageError(fmt::format("{}: holds level {}, not {}", path.string(), stated->nominal, *level),
                      "give the artifact's directory, or leave out --level");
   else if (!stated && level && *level < 1 && !model.plan)

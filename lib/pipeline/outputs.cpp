@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/path.h"
 #include "data/companions.h"
 #include "io/gguf.h"
 #include "io/hdf5.h"
@@ -67,7 +68,10 @@ std::string kind_of_gguf(const fs::path& path) {
 std::string kind_of_text(const std::string& text) {
   if (text.starts_with("<svg") && text.find(report::kSvgMark) != std::string::npos) return "a chart";
   const auto json = nlohmann::json::parse(text, nullptr, false);
-  if (json.is_object()) return kind_of_format(json.value("format", std::string{}));
+  if (json.is_object())
+    return json.contains("format") && json["format"].is_string()
+               ? kind_of_format(json["format"].get<std::string>())
+               : "";
   const bool is_table = json.is_array() && !json.empty() && json.front().is_object() &&
                         json.front().contains("runtime") && json.front().contains("avg_ns");
   return is_table ? "a latency table" : "";
@@ -83,50 +87,69 @@ std::string kind_of_file(const fs::path& path) {
   return fs::file_size(path) <= kMostText ? kind_of_text(read_text(path)) : "";
 }
 
-/// Names of what belongs into an artifact's folder: what its manifest lists, and what is beside it.
-std::set<std::string> names_in_artifact(const fs::path& folder) {
-  std::set<std::string> names{"manifest.json", "plan.json", "permutation.h5"};
-  const Manifest manifest = load_manifest(folder);
-  for (const ListedFolder& each : manifest.folders) names.insert(each.name);
+/// What belongs into a directory of ours: names relative to it, of files and of directories that may hold
+/// anything.
+using Names = std::set<std::string>;
+
+void add_artifact(const fs::path& directory, const std::string& folder, Names& names) {
+  for (const char* name : {"manifest.json", "plan.json", "permutation.h5"}) names.insert(folder + name);
+  const Manifest manifest = load_manifest(directory / folder);
+  const auto add_parts = [&](const std::string& name, const std::vector<WrittenFile>& parts) {
+    if (!manifest.huggingface) names.insert(folder + name);
+    for (const WrittenFile& part : parts) names.insert(folder + part.name);
+  };
+  for (const ListedFolder& each : manifest.folders) add_artifact(directory, folder + each.name + "/", names);
   for (const ListedModel& file : manifest.files) {
-    names.insert(file.name);
+    add_parts(file.name, file.parts);
     // The second part of a split is a link to the common tensors.
     if (const size_t part = file.name.find("-00001-of-00002"); part != std::string::npos)
-      names.insert(fmt::format("{}-00002-of-00002.gguf", file.name.substr(0, part)));
+      names.insert(fmt::format("{}{}-00002-of-00002.gguf", folder, file.name.substr(0, part)));
   }
-  for (const ListedAdapter& file : manifest.adapters) names.insert(file.name);
-  for (const ListedImatrix& file : manifest.imatrices) names.insert(file.name);
+  for (const ListedAdapter& file : manifest.adapters) add_parts(file.name, file.parts);
+  for (const ListedImatrix& file : manifest.imatrices) names.insert(folder + file.name);
   for (const auto& file : {manifest.packed, manifest.common})
-    if (file) names.insert(file->name);
-  return names;
+    if (file) names.insert(folder + file->name);
 }
 
-std::set<std::string> names_in_reordered(const fs::path& directory) {
-  std::set<std::string> names{"config.json",   "plan.json",         "permutation.h5",
-                              "repairs",       "model.safetensors", "model.safetensors.index.json",
-                              "tokenizer.gguf"};
+Names names_in_reordered(const fs::path& directory) {
+  Names names{"config.json",    "plan.json",         "permutation.h5",
+              "tokenizer.gguf", "model.safetensors", "model.safetensors.index.json"};
   const Companions companions = find_companions(directory);
   for (const auto* found : {&companions.model, &companions.tokenizer})
     names.insert(found->begin(), found->end());
-  for (const auto& entry : fs::directory_iterator(directory)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("model-") && name.ends_with(".safetensors")) names.insert(name);
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    const fs::path path = entry.path().lexically_relative(directory);
+    const std::string name = path.filename().string();
+    if (path == name && name.starts_with("model-") && name.ends_with(".safetensors")) names.insert(name);
+    // Adapters that a user trained come without repair.json, or with files of other tools.
+    const bool is_repair =
+        path.string().starts_with("repairs/level-") && fs::exists(entry.path().parent_path() / "repair.json");
+    if (is_repair && (name == "repair.json" || name == "weights.safetensors" ||
+                      name == "adapter_config.json" || name == "adapter_model.safetensors"))
+      names.insert(path.string());
   }
   return names;
 }
 
-/// \throws UsageError  naming an entry that does not belong to the directory
+/// What a killed process left: it is removed when its output is written again.
+bool is_left_over(const std::string& name) {
+  return name.starts_with('.') && (name.find(".tmp-") != std::string::npos || name.ends_with(".lock"));
+}
+
+/// \throws UsageError  naming a file that does not belong to the directory
 void require_nothing_else(const fs::path& directory) {
-  const bool artifact = has_manifest(directory);
-  const std::set<std::string> names = artifact ? names_in_artifact(directory) : names_in_reordered(directory);
-  for (const auto& entry : fs::directory_iterator(directory))
-    if (!names.contains(entry.path().filename().string()))
-      throw UsageError(fmt::format("{}: contains {}, which elastify did not write", directory.string(),
-                                   entry.path().filename().string()),
-                       kForeign);
-  if (!artifact) return;
-  for (const ListedFolder& folder : load_manifest(directory).folders)
-    if (fs::is_directory(directory / folder.name)) require_nothing_else(directory / folder.name);
+  Names names;
+  if (has_manifest(directory))
+    add_artifact(directory, "", names);
+  else
+    names = names_in_reordered(directory);
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    const std::string name = entry.path().lexically_relative(directory).string();
+    if (entry.is_directory() || names.contains(name) || is_left_over(entry.path().filename().string()))
+      continue;
+    throw UsageError(fmt::format("{}: contains {}, which elastify did not write", directory.string(), name),
+                     kForeign);
+  }
 }
 
 }  // namespace
@@ -144,12 +167,12 @@ std::string kind_of_output(const fs::path& path) {
 
 std::string require_writable(const fs::path& output, std::span<const fs::path> inputs, bool force) {
   require_apart(output, inputs);
-  if (fs::is_symlink(fs::symlink_status(output)))
-    throw UsageError(
-        fmt::format("{}: is a symbolic link", output.string()),
-        fmt::format("give what it points to, {}, or choose another -o", fs::read_symlink(output).string()));
+  if (fs::is_symlink(fs::symlink_status(without_trailing_slash(output))))
+    throw UsageError(fmt::format("{}: is a symbolic link", output.string()),
+                     fmt::format("give what it points to, {}, or choose another -o",
+                                 fs::read_symlink(without_trailing_slash(output)).string()));
   require_absent(output, force);
-  if (!fs::exists(output) || (fs::is_directory(output) && fs::is_empty(output))) return {};
+  if (!fs::exists(output) || fs::is_empty(output)) return {};
   const std::string kind = kind_of_output(output);
   if (kind.empty())
     throw UsageError(fmt::format("{}: elastify did not write this", output.string()), kForeign);

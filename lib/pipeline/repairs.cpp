@@ -81,15 +81,19 @@ void write_repairs(const OpenModel& source, const ElasticPlan& plan,
 
 namespace {
 
-AppliedRepairs of_artifact(double level, const OpenModel& model, const nn::Decoder& decoder, bool wanted) {
-  const fs::path& file = model.checkpoint.path();
-  const Compensation held = held_repairs(file).parts;
-  AppliedRepairs repairs{.parts = held, .level = {}};
+void warn_if_unwanted(const fs::path& file, Compensation held, bool wanted) {
   if (!wanted && held != Compensation::kNone)
     log::warn(
         "{}: its repairs ({}) are part of the file; to evaluate the level without them, give the reordered "
         "directory",
         file.string(), name_of(held));
+}
+
+AppliedRepairs of_artifact(double level, const OpenModel& model, const nn::Decoder& decoder, bool wanted) {
+  const fs::path& file = model.checkpoint.path();
+  const Compensation held = held_repairs(file).parts;
+  AppliedRepairs repairs{.parts = held, .level = {}};
+  warn_if_unwanted(file, held, wanted);
   if (!wanted) return repairs;
   const auto adapter = find_adapter(model.files->directory(), model.checkpoint, level);
   if (!adapter) return repairs;
@@ -102,7 +106,11 @@ AppliedRepairs of_artifact(double level, const OpenModel& model, const nn::Decod
 
 AppliedRepairs repairs_of(const fs::path& path, std::optional<double> level, const OpenModel& model,
                           const nn::Decoder& decoder, bool wanted) {
-  if (stated_level(path)) return {.parts = held_repairs(path).parts, .level = {}};
+  if (stated_level(path)) {
+    const Compensation held = held_repairs(path).parts;
+    warn_if_unwanted(path, held, wanted);
+    return {.parts = held, .level = {}};
+  }
   if (!level || *level >= 1) return {};
   if (model.files) return of_artifact(*level, model, decoder, wanted);
   if (!wanted || !model.plan) return {};

@@ -35,7 +35,8 @@ void skip_needless_removal(RunConfig& config) {
   config.profile.removal_tokens = 0;
 }
 
-/// The files of a product with their sizes and times of change, one a line.
+/// The files of a product with their sizes and times of change, one a line. Repairs are left out: users put
+/// adapters that they trained in their place.
 std::string inventory(const fs::path& product) {
   const auto line = [&product](const fs::path& file) {
     return fmt::format("{} {} {}\n", file.lexically_relative(product.parent_path()).string(),
@@ -43,8 +44,11 @@ std::string inventory(const fs::path& product) {
   };
   if (!fs::is_directory(product)) return fs::exists(product) ? line(product) : "";
   std::set<std::string> lines;
-  for (const auto& entry : fs::recursive_directory_iterator(product))
-    if (entry.is_regular_file()) lines.insert(line(entry.path()));
+  for (auto entry = fs::recursive_directory_iterator(product); entry != fs::recursive_directory_iterator();
+       ++entry) {
+    if (entry->is_directory() && entry->path().filename() == "repairs") entry.disable_recursion_pending();
+    if (entry->is_regular_file()) lines.insert(line(entry->path()));
+  }
   return fmt::format("{}", fmt::join(lines, ""));
 }
 

@@ -81,6 +81,7 @@ void eval_stage(const RunContext& run) {
     const AppliedRepairs repairs = repairs_of(reordered, level.nominal, elastic, decoder, true);
     const auto result =
         eval::perplexity(decoder, batches, &level.widths, config.eval.text.batch, nullptr, repairs.pointer());
+    with_context(fmt::format("level {}", level.nominal), [&] { eval::require_finite(result); });
     levels.push_back({{"level", level.nominal},
                       {"repairs", name_of(repairs.parts)},
                       {"perplexity", result.perplexity},

@@ -437,9 +437,9 @@ ordered_json sweep(SweepConfig config, bool force) {
   }
   const fs::path names[] = {"config.json", "sweep.json", "sweep.csv", "sweep.svg"};
   require_own_directory(output, ".points", names, inputs_of(base));
-  if (force) {
+  if (force && fs::exists(kept)) {  // the mark of a sweep's directory
     fs::remove_all(profiles);
-    fs::remove_all(kept);
+    for (const auto& entry : fs::directory_iterator(kept)) fs::remove_all(entry.path());
   }
   fs::create_directories(kept);
   write_text(output / "config.json", to_json(config).dump(2) + "\n");

@@ -16,21 +16,31 @@ bool is_symmetric(const std::string& name) {
   return name.ends_with("/moments");
 }
 
-/// Whether the directory is empty or has the unfinished work of one process or of several.
+/// Whether the directory has nothing but the unfinished work of one process or of several.
 bool is_own(const fs::path& directory) {
-  bool is_empty = true;
   for (const auto& entry : fs::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
-    if (name == kStamp || name.starts_with("process-")) return true;
-    is_empty = false;
+    const bool known = name == kStamp || name == "hidden" || name == "gradients" || name == "streams" ||
+                       name.starts_with("process-") || name.ends_with(".h5") ||
+                       name.find(".tmp-") != std::string::npos;
+    if (!known) return false;
   }
-  return is_empty;
+  return true;
+}
+
+void require_own(const fs::path& directory) {
+  if (fs::exists(directory) && !is_own(directory))
+    throw UsageError(fmt::format("{}: unfinished work goes here, but it contains what elastify did not write",
+                                 directory.string()),
+                     "move it away, or choose another -o");
 }
 
 }  // namespace
 
 Unfinished::Unfinished(const fs::path& directory, const std::string& key, WorkOptions::Existing existing)
     : directory_(directory) {
+  require_own(directory);
+  if (directory.filename().string().starts_with("process-")) require_own(directory.parent_path());
   const fs::path stamp = directory / kStamp;
   if (fs::exists(stamp)) {
     const bool same = read_text(stamp) == key;
@@ -44,10 +54,6 @@ Unfinished::Unfinished(const fs::path& directory, const std::string& key, WorkOp
                                    directory.string()),
                        "give the same as then, or start over with --force");
   }
-  if (fs::exists(directory) && !is_own(directory))
-    throw UsageError(
-        fmt::format("{}: unfinished work goes here, but elastify did not write this", directory.string()),
-        "move it away, or choose another -o");
   std::error_code error;
   fs::remove_all(directory, error);
   if (!fs::create_directories(directory, error))

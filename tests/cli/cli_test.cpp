@@ -363,6 +363,15 @@ TEST_SUITE("cli") {
     CHECK(read_text(model.directory / "a/thesis.txt") == "mine");
     CHECK(read_text(model.directory / "notes.json") == "{}");
 
+    refused(reorder + fmt::format(" -o {}/link/", at), "is a symbolic link");
+    REQUIRE(elastify(fmt::format("export {0}/r --hf -o {0}/h", at)).status == 0);
+    write_text(model.directory / "h/level-060/tokenizer.json", "mine");
+    refused(fmt::format("export {0}/r --hf -o {0}/h", at), "contains level-060/tokenizer.json");
+    fs::create_directories(model.directory / "r/repairs/level-060");
+    write_text(model.directory / "r/repairs/level-060/adapter_config.json", "mine");
+    refused(reorder + fmt::format(" -o {}/r", at), "contains repairs/level-060/adapter_config.json");
+    fs::remove_all(model.directory / "r/repairs");
+
     fs::remove(model.directory / "a/thesis.txt");
     const Outcome artifact = elastify(fmt::format("export {0}/r --type f32 -o {0}/a --force", at));
     CHECK(artifact.status == 0);
@@ -410,7 +419,7 @@ TEST_SUITE("cli") {
         "profile {} --data self --tokens 64 --seq 16 -o {}/p.h5 --force", model.path.string(), at));
     CAPTURE(outcome.err);
     CHECK(outcome.status == 2);
-    CHECK(outcome.err.find("elastify did not write this") != std::string::npos);
+    CHECK(outcome.err.find("contains what elastify did not write") != std::string::npos);
     CHECK(read_text(model.directory / "p.h5.partial/thesis.txt") == "mine");
   }
 
