@@ -10,7 +10,7 @@ namespace {
 /// cores from the threads that they wait for. GOMP_SPINCOUNT bounds that; it is read when the OpenMP library
 /// is loaded. The number is measured: docs/performance.md. What the user has set stays.
 void bound_spinning() {
-  if (std::getenv("OMP_WAIT_POLICY") == nullptr) setenv("GOMP_SPINCOUNT", "1000", 0);
+  if (std::getenv("OMP_WAIT_POLICY") == nullptr) setenv("GOMP_SPINCOUNT", "30000", 0);
 }
 
 }  // namespace

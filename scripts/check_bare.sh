@@ -39,7 +39,7 @@ done
 
 # readme_command SCRIPT: the README's line that begins with it, without the remark behind it.
 readme_command() {
-  git show HEAD:README.md | grep -m 1 "^$1" | sed 's/ *#.*//' || fail "README.md has no line that begins with $1"
+  git show "$commit:README.md" | grep -m 1 "^$1" | sed 's/ *#.*//' || fail "README.md has no line that begins with $1"
 }
 
 megabytes() { du -sxm "$1" | cut -f 1; }
@@ -53,7 +53,7 @@ check() {
   cp -a --reflink=auto "$bare" "$root"
   before=$(megabytes "$root")
   mkdir "$root/root/elastify"
-  git archive HEAD | tar -x -C "$root/root/elastify"
+  git archive "$commit" | tar -x -C "$root/root/elastify"
 
   say "$name: $command"
   local TIMEFORMAT='%0R %0U %0S' times=$root/.times wall user system
@@ -71,6 +71,7 @@ check() {
   fi
 }
 
+commit=$(git rev-parse HEAD)  # later commits are not checked
 [[ -z $(git status --porcelain) ]] || say "note: changes that are not committed are not checked"
 make_debian_root bookworm "$bare"
 n_passed=0
@@ -82,7 +83,7 @@ for name in "${names[@]}"; do
   lines+=("$line")
   say "$line"
 done
-say "$(git log -1 --format='%h %s')"
+say "$(git log -1 --format='%h %s' "$commit")"
 printf '%s\n' "${lines[@]}"
 echo "commands: $n_passed passed, $n_failed failed"
 ((n_failed == 0))
