@@ -8,7 +8,7 @@ namespace {
 
 /// Threads that wait for others spin first, which is fast on an idle machine. On a busy one they take the
 /// cores from the threads that they wait for. GOMP_SPINCOUNT bounds that; it is read when the OpenMP library
-/// is loaded. The number is measured: docs/performance.md. What the user has set stays.
+/// is loaded. docs/performance.md has the measurement. A value that the user has set stays.
 void bound_spinning() {
   if (std::getenv("OMP_WAIT_POLICY") == nullptr) setenv("GOMP_SPINCOUNT", "30000", 0);
 }

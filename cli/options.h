@@ -19,7 +19,8 @@ void add_section(CLI::App& command, Invocation& call, std::string_view section,
 /// Adds the flags that every command has.
 void add_common(CLI::App& command, Invocation& call);
 
-/// What is wrong with the text of a level; empty if it is a number above 0, up to 1.
+/// Checks the text of a level.
+/// \returns the error message; empty if the text is a number above 0, up to 1
 std::string level_error(const std::string& text);
 
 /// Options of the whole run that were given as flags, as overrides of a YAML file: "device=cuda".

@@ -87,8 +87,7 @@ std::string kind_of_file(const fs::path& path) {
   return fs::file_size(path) <= kMostText ? kind_of_text(read_text(path)) : "";
 }
 
-/// What belongs into a directory of ours: names relative to it, of files and of directories that may hold
-/// anything.
+/// The files that elastify writes into a directory, relative to it.
 using Names = std::set<std::string>;
 
 void add_artifact(const fs::path& directory, const std::string& folder, Names& names) {
@@ -131,7 +130,7 @@ Names names_in_reordered(const fs::path& directory) {
   return names;
 }
 
-/// What a killed process left: it is removed when its output is written again.
+/// Whether a killed process left this file. It is removed when its output is written again.
 bool is_left_over(const std::string& name) {
   return name.starts_with('.') && (name.find(".tmp-") != std::string::npos || name.ends_with(".lock"));
 }
@@ -161,7 +160,7 @@ std::string kind_of_output(const fs::path& path) {
     if (has_manifest(path)) return load_manifest(path), "an artifact";
     return reorder::is_reordered(path) ? "a reordered model" : "";
   } catch (const Error&) {
-    return {};  // not even readable as what its name or first bytes say
+    return {};  // the file is damaged, or its name misleads
   }
 }
 
